@@ -1,0 +1,16 @@
+"""The NATS JetStream connector: streams as exactly-once sources and sinks."""
+
+from streamflow_nats.settings import Creds, Limits, Nats, NKey, Secret, Tls, Token, UserPassword
+from streamflow_nats.stream import NatsStream
+
+__all__ = [
+    "Creds",
+    "Limits",
+    "NKey",
+    "Nats",
+    "NatsStream",
+    "Secret",
+    "Tls",
+    "Token",
+    "UserPassword",
+]

@@ -1,0 +1,61 @@
+"""Telling older instances of a sink, where they are alive, that a newer one has taken over.
+
+This is courtesy, not safety: a frozen process does not hear it, and then the guard of the mode keeps its messages out.
+But one that is alive stops before the newer one reads what arrived. A request goes out on a subject of the fence name
+(under the inbox prefix, which every user may listen to); where nobody listens, the server says so at once.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from streamflow.errors import Fenced, Unavailable
+from streamflow_nats.link import FENCE_TOKEN, Link
+
+ANSWER_SECONDS: Final = 1.0
+"""How long to wait for an older instance that may be frozen."""
+
+
+class _Claim(msgspec.Struct, frozen=True):
+    generation: int
+
+
+async def take_over(link: Link, fence: str, generation: int) -> None:
+    """Asks older instances to stop, and listens to newer ones from now on; then ``link`` is lost with Fenced.
+
+    Args:
+        link: The sink's connection.
+        fence: The sink's fence name, fit for subjects.
+        generation: Of the store.
+
+    Raises:
+        Fenced: An instance with a newer generation is alive.
+    """
+    subject = f"{link.nats.inbox_prefix}.{FENCE_TOKEN}.{fence}"
+    claim = msgspec.json.encode(_Claim(generation))
+    try:
+        answer = await link.request(subject, claim, seconds=min(ANSWER_SECONDS, link.nats.timeout_seconds))
+    except Unavailable:
+        link.check()  # nobody is there, or nobody who answers
+    else:
+        holder = msgspec.json.decode(answer, type=_Claim).generation
+        if holder > generation:
+            raise _fenced(holder, generation)
+
+    def on_claim(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        newer = msgspec.json.decode(data, type=_Claim).generation
+        if reply:
+            link.answer(b"PUB %s %d\r\n%s\r\n" % (reply, len(claim), claim))
+        if newer >= generation:
+            link.fail(_fenced(newer, generation))
+
+    await link.subscribe(subject, on_claim)
+
+
+def _fenced(newer: int, generation: int) -> Fenced:
+    return Fenced(
+        f"an instance of this sink with generation {newer} has taken over; this one has {generation}",
+        hint="Only one process may run this flow; stop the others.",
+    )

@@ -1,0 +1,191 @@
+"""Publishing with a window: own inbox, integer tokens, every answer seen, nothing waits for ever.
+
+nats-py's publish_async drops the server's errors (nats.py #985) and has no timeout.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final
+
+import msgspec
+
+from streamflow.errors import Unavailable
+from streamflow_nats.jetstream import ApiError
+from streamflow_nats.link import NO_RESPONDERS, Link
+from streamflow_nats.settings import Limits
+
+SEND_RECORDS_MAX: Final = 128
+"""Messages joined into one write; bounds how long the loop is held."""
+NOBODY: Final = ApiError(503, 503, "no stream listens on the subject")
+
+
+class PubAck(msgspec.Struct, frozen=True):
+    """The server's answer to a published message."""
+
+    stream: str = ""
+    seq: int = 0
+    duplicate: bool = False
+    error: ApiError | None = None
+
+
+Outgoing = tuple[bytes, bytes, bytes]
+"""A message ready to be sent: subject, all header lines, payload."""
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a run of messages.
+
+    Args:
+        acked: How many were acknowledged.
+        failed_at: Index of the first one that was refused; -1 if none was.
+        error: Why it was refused.
+        last: The acknowledgement with the highest sequence.
+    """
+
+    acked: int = 0
+    failed_at: int = -1
+    error: ApiError | None = None
+    last: PubAck | None = None
+
+
+_decode = msgspec.json.Decoder(PubAck).decode
+
+
+class Publisher:
+    """Publishes runs of messages over one link.
+
+    GUARANTEE: when `run` returns, every message was answered, up to the first refusal: behind that nothing more is
+    sent, and what was on its way is answered too. A lost connection or a silent server raises Unavailable; then any
+    part of the run may have landed. BOUND: ``publish_window_records`` and ``publish_window_bytes``.
+    """
+
+    def __init__(self, link: Link, limits: Limits) -> None:
+        self._link, self._limits = link, limits
+        self._runs = itertools.count(1)
+        self._inbox = b""
+        self._run = b""
+        self._sizes: dict[int, int] = {}
+        self._in_flight_bytes = 0
+        self._outcome = Outcome()
+        self._progress = asyncio.Event()
+
+    async def start(self) -> None:
+        """Listens for acknowledgements."""
+        self._inbox = f"{self._link.inbox}p.".encode()
+        await self._link.subscribe(self._inbox.decode() + "*.*", self._on_ack)
+        self._link.lost.add_done_callback(lambda _: self._progress.set())
+
+    async def run(self, messages: Iterable[Outgoing]) -> Outcome:
+        """Publishes messages in order.
+
+        Raises:
+            Unavailable: The connection is lost, or no acknowledgement came in time.
+        """
+        self._run = b"%d" % next(self._runs)
+        self._sizes, self._in_flight_bytes = {}, 0
+        outcome = self._outcome = Outcome()
+        prefix = b"%s%s." % (self._inbox, self._run)
+        tokens = itertools.count()
+        source = iter(messages)
+        while outcome.error is None:
+            lines = self._lines(source, tokens, prefix)
+            if not lines:
+                break
+            await self._link.send(b"".join(lines))
+            while self._full() and outcome.error is None:
+                await self._wait()
+        while self._sizes:
+            await self._wait()
+        return outcome
+
+    async def run_batch(self, messages: list[Outgoing]) -> Outcome:
+        """Publishes one atomic batch, of which the server answers the first and the last message only.
+
+        Raises:
+            Unavailable: The connection is lost, or no acknowledgement came in time.
+        """
+        self._run = b"%d" % next(self._runs)
+        last = len(messages) - 1
+        self._sizes, self._in_flight_bytes = {0: 0, last: 0}, 0
+        outcome = self._outcome = Outcome()
+        for at in range(0, len(messages), SEND_RECORDS_MAX):
+            lines = []
+            for index, (subject, headers, payload) in enumerate(messages[at : at + SEND_RECORDS_MAX], at):
+                size = len(headers) + 12
+                reply = b"%s%s.%d" % (self._inbox, self._run, index) if index in (0, last) else b""
+                lines.append(
+                    b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
+                    % (subject, reply, size, size + len(payload), headers, payload)
+                )
+            await self._link.send(b"".join(lines))
+        while self._sizes:
+            await self._wait()
+        return outcome
+
+    def _lines(self, source: Iterable[Outgoing], tokens: Iterable[int], prefix: bytes) -> list[bytes]:
+        lines = []
+        sizes = self._sizes
+        room = min(SEND_RECORDS_MAX, self._limits.publish_window_records - len(sizes))
+        # Tokens first: zip would otherwise take a message from the source and drop it when there is no room.
+        for token, (subject, headers, payload) in zip(itertools.islice(tokens, room), source, strict=False):
+            size = len(headers) + 12
+            total = size + len(payload)
+            lines.append(
+                b"HPUB %s %s%d %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
+                % (subject, prefix, token, size, total, headers, payload)
+            )
+            sizes[token] = total
+            self._in_flight_bytes += total
+            if self._in_flight_bytes >= self._limits.publish_window_bytes:
+                break
+        return lines
+
+    def _full(self) -> bool:
+        return (
+            len(self._sizes) >= self._limits.publish_window_records
+            or self._in_flight_bytes >= self._limits.publish_window_bytes
+        )
+
+    async def _wait(self) -> None:
+        self._link.check()
+        self._progress.clear()
+        try:
+            async with asyncio.timeout(self._link.nats.timeout_seconds):
+                await self._progress.wait()
+        except TimeoutError:
+            error = Unavailable(
+                f"NATS at {self._link.nats} acknowledged nothing for {self._link.nats.timeout_seconds} s",
+                hint="Is the server's disk slow, or has its cluster no leader? It is tried again.",
+            )
+            self._link.fail(error)
+        self._link.check()
+
+    def _on_ack(self, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
+        run, _, token = subject[len(self._inbox) :].partition(b".")
+        if run != self._run:
+            return
+        index = int(token)
+        size = self._sizes.pop(index, None)
+        if size is None:
+            return
+        self._in_flight_bytes -= size
+        outcome = self._outcome
+        if headers is not None and headers.startswith(NO_RESPONDERS):
+            error: ApiError | None = NOBODY
+        elif not data:
+            error = None  # the server has begun an atomic batch
+        else:
+            ack = _decode(data)
+            error = ack.error
+            if error is None:
+                outcome.acked += 1
+                if outcome.last is None or ack.seq > outcome.last.seq:
+                    outcome.last = ack
+        if error is not None and (outcome.error is None or index < outcome.failed_at):
+            outcome.error, outcome.failed_at = error, index
+        self._progress.set()

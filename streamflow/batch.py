@@ -1,0 +1,208 @@
+"""The values that flow and that are stored: micro-batches, fragments, positions, chunks, progress.
+
+Everything here is frozen data without behaviour of its own; `state` and `connect`, which may not import each
+other, share it.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+Partition = str
+"""Name of one ordered part of a source; the empty string where a source has only one."""
+
+Headers = Mapping[str, str]
+Origin = tuple[int, ...]
+"""Path of a row inside its number: ``(index,)``, then one integer per expansion or split passed."""
+
+END: Final = 1 << 62
+"""Sorts behind every integer in an origin."""
+
+FRAGMENT_ROWS_MAX: Final = 512
+"""Most rows in one fragment, and most records in one micro-batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceBatch:
+    """Records of one partition, in order, as a source read them.
+
+    Args:
+        partition: Where they come from.
+        payloads: One item per record: bytes, or values where the source has no codec.
+        positions: ``positions[i]`` is where to resume once record i is taken. Exactly one of ``positions`` and
+            ``ids`` is given.
+        ids: Message identities, for sources that forget a record once it is acknowledged.
+        identity: What makes this stream or file the same one after a restart (creation time, inode ...).
+        headers: One mapping or None per record.
+        keys: One key or None per record, as the broker holds it.
+        timestamps_ms: The broker's time per record, in milliseconds since the epoch.
+    """
+
+    partition: Partition
+    payloads: Sequence[Any]
+    positions: Sequence[int] | None = None
+    ids: Sequence[str] | None = None
+    identity: str = ""
+    headers: Sequence[Headers | None] | None = None
+    keys: Sequence[bytes | None] | None = None
+    timestamps_ms: Sequence[int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    def cut(self, start: int, stop: int) -> SourceBatch:
+        """Returns the records ``start:stop`` as a batch of their own."""
+
+        def part(items: Sequence[Any] | None) -> Sequence[Any] | None:
+            return None if items is None else items[start:stop]
+
+        return SourceBatch(
+            self.partition,
+            self.payloads[start:stop],
+            part(self.positions),
+            part(self.ids),
+            self.identity,
+            part(self.headers),
+            part(self.keys),
+            part(self.timestamps_ms),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a partition resumes.
+
+    Args:
+        at: The first position that was not taken yet.
+        identity: The source's identity when it was read.
+    """
+
+    at: int
+    identity: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What was taken from one source: a position per partition, or the ids of the messages of this epoch."""
+
+    positions: Mapping[Partition, Position] = field(default_factory=dict)
+    ids: Sequence[str] = ()
+
+
+class SourceInput(NamedTuple):
+    """The records that one source partition contributes to a micro-batch, and the row they start at."""
+
+    source: str
+    first_row: int
+    records: SourceBatch
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """One number of the log: everything that is not per record.
+
+    Every fragment of the number refers to it, so raw bytes live exactly as long as the number is in flight.
+
+    Args:
+        number: Consecutive, from 1.
+        now_ms: Processing time of this number; never goes back.
+        inputs: The records, in row order.
+        barrier: The epoch that is complete after this number, or None.
+        fires: Whether timers may fire: not before the backlog found at start has been read.
+    """
+
+    number: int
+    now_ms: int
+    inputs: tuple[SourceInput, ...] = ()
+    barrier: int | None = None
+    fires: bool = True
+
+    def locate(self, row: int) -> tuple[SourceInput, int] | None:
+        """Finds the input and the offset in it that row ``row`` came from; None for rows that no record caused."""
+        for part in self.inputs:
+            if part.first_row <= row < part.first_row + len(part.records):
+                return part, row - part.first_row
+        return None
+
+
+class Fragment(NamedTuple):
+    """The rows of one number on one edge, or the next part of them; ``last`` marks the final one.
+
+    ``keys``, ``ports`` and ``origins`` are parallel to ``values`` where the edge carries them. ``upto`` promises
+    that nothing at or before that origin will still come on this edge; None on the last fragment.
+    """
+
+    batch: MicroBatch
+    values: list[Any]
+    last: bool
+    keys: list[Any] | None = None
+    ports: list[int] | None = None
+    origins: list[Origin] | None = None
+    upto: Origin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Frames of one sink with consecutive sequence numbers.
+
+    Args:
+        sink: Name of the sink.
+        epoch: The epoch it belongs to.
+        index: Its place among the sink's chunks of that epoch, from 0.
+        first_seq: Sequence number of its first frame; a sink's numbers start at 1 and have no gap.
+        count: Number of frames.
+        payload: The frames, packed by `pack_frames`.
+    """
+
+    sink: str
+    epoch: int
+    index: int
+    first_seq: int
+    count: int
+    payload: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a sink's broker is known to be.
+
+    Args:
+        epoch: The last epoch known to be published whole.
+        next_seq: The first sequence number not known to be published.
+        cursor: The broker's own mark (a stream sequence, a file length ...), opaque to the engine.
+    """
+
+    epoch: int
+    next_seq: int
+    cursor: bytes = b""
+
+
+_LENGTH = struct.Struct(">I")
+
+
+def pack_frames(frames: Sequence[bytes]) -> bytes:
+    """Joins frames, each behind its length in four bytes, big end first."""
+    pack = _LENGTH.pack
+    return b"".join([part for frame in frames for part in (pack(len(frame)), frame)])
+
+
+def unpack_frames(payload: bytes) -> list[bytes]:
+    """Splits what `pack_frames` joined.
+
+    Raises:
+        ValueError: The payload is cut off or has bytes too many.
+    """
+    frames = []
+    at, size = 0, len(payload)
+    while at < size:
+        if at + 4 > size:
+            raise ValueError(f"frame length cut off at byte {at} of {size}")
+        end = at + 4 + _LENGTH.unpack_from(payload, at)[0]
+        if end > size:
+            raise ValueError(f"frame at byte {at} ends at {end}, behind the payload's {size} bytes")
+        frames.append(payload[at + 4 : end])
+        at = end
+    return frames

@@ -1,0 +1,1 @@
+"""Contracts between the engine and the outside: sources, sinks, guarantees; memory and file connectors."""

@@ -1,0 +1,273 @@
+"""What a connector must be: specs that a flow holds, and the sources and sinks that they open.
+
+A spec is settings only: building one does no I/O and binds no event loop. `SourceSpec.source` and `SinkSpec.sink`
+make a fresh, unopened connector each time the engine (re)opens it. A connector never touches the state store; the
+engine never imports a broker client.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Protocol, TypeVar, runtime_checkable
+
+from streamflow.batch import Chunk, Fragment, Headers, Partition, Position, Progress, SourceBatch, Taken
+from streamflow.codecs import Codec
+
+T = TypeVar("T")
+T_contra = TypeVar("T_contra", contravariant=True)
+
+Frames = Sequence[bytes]
+
+
+class Level(StrEnum):
+    """How often a record's effect can be seen, best first."""
+
+    EXACTLY_ONCE = "exactly_once"
+    EFFECTIVELY_ONCE = "effectively_once"
+    AT_LEAST_ONCE = "at_least_once"
+    AT_MOST_ONCE = "at_most_once"
+
+
+@dataclass(frozen=True, slots=True)
+class Guarantee:
+    """What a connector can give, and why."""
+
+    level: Level
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """What `probe` found, without fencing, declaring or moving anything.
+
+    Args:
+        ok: Whether a flow could start with it now.
+        facts: What was seen, for people: ``{"server": "2.15.1", "messages": "120"}``.
+        problem: What is wrong, in one sentence, when not ``ok``.
+        hint: The way out, when not ``ok``.
+    """
+
+    ok: bool
+    facts: Mapping[str, str] = field(default_factory=dict)
+    problem: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceContext:
+    """What a source learns about where it runs.
+
+    Args:
+        flow: Name of the flow.
+        source: Name of the source in the flow.
+        shard: Number of the shard.
+        incarnation: Id made together with the store; `reset` makes a new one.
+        generation: Counts the openings of the store.
+        seen: Committed message ids, for sources with ids: a delivery with one of them is acknowledged and dropped.
+        message_bytes_max: Records above this size are refused before they are decoded.
+    """
+
+    flow: str
+    source: str
+    shard: int
+    incarnation: str
+    generation: int
+    seen: Set[str] = frozenset()
+    message_bytes_max: int = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class SinkContext:
+    """What a sink learns about where it runs; `fence` names it for the broker."""
+
+    flow: str
+    sink: str
+    shard: int
+    incarnation: str
+    generation: int
+
+    @property
+    def fence(self) -> str:
+        """Name of this sink's guard at the broker: ``sf.<flow>.<incarnation>.<shard>.<sink>``."""
+        return f"sf.{self.flow}.{self.incarnation}.{self.shard}.{self.sink}"
+
+
+@dataclass(frozen=True, slots=True)
+class SinkOptions:
+    """What ``Stream.to`` adds to a sink spec; each function takes the record.
+
+    Args:
+        key: Gives the record's key; default is the stream's key.
+        headers: Gives the record's headers.
+        subject: Gives the subject or routing key, where the broker has one.
+        partition: Gives the partition number, where the broker has some.
+    """
+
+    key: Callable[[Any], Any] | None = None
+    headers: Callable[[Any], Headers] | None = None
+    subject: Callable[[Any], str] | None = None
+    partition: Callable[[Any], int] | None = None
+
+
+class Connector(Protocol):
+    """What sources and sinks share."""
+
+    @property
+    def guarantee(self) -> Guarantee: ...
+
+    async def probe(self) -> Probe:
+        """Looks whether a flow could start: reaches the broker, fences and declares nothing, moves no data.
+
+        Must not raise for a broker that is down; it says so in the `Probe`.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Lets go of everything; safe to call twice, and after a failed `open`."""
+        ...
+
+
+class Source(Connector, Protocol):
+    """One opened source. Everything it reads is in order per partition.
+
+    The engine calls `read` from one task; `committed`, `ends` and `pause` may run beside it.
+    """
+
+    async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
+        """Connects and resumes behind what was taken; a partition absent from ``resume`` starts as the spec says.
+
+        Returns:
+            Where each partition starts: as in ``resume``, or what "earliest" or "latest" means now. The engine
+            commits new ones before it takes a record, so a later start resumes there. Empty for sources with ids.
+
+        Raises:
+            Unavailable: The broker cannot be reached.
+            NotFound: The stream or file does not exist.
+            RetentionGap, PositionAhead, SourceReplaced: The stored position no longer fits.
+        """
+        ...
+
+    async def read(self) -> SourceBatch | None:
+        """Waits for records; returns a non-empty batch, or None at the end of a bounded source.
+
+        Cancellation-safe: a cancelled call loses nothing.
+
+        Raises:
+            Unavailable: The connection is lost; the engine closes and reopens the source at the last position taken.
+        """
+        ...
+
+    async def ends(self) -> Mapping[Partition, Position | None]:
+        """Returns the broker's end now (the position a reader that is caught up would resume at) per partition."""
+        ...
+
+    def pause(self, partitions: Set[Partition]) -> None:
+        """Names the partitions whose read-ahead must not grow further; replaces the set named before."""
+        ...
+
+    async def committed(self, epoch: int, taken: Taken) -> None:
+        """Tells the broker what is committed: acknowledges ids, reports positions. Best effort: may be lost."""
+        ...
+
+
+class Sink(Connector, Protocol):
+    """One opened sink. `encode` runs on arrival; all else after the commit."""
+
+    async def open(self, ctx: SinkContext) -> None:
+        """Connects AND fences: from its return on, an older instance of the same sink cannot publish.
+
+        Raises:
+            Unavailable: The broker cannot be reached.
+            NotFound: The stream or queue does not exist.
+        """
+        ...
+
+    async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
+        """Asks the broker what arrived.
+
+        Args:
+            stored: The progress in the last checkpoint; None for a sink that never published: take a baseline
+                (the broker's head now), with ``next_seq`` 1.
+            pending: Committed chunks not known to be published, in order.
+
+        Returns:
+            The broker's truth; ``next_seq`` may lie inside ``pending`` or inside one of its chunks.
+
+        Raises:
+            SinkAhead: The broker holds records of this sink behind all of ``pending``.
+            ForeignWriter: Somebody else's records stand where ours were expected.
+            ProgressUnknown: The broker cannot tell.
+        """
+        ...
+
+    def encode(self, records: Fragment) -> Frames:
+        """Turns rows into frames: pure, one frame per row, at once, complete for `publish` (subject, headers ...).
+
+        Raises:
+            EncodeError: A value cannot be encoded or is larger than the broker takes.
+        """
+        ...
+
+    async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
+        """Publishes a run of committed epochs: ordered, idempotent, durable on return.
+
+        Frames below ``at.next_seq`` in the first chunk are already there and are left out.
+
+        Raises:
+            Unavailable: Unknown outcome or lost connection; the engine reopens the sink (fence, recover).
+            Fenced: A newer instance has taken over.
+            RecordRejected: The broker refuses one record for good.
+        """
+        ...
+
+
+@runtime_checkable
+class SourceSpec(Protocol[T]):
+    """Settings of a source, held by a flow."""
+
+    @property
+    def name(self) -> str:
+        """What the source is called in a flow that does not name it."""
+        ...
+
+    @property
+    def codec(self) -> Codec[T] | None:
+        """Decodes payloads; None where the source yields values."""
+        ...
+
+    @property
+    def guarantee(self) -> Guarantee: ...
+
+    def describe(self) -> str:
+        """Says in a few words what is read, without secrets: ``nats stream PAY (payments.>)``."""
+        ...
+
+    def source(self) -> Source: ...
+
+
+@runtime_checkable
+class SinkSpec(Protocol[T_contra]):
+    """Settings of a sink, held by a flow."""
+
+    @property
+    def name(self) -> str:
+        """What the sink is called in a flow that does not name it."""
+        ...
+
+    @property
+    def target(self) -> str:
+        """Where it writes, to find two sinks on one target that must have a single writer; empty if that is fine."""
+        ...
+
+    @property
+    def sink_guarantee(self) -> Guarantee: ...
+
+    def accepts(self, value: T_contra, /) -> None:
+        """Never called: carries the type of what may be written, for type checkers."""
+        ...
+
+    def describe(self) -> str: ...
+
+    def sink(self, options: SinkOptions) -> Sink: ...

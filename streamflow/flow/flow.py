@@ -1,0 +1,231 @@
+"""Flow: the one object a user starts with."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from streamflow.clock import SystemClock
+from streamflow.connect.contracts import Guarantee, Level, SourceSpec
+from streamflow.errors import DefinitionError
+from streamflow.flow import build
+from streamflow.flow.running import Running
+from streamflow.flow.stream import Stream
+from streamflow.graph import SOURCE, Graph, OnError, Port, Step
+from streamflow.instrument import Instrument
+from streamflow.operators.context import Message
+from streamflow.plan import Plan, make_plan
+from streamflow.runtime.engine import Job
+from streamflow.runtime.settings import Settings
+from streamflow.state.sqlite import SqliteStore
+
+if TYPE_CHECKING:
+    from streamflow.testing.harness import FlowTest
+
+T = TypeVar("T")
+_log = logging.getLogger("streamflow")
+
+
+@dataclass(frozen=True, slots=True)
+class PathGuarantee:
+    """What the path from one source to one sink gives, and what it was asked for.
+
+    Args:
+        source: Name of the source.
+        sink: Name of the sink.
+        given: The weaker of what source and sink give.
+        asked: What the flow, or the path itself, asks for.
+        reasons: Why, for source and sink.
+    """
+
+    source: str
+    sink: str
+    given: Level
+    asked: Level
+    reasons: tuple[str, str]
+
+    @property
+    def kept(self) -> bool:
+        order = list(Level)
+        return order.index(self.given) <= order.index(self.asked)
+
+
+class Flow:
+    """A dataflow: sources, steps and sinks under one name, with one state file.
+
+    GUARANTEE: importing a module that builds a flow does no I/O and binds no event loop. Results are exactly-once
+    unless the flow or a path asks for less; a graph that cannot keep what is asked is refused.
+
+    Args:
+        name: Name of the flow; brokers know its sinks by it.
+        state: The state file; default is ``<name>.db`` in the working directory.
+        guarantee: What every path must keep.
+        settings: Limits and paces.
+        drop: Names of removed stateful steps, sources and sinks whose stored state may be deleted.
+        renamed: Names that the store knows, and what they are called now.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        state: str | Path | None = None,
+        guarantee: Level | str = Level.EXACTLY_ONCE,
+        settings: Settings | None = None,
+        drop: Iterable[str] = (),
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
+        self._builder = build.GraphBuilder(name)
+        self.name = name
+        self.state_path = Path(state if state is not None else f"{name}.db")
+        self.settings = settings or Settings()
+        try:
+            self.guarantee = Level(guarantee)
+        except ValueError:
+            levels = ", ".join(repr(str(level)) for level in Level)
+            raise DefinitionError(f"{guarantee!r} is no guarantee", hint=f"Use one of {levels}.") from None
+        self.drop = frozenset(drop)
+        self.renamed = dict(renamed or {})
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name}>"
+
+    @overload
+    def source(
+        self, spec: SourceSpec[T], *, name: str | None = None, on_error: OnError = OnError.STOP
+    ) -> Stream[T]: ...
+    @overload
+    def source(
+        self,
+        spec: SourceSpec[T],
+        *,
+        message: Literal[True],
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> Stream[Message[T]]: ...
+
+    def source(
+        self, spec: Any, *, message: bool = False, name: str | None = None, on_error: OnError = OnError.STOP
+    ) -> Any:
+        """Begins a path: the records of a source.
+
+        Args:
+            spec: What to read, e.g. ``nats.stream("orders", value=Order)``.
+            message: Whether to give `Message` objects, with key, headers, position and timestamp.
+            name: The source's name in this flow; its position is stored under it. Default is the spec's own.
+            on_error: What happens to a record that cannot be decoded.
+        """
+        if not isinstance(spec, SourceSpec):
+            raise DefinitionError(f"{spec!r:.60} is not a source", hint="Pass what a connector made, e.g. sf.lines(...).")
+        step = self._builder.add(
+            SOURCE, name or spec.name, [], spec=spec, message=message, on_error=build.check_policy(on_error)
+        )
+        kind = getattr(spec.codec, "kind", None) or (str if getattr(spec.codec, "name", "") == "str" else None)
+        return Stream(self, Port(step.id), Message if message else kind)
+
+    # -- what it is ----------------------------------------------------------------------------------------------------
+
+    def graph(self) -> Graph:
+        """The graph, validated.
+
+        Raises:
+            DefinitionError: It cannot run.
+        """
+        return self._builder.graph()
+
+    def plan(self) -> Plan:
+        """The fused plan of the graph."""
+        return make_plan(self.graph())
+
+    def guarantees(self) -> list[PathGuarantee]:
+        """What each path gives, with the reasons."""
+        found = []
+        for source, sink in self.graph().paths():
+            given = (source.options["spec"].guarantee, sink.options["spec"].sink_guarantee)
+            level = max(given, key=lambda part: list(Level).index(part.level)).level
+            asked = sink.options["guarantee"] or self.guarantee
+            found.append(PathGuarantee(source.name, sink.name, level, asked, _reasons(given)))
+        return found
+
+    def check_guarantees(self) -> None:
+        """Refuses paths that cannot keep what is asked of them.
+
+        Raises:
+            DefinitionError: Naming the path, the reason and the way out.
+        """
+        for path in self.guarantees():
+            if not path.kept:
+                raise DefinitionError(
+                    f"the path {path.source} -> {path.sink} gives {path.given}, not {path.asked}: {path.reasons[1]}",
+                    hint=f'Accept it with .to(..., guarantee="{path.given}"), or use a sink that gives more.',
+                )
+
+    def step(self, name: str) -> Step:
+        """A step by its name."""
+        return self._builder.step(f"step:{name}")
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    def job(self, instrument: Instrument | None = None, *, accept_missing: bool = False) -> Job:
+        """What the engine runs: the plan and an unopened store."""
+        self.check_guarantees()
+        return Job(
+            self.plan(),
+            SqliteStore(self.state_path),
+            self.settings,
+            SystemClock(),
+            instrument or Instrument(),
+            _log_skip,
+            self.drop,
+            self.renamed,
+            accept_missing,
+        )
+
+    @asynccontextmanager
+    async def running(self, instrument: Instrument | None = None, *, accept_missing: bool = False) -> AsyncIterator[Running]:
+        """Runs the flow beside the body of ``async with``; ends it cleanly at the end of the body.
+
+        The body starts once the flow is processing, and is cancelled if the flow dies; its error is raised then.
+        No signal handler and no logging set-up is touched.
+        """
+        self.check_guarantees()
+        run = Running(lambda: self.job(instrument, accept_missing=accept_missing))
+        await run.start()
+        run._guards = True
+        try:
+            yield run
+        except BaseException as error:
+            await run.finish(error)
+            raise
+        else:
+            await run.finish(None)
+
+    async def run(self, instrument: Instrument | None = None, *, accept_missing: bool = False) -> None:
+        """Runs the flow until its sources end; for ever if they do not.
+
+        Cancelling it drains, commits and closes; cancelling it again aborts to the last commit.
+        """
+        async with self.running(instrument, accept_missing=accept_missing) as run:
+            await run.wait()
+
+    def test(self) -> AbstractAsyncContextManager[FlowTest]:
+        """Runs the flow on memory connectors and a virtual clock, with the real engine and store.
+
+        See `streamflow.testing.harness.FlowTest`.
+        """
+        harness = importlib.import_module("streamflow.testing.harness")
+        return harness.FlowTest(self)  # type: ignore[no-any-return]
+
+
+def _reasons(given: tuple[Guarantee, Guarantee]) -> tuple[str, str]:
+    return given[0].reason, given[1].reason
+
+
+def _log_skip(step: str, error: Exception) -> None:
+    _log.warning("step %s left out a record: %s", step, error)
+

@@ -1,0 +1,199 @@
+"""A running flow, as its host sees it: committed state, records pushed in, committed outputs."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Generic, TypeVar
+
+from streamflow.codecs import JsonCodec
+from streamflow.errors import DefinitionError, StreamflowError
+from streamflow.flow.stream import KeyedStream, Stream
+from streamflow.graph import SOURCE, Port, Step
+from streamflow.keys import canonical
+from streamflow.operators.bind import StateSpec
+from streamflow.runtime.engine import Job
+from streamflow.runtime.intake import Pushed
+from streamflow.runtime.supervisor import Supervisor
+
+K = TypeVar("K")
+S = TypeVar("S")
+T = TypeVar("T")
+
+SUBSCRIPTION_RECORDS_MAX = 65_536
+"""Committed records that wait for a slow subscriber; beyond it the subscription ends with an error."""
+
+
+class TableView(Generic[K, S]):
+    """Committed state of one step, read by key."""
+
+    def __init__(self, supervisor: Supervisor, step: Step) -> None:
+        spec: StateSpec = step.options["state"]
+        if spec.kind != "value":
+            raise DefinitionError(f"step {step.name!r} keeps a {spec.kind}; read it with SQL", hint="streamflow state ...")
+        self._supervisor = supervisor
+        self._name = step.name
+        self._decode = spec.codec.decode if spec.codec is not None else JsonCodec[S](spec.type).decode
+
+    async def get(self, key: K) -> S | None:
+        """Returns a key's value as of the last committed epoch; None if it has none."""
+        engine = self._supervisor.engine
+        if engine is None:
+            raise StreamflowError("the flow is not running")
+        found = await engine.job.store.get(self._name, canonical(key))
+        return None if found is None else self._decode(found)
+
+
+class Running:
+    """A flow that runs on this event loop. Made by `Flow.running`.
+
+    GUARANTEE: what `push` returned for is committed; what `subscribe` and `table` show is committed.
+    """
+
+    def __init__(self, make_job: Callable[[], Job]) -> None:
+        self._supervisor = Supervisor(make_job)
+        self._task: asyncio.Task[None] | None = None
+        self._listeners: dict[Port, list[_Listener]] = {}
+        self._dying = False
+
+    @property
+    def engine(self) -> Any:
+        """The engine of the shard, for tests and tools."""
+        return self._supervisor.engine
+
+    def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]:
+        """Committed state of a stateful step."""
+        step = stream._step
+        if "state" not in step.options:
+            raise DefinitionError(f"step {step.name!r} keeps no state")
+        return TableView(self._supervisor, step)
+
+    async def push(self, stream: Stream[T], record: T) -> int:
+        """Hands a record in as if the source had read it; returns its epoch once that is durable.
+
+        Args:
+            stream: A source's stream.
+            record: The record.
+
+        Raises:
+            DefinitionError: The stream is not a source's.
+            StreamflowError: The flow ended first; the record is not in it.
+        """
+        step = stream._step
+        if step.kind != SOURCE:
+            raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
+        if self._task is None or self._task.done():
+            raise StreamflowError("the flow has ended")
+        codec = step.options["spec"].codec
+        payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._supervisor.push(Pushed(step.name, record, payload, done))
+        return await done
+
+    def subscribe(self, stream: Stream[T]) -> AsyncIterator[T]:
+        """Iterates over a stream's records as their epochs are committed, from now on.
+
+        BOUND: 65,536 records may wait; a slower reader gets an error instead of a gap.
+        """
+        listener = _Listener()
+        self._listen(stream._port, listener)
+        return self._listened(stream._port, listener)
+
+    def _listen(self, port: Port, listener: _Listener) -> None:
+        listeners = self._listeners.setdefault(port, [])
+        listeners.append(listener)
+        if len(listeners) == 1:
+            self._supervisor.tap(port, lambda rows: self._deliver(port, rows))
+
+    def _deliver(self, port: Port, rows: list[Any]) -> None:
+        for listener in self._listeners.get(port, ()):
+            listener.rows.extend(rows)
+            listener.overflow = listener.overflow or len(listener.rows) > SUBSCRIPTION_RECORDS_MAX
+            listener.wake.set()
+
+    async def _listened(self, port: Port, listener: _Listener) -> AsyncIterator[Any]:
+        try:
+            while True:
+                if listener.overflow:
+                    raise StreamflowError(
+                        f"a subscriber of {port.step!r} fell {SUBSCRIPTION_RECORDS_MAX} records behind",
+                        hint="Read faster, or let a sink keep the records.",
+                    )
+                while listener.rows:
+                    yield listener.rows.popleft()
+                if self._task is None or self._task.done():
+                    return
+                listener.wake.clear()
+                await listener.wake.wait()
+        finally:
+            self._listeners[port].remove(listener)
+
+    def stop(self) -> None:
+        """Ends the flow cleanly: drain, commit, publish, close."""
+        self._supervisor.stop()
+
+    async def wait(self) -> None:
+        """Waits for the flow's end; raises what ended it."""
+        assert self._task is not None
+        await asyncio.shield(self._task)
+
+    async def start(self) -> None:
+        """Starts the flow; returns once it is processing, raises if it cannot start."""
+        host = asyncio.current_task()
+        self._task = asyncio.create_task(self._supervisor.run())
+        ready = asyncio.create_task(self._supervisor.ready.wait())
+        try:
+            await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+            raise
+        finally:
+            ready.cancel()
+        if self._task.done():
+            self._task.result()
+            return
+        self._task.add_done_callback(lambda task: self._ended(task, host))
+
+    def _ended(self, task: asyncio.Task[None], host: asyncio.Task[Any] | None) -> None:
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.wake.set()
+        if not task.cancelled() and task.exception() is not None and host is not None and not host.done() and self._guards:
+            self._dying = True
+            host.cancel()
+
+    _guards = False
+
+    async def finish(self, error: BaseException | None) -> None:
+        """Stops the flow and waits for its end; raises what ended it instead of the cancellation it caused."""
+        self._guards = False
+        assert self._task is not None
+        self._supervisor.stop()
+        host = asyncio.current_task()
+        if self._dying and isinstance(error, asyncio.CancelledError) and host is not None:
+            host.uncancel()
+        while not self._task.done():
+            try:
+                await asyncio.shield(self._task)
+            except asyncio.CancelledError:
+                if self._task.done():
+                    break
+                # asked again: give up the drain, abort to the last commit
+                self._task.cancel()
+                await asyncio.gather(self._task, return_exceptions=True)
+                raise
+            except Exception:
+                break
+        self._task.result()
+
+
+class _Listener:
+    """A subscriber's committed records that it has not read."""
+
+    def __init__(self) -> None:
+        self.rows: deque[Any] = deque()
+        self.wake = asyncio.Event()
+        self.overflow = False
+

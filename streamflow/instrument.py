@@ -1,0 +1,34 @@
+"""Instrument: how the engine tells what it does; observers plug in from above, nothing is imported here."""
+
+from __future__ import annotations
+
+
+class Instrument:
+    """Receives what happens in a shard. Every method does nothing; override those you want.
+
+    GUARANTEE: called on the event loop, never per record; an instrument must not raise and must not block.
+    """
+
+    def started(self, epoch: int, generation: int) -> None:
+        """A shard is processing, from this checkpoint on."""
+
+    def number(self, number: int, records: int) -> None:
+        """Intake formed a micro-batch."""
+
+    def skipped(self, step: str, place: str, error: Exception) -> None:
+        """A step with policy ``skip`` raised; the record at ``place`` was counted and left out."""
+
+    def committed(self, epoch: int, records: int, size_bytes: int, seconds: float) -> None:
+        """An epoch is durable."""
+
+    def published(self, sink: str, epoch: int, next_seq: int) -> None:
+        """A sink's broker confirmed everything up to here."""
+
+    def connector_failed(self, kind: str, name: str, error: Exception, retry_in_seconds: float) -> None:
+        """A source or sink failed and will be reopened."""
+
+    def restarting(self, error: Exception, retry_in_seconds: float) -> None:
+        """The shard goes back to its checkpoint."""
+
+    def stalled(self, reason: str) -> None:
+        """Intake stopped taking records, for example because a sink's outbox is full."""

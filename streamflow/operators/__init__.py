@@ -1,0 +1,1 @@
+"""Operators: the running form of a stage, from fragments to fragments."""

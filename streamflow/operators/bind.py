@@ -1,0 +1,367 @@
+"""Binding: the objects that a stage's steps work with - tables, timers, contexts - and the names its loop sees.
+
+The generated loop and the plain one (`streamflow.operators.plain`) run on the same bound stage.
+"""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import streamflow
+from streamflow.batch import END, Fragment, MicroBatch
+from streamflow.codecs import Codec, codec_for
+from streamflow.errors import StepError, StreamflowError
+from streamflow.graph import Graph, OnError, Step
+from streamflow.keys import Key
+from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context
+from streamflow.operators.values import FROZEN, own
+from streamflow.plan import Stage
+from streamflow.state.collections import ListState, MapState
+from streamflow.state.keyed import MISSING, KeyCheck, Table
+from streamflow.state.timers import Timers
+
+_HOME = str(Path(streamflow.__file__).parent)
+
+
+@dataclass(frozen=True, slots=True)
+class StateSpec:
+    """What kind of state a step keeps per key.
+
+    Args:
+        kind: ``value``, ``map`` or ``list``.
+        type: Type of the value, or of a map's or list's elements.
+        factory: Makes the value of a new key; None for maps, lists and where absence is a value.
+        ttl_ms: State is gone this long after the key's last record; None keeps it.
+        migrate: Turns an old value, as plain JSON, into one of ``type``.
+    """
+
+    kind: str
+    type: Any
+    factory: Callable[[], Any] | None = None
+    ttl_ms: int | None = None
+    migrate: Callable[[Any], Any] | None = None
+    codec: Codec[Any] | None = None
+
+    def table(self, name: str, key_type: Any) -> Table[Any]:
+        """Makes the empty table of a step."""
+        codec = self.codec or codec_for(self.type)
+        if self.type in (str, bytes) and self.codec is None:
+            codec = json_codec(self.type)
+        return Table(
+            name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
+        )
+
+
+def json_codec(kind: Any) -> Codec[Any]:
+    """State is JSON whatever its type, so that SQL can read it."""
+    from streamflow.codecs import JsonCodec
+
+    return JsonCodec[Any](kind)
+
+
+@dataclass(slots=True)
+class BoundStage:
+    """A stage with the objects its steps work with.
+
+    Args:
+        graph: The graph.
+        stage: The stage.
+        report: Called for each record that a policy leaves out, with step name, place and error.
+    """
+
+    graph: Graph
+    stage: Stage
+    report: Callable[[str, str, Exception], None]
+    env: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Table[Any]] = field(default_factory=dict)
+    timers: dict[str, Timers] = field(default_factory=dict)
+    skipped: Counter[str] = field(default_factory=Counter)
+    step_of_line: Mapping[int, int] = field(default_factory=dict)
+    file: str = ""
+    _acted: tuple[int, int] = (0, 0)
+
+    def __post_init__(self) -> None:
+        self.env |= {
+            "Fragment": Fragment,
+            "MISSING": MISSING,
+            "FROZEN": FROZEN,
+            "END": END,
+            "own": own,
+            "fail": self.fail,
+            "lost": self.lost,
+            "ticks": self.ticks,
+        }
+        for n, step in enumerate(self.stage.steps):
+            self.env |= {f"{name}{n}": value for name, value in self._bind(n, step).items()}
+
+    def _bind(self, n: int, step: Step) -> dict[str, Any]:
+        """Names that the loop uses for one step, without the step's number."""
+        names: dict[str, Any] = {"f": step.function}
+        if step.options.get("context"):
+            names["c"] = Context(self.graph.flow, step.name)
+        match step.kind:
+            case "branch":
+                predicates = step.options["predicates"]
+                names = {f"f{n}_{j}": predicate for j, predicate in enumerate(predicates)}
+                self.env |= names
+                names = {"none": _no_branch(step)}
+            case "split":
+                names["route"] = _router(step)
+            case "flat_map":
+                names["all"] = _all_of
+            case "key_by":
+                names["q"] = KeyCheck(step.name, step.options["key_type"])
+            case "count" | "reduce" | "aggregate" | "dedup":
+                names |= self._bind_fold(step)
+            case "process":
+                names |= Process(self, step).names()
+        return names
+
+    def _table(self, step: Step) -> Table[Any]:
+        spec: StateSpec = step.options["state"]
+        table = spec.table(step.name, step.options["key_type"])
+        self.tables[step.name] = table
+        return table
+
+    def _bind_fold(self, step: Step) -> dict[str, Any]:
+        table = self._table(step)
+        fold = Fold(step, table, KeyCheck(step.name, step.options["key_type"]))
+        return {
+            "t": table,
+            "miss": table.miss,
+            "attempt": fold.attempt,
+            "result": step.options.get("result"),
+            "none": fold.none,
+            "first": fold.first,
+        }
+
+    # -- time and errors ---------------------------------------------------------------------------------------------
+
+    def ticks(self, batch: MicroBatch) -> bool:
+        """Whether this is the first fragment of a number with a later time than the last one acted on."""
+        number, now_ms = self._acted
+        if batch.number == number or batch.now_ms <= now_ms or not batch.fires:
+            return False
+        self._acted = (batch.number, batch.now_ms)
+        return True
+
+    def next_due_ms(self) -> int | None:
+        """When the earliest timer of the stage is due."""
+        return min((due for timers in self.timers.values() if (due := timers.next_due_ms()) is not None), default=None)
+
+    def fail(self, error: Exception, part: Fragment, row: int) -> StreamflowError:
+        """Makes the error that stops the flow out of what a step raised, with its exact place."""
+        if isinstance(error, StreamflowError) and not isinstance(error, StepError):
+            return error
+        step = self._culprit(error.__traceback__)
+        where = self.place(part, row)
+        lines = traceback.extract_tb(error.__traceback__)
+        users = next((line for line in reversed(lines) if not line.filename.startswith((_HOME, "<"))), None)
+        at = f" at {Path(users.filename).name}:{users.lineno}" if users else ""
+        hint = getattr(error, "hint", "") or "Fix the step or the record; on_error=sf.skip leaves such records out."
+        if isinstance(error, StepError):
+            return type(error)(f"{error.message} ({where})", step=step.name, hint=hint)
+        what = f"{type(error).__name__}: {error}"
+        return StepError(f"step {step.name!r} raised {what}{at} ({where})", step=step.name, hint=hint)
+
+    def _culprit(self, trace: TracebackType | None) -> Step:
+        found = 0
+        while trace is not None:
+            if trace.tb_frame.f_code.co_filename == self.file:
+                found = self.step_of_line.get(trace.tb_lineno, found)
+            trace = trace.tb_next
+        return self.stage.steps[found]
+
+    def lost(self, n: int, error: Exception, part: Fragment, row: int) -> None:
+        """Counts a record that policy ``skip`` leaves out."""
+        step = self.stage.steps[n]
+        self.skipped[step.name] += 1
+        self.report(step.name, self.place(part, row), error)
+
+    def place(self, part: Fragment, row: int) -> str:
+        """Says where a row of a fragment came from."""
+        if part.origins is not None and 0 <= row < len(part.origins):
+            key = f", key {part.keys[row]!r:.60}" if part.keys is not None else ""
+            row = part.origins[row][0]
+        else:
+            key = ""
+        found = part.batch.locate(row) if row >= 0 else None
+        if found is None:
+            return f"a timer, number {part.batch.number}"
+        (source, _, records), at = found
+        spot = f"source {source!r}"
+        if records.partition:
+            spot += f", partition {records.partition!r}"
+        if records.positions is not None:
+            return f"{spot}, the record before position {records.positions[at]}{key}"
+        return f"{spot}, message {(records.ids or ())[at]}{key}"
+
+
+@dataclass(slots=True)
+class Fold:
+    """Calls of a reduce, aggregate, count or dedup step that are not written into the loop."""
+
+    step: Step
+    table: Table[Any]
+    check: KeyCheck
+
+    def attempt(self, key: Key, value: Any) -> tuple[Key, Any]:
+        """One call under a policy other than stop: restores the key's state if it raises."""
+        table, options = self.table, self.step.options
+        table.begin()
+        try:
+            before = table.get(key)
+            after = own(value) if before is MISSING else self.step.call(before, value)
+            if after is None:
+                self.none()
+            table.put(key, after)
+            result = options["result"](after) if options.get("result") is not None else after
+            if after.__class__ not in FROZEN:
+                table.codec.encode(after)
+        except BaseException:
+            table.roll_back()
+            raise
+        table.keep()
+        return key, own(result)
+
+    def none(self) -> None:
+        raise TypeError(f"the function of {self.step.kind} step {self.step.name!r} returned None, not the new value")
+
+    def first(self, key: Key, now_ms: int) -> bool:
+        """Whether a key is seen for the first time within the step's ttl."""
+        table = self.table
+        if key.__class__ is not self.check.kind:
+            self.check.check(key)
+        if table.ttl_ms is None:
+            if table.peek(key) is not MISSING:
+                return False
+        elif not table.expired(key, now_ms):
+            return False
+        else:
+            table.renew(key, now_ms)
+        table.put(key, True)
+        return True
+
+
+class Process:
+    """Calls of a process step that are not written into its loop: views, atomic calls, timers."""
+
+    def __init__(self, bound: BoundStage, step: Step) -> None:
+        options = step.options
+        self.step = step
+        self.spec: StateSpec = options["state"]
+        self.table: Table[Any] = self.spec.table(step.name, options["key_type"])
+        bound.tables[step.name] = self.table
+        self.timers: Timers | None = None
+        if options["timers"]:
+            self.timers = bound.timers[step.name] = Timers(step.name, options["timers"], options["key_type"])
+            bound.tables[self.timers.table.name] = self.timers.table
+        self.context: Context[Any, Any] = Context(bound.graph.flow, step.name, self.timers, options["outputs"])
+
+    def names(self) -> dict[str, Any]:
+        timers = {"due": self.timers.due, "fire": self.fire} if self.timers is not None else {}
+        return {
+            "t": self.table,
+            "c": self.context,
+            "miss": self.table.miss,
+            "view": self.view,
+            "put": self.put,
+            "attempt": self.attempt,
+            "side": self.context.drain,
+            **timers,
+        }
+
+    def view(self, key: Key, now_ms: int) -> Any:
+        """The state of a key, as the step's context shows it."""
+        if self.spec.kind == "map":
+            return MapState(self.table, key)
+        if self.spec.kind == "list":
+            return ListState(self.table, key)
+        return self.table.get(key) if self.spec.ttl_ms is None else self.table.live(key, now_ms)
+
+    def put(self, key: Key, value: Any) -> None:
+        """Stores what a call assigned to ``ctx.state``, or removes the key's state."""
+        if value is not CLEARED:
+            self.table.put(key, value)
+        elif self.spec.kind == "value":
+            self.table.delete(key)
+        else:
+            for sub in list(self.table.index.get(key, ())):
+                self.table.delete((key, sub))
+
+    def attempt(self, key: Key, value: Any, origin: tuple[int, ...]) -> list[Any]:
+        """One call under a policy other than stop: its outputs, all of them, or the state as it was and the error."""
+        context, tables = self.context, [self.table] + ([self.timers.table] if self.timers else [])
+        for table in tables:
+            table.begin()
+        try:
+            state = self.view(key, context.batch.now_ms)
+            context.key, context.origin, context.state = key, origin, state
+            outputs = [own(output) for output in _all_of(self.step.call(context, value) or ())]
+            if context.state is not state:
+                self.put(key, context.state)
+            if self.spec.kind == "value" and (after := self.table.peek(key)) is not MISSING:
+                self.table.codec.encode(after)
+        except BaseException:
+            for table in tables:
+                table.roll_back()
+            if self.timers is not None:
+                self.timers.rearm(key)
+            context.drain()
+            raise
+        for table in tables:
+            table.keep()
+        return outputs
+
+    def fire(self, key: Key, name: str, due_ms: int, origin: tuple[int, ...]) -> Iterator[Any]:
+        """Calls a timer's handler and gives what it gives."""
+        context = self.context
+        state = self.view(key, context.batch.now_ms)
+        context.key, context.origin, context.state = key, origin, state
+        context.enter_timer(name, due_ms)
+        try:
+            for output in self.step.options["timers"][name](context) or ():
+                yield own(output)
+            if context.state is not state:
+                self.put(key, context.state)
+        finally:
+            context.leave_timer()
+
+
+def _all_of(outputs: Any) -> list[Any]:
+    """Takes all outputs of one call, up to a bound: under a policy other than stop a call is all or nothing."""
+    found = list(islice(outputs, CALL_OUTPUTS_MAX + 1))
+    if len(found) > CALL_OUTPUTS_MAX:
+        raise ValueError(f"more than {CALL_OUTPUTS_MAX} outputs in one call of a step with an error policy")
+    return found
+
+
+def _no_branch(step: Step) -> Callable[[Any], int]:
+    def none(value: Any) -> int:
+        raise ValueError(f"no branch of {step.name!r} takes {value!r:.80}; add a last one that takes the rest")
+
+    return none
+
+
+def _router(step: Step) -> Callable[[Any], int]:
+    routes = {route: at for at, route in enumerate(step.options["routes"])}
+
+    def route(name: Any) -> int:
+        try:
+            return routes[name]
+        except KeyError:
+            raise ValueError(f"split {step.name!r} has no route {name!r:.60}, only {', '.join(map(repr, routes))}") from None
+
+    return route
+
+
+def handled(step: Step) -> bool:
+    """Whether a step has an error policy other than stop."""
+    return step.options.get("on_error", OnError.STOP) is not OnError.STOP

@@ -1,0 +1,187 @@
+"""What a step function may ask for beside its record: key, state, time, timers, ids, side outputs."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from streamflow.batch import END, MicroBatch, Origin
+from streamflow.clock import Duration, duration_ms
+from streamflow.errors import DefinitionError
+from streamflow.keys import canonical, stable_hash
+from streamflow.state.timers import Timers
+
+K = TypeVar("K")
+S = TypeVar("S")
+T = TypeVar("T")
+
+CALL_OUTPUTS_MAX: Final = 65_536
+"""Most side outputs of one call, and most outputs of one call under an error policy other than stop."""
+
+CLEARED: Final[Any] = type("Cleared", (), {"__repr__": lambda self: "CLEARED"})()
+
+
+@dataclass(frozen=True, slots=True)
+class Message(Generic[T]):
+    """A record with what the broker holds beside its value; sources yield it with ``message=True``.
+
+    Args:
+        value: The decoded value.
+        key: The broker's key, if it has one.
+        headers: The broker's headers.
+        position: Where the source resumes behind this record; None for queues.
+        timestamp_ms: The broker's time, in milliseconds since 1970.
+    """
+
+    value: T
+    key: bytes | None
+    headers: Mapping[str, str]
+    position: int | None
+    timestamp_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Output(Generic[T]):
+    """A named side output of a `process` step, with the type of what goes there."""
+
+    name: str
+    type: type[T]
+
+
+class Context(Generic[K, S]):
+    """What a step learns about the record at hand. Valid only during the call that got it.
+
+    Attributes:
+        key: The record's key; None in a step on a stream without keys.
+        state: The key's state in a `process` step: change it in place or assign it.
+    """
+
+    __slots__ = ("_flow", "_outputs", "_side", "_source", "_step", "_timers", "batch", "key", "origin", "state")
+
+    def __init__(self, flow: str, step: str, timers: Timers | None = None, outputs: tuple[str, ...] = ()) -> None:
+        self._flow = flow
+        self._step = step
+        self._timers = timers
+        self._outputs = {name: at for at, name in enumerate(outputs, start=1)}
+        self._side: list[tuple[int, Any]] = []
+        self._source: tuple[str, ...] = ()
+        self.batch: MicroBatch = MicroBatch(0, 0)
+        self.origin: Origin = ()
+        self.key: K = None  # type: ignore[assignment]
+        self.state: S = None  # type: ignore[assignment]
+
+    @property
+    def id(self) -> str:
+        """Identity of this call, 32 hex digits: the same after a crash, in any grouping of records, and unique.
+
+        Made from flow, step, source, partition, position and the ordinals on the way here; for a timer from step,
+        key, name and due time.
+        """
+        parts = (self._flow, self._step, *(self._source or self._place()))
+        return stable_hash(*(part.encode() for part in parts)).hex()
+
+    def _place(self) -> tuple[str, ...]:
+        row, *rest = self.origin
+        path = ".".join("s" if step == END else str(step) for step in rest)
+        found = self.batch.locate(row)
+        if found is None:
+            return ("number", str(self.batch.number), str(row), path)
+        part, at = found
+        records = part.records
+        position = records.positions[at] if records.positions is not None else (records.ids or ())[at]
+        return (part.source, records.partition, str(position), path)
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The headers of the source record that led here; empty if it had none, and for timers."""
+        found = self.batch.locate(self.origin[0]) if self.origin else None
+        if found is None or found[0].records.headers is None:
+            return {}
+        return found[0].records.headers[found[1]] or {}
+
+    @property
+    def now_ms(self) -> int:
+        """Processing time of this micro-batch, in milliseconds since 1970; the same again in a replay."""
+        return self.batch.now_ms
+
+    def now(self) -> datetime.datetime:
+        """Processing time of this micro-batch, UTC; the same again in a replay."""
+        return datetime.datetime.fromtimestamp(self.batch.now_ms / 1000, datetime.UTC)
+
+    @property
+    def random(self) -> random.Random:
+        """A random generator seeded from `id`: a new one, in the same state, at each access."""
+        return random.Random(self.id)  # noqa: S311 - reproducible on purpose
+
+    def uuid(self) -> uuid.UUID:
+        """A UUID made from `id`."""
+        return uuid.UUID(hex=self.id, version=4)
+
+    def timer(self, name: str, *, after: Duration | None = None, at: datetime.datetime | None = None) -> None:
+        """Sets the key's timer ``name``, replacing it if it is set; its handler is given by ``on_timer(name)``.
+
+        Args:
+            name: Name of the timer.
+            after: How long from now.
+            at: When, as an aware datetime.
+
+        Raises:
+            DefinitionError: The step has no handler of that name, or neither or both times are given.
+        """
+        due_ms = self._due_ms(name, after, at)
+        assert self._timers is not None
+        self._timers.set(self.key, name, due_ms)
+
+    def cancel_timer(self, name: str) -> None:
+        """Removes the key's timer ``name``, if it is set."""
+        if self._timers is not None:
+            self._timers.cancel(self.key, name)
+
+    def _due_ms(self, name: str, after: Duration | None, at: datetime.datetime | None) -> int:
+        if self._timers is None or name not in self._timers.names:
+            raise DefinitionError(
+                f"step {self._step!r} sets timer {name!r} but has no handler for it",
+                hint=f'Give it one: @{self._step}.on_timer("{name}").',
+            )
+        if (after is None) == (at is None):
+            raise DefinitionError(f"timer {name!r} of step {self._step!r} needs either after= or at=")
+        if at is not None:
+            return round(at.timestamp() * 1000)
+        assert after is not None
+        return self.batch.now_ms + duration_ms(after)
+
+    def emit(self, output: Output[T], value: T) -> None:
+        """Sends a value to a side output; read it with ``stream.output(output)``.
+
+        Raises:
+            DefinitionError: The step does not name that output.
+        """
+        port = self._outputs.get(output.name)
+        if port is None:
+            raise DefinitionError(
+                f"step {self._step!r} has no output {output.name!r}", hint="Name it: process(..., outputs=[...])."
+            )
+        if len(self._side) >= CALL_OUTPUTS_MAX:
+            raise ValueError(f"more than {CALL_OUTPUTS_MAX} side outputs in one call")
+        self._side.append((port, value))
+
+    def clear(self) -> None:
+        """Removes the key's state; the next record of the key finds a new one."""
+        self.state = CLEARED
+
+    def drain(self) -> list[tuple[int, Any]]:
+        """Takes the side outputs of the call that just ended; called by the engine."""
+        side, self._side = self._side, []
+        return side
+
+    def enter_timer(self, name: str, due_ms: int) -> None:
+        """Prepares a timer's call; called by the engine."""
+        self._source = ("timer", canonical(self.key).decode(), name, str(due_ms))
+
+    def leave_timer(self) -> None:
+        """Ends a timer's call; called by the engine."""
+        self._source = ()

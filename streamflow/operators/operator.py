@@ -1,0 +1,101 @@
+"""Operator: the coroutine that drives one stage, from an inlet to its outlets."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from streamflow.batch import Fragment
+from streamflow.operators.bind import BoundStage
+from streamflow.operators.fused import Transform
+from streamflow.operators.routing import Inlet
+
+SLICE_SECONDS: Final = 0.002
+"""How long an operator keeps the loop before it lets others run."""
+
+
+class Outlet(Protocol):
+    """Where an operator's fragments go: a channel, or the end of a path."""
+
+    async def put(self, part: Fragment) -> None: ...
+
+
+class Shard(Protocol):
+    """What an operator tells and asks of the shard it runs in."""
+
+    def arrive(self, epoch: int, stage: int) -> None:
+        """Everything of the epoch has passed this stage; its tables are sealed."""
+        ...
+
+    def wake_at(self, stage: int, now_ms: int | None) -> None:
+        """A timer of this stage is due then."""
+        ...
+
+    def breathe(self) -> None:
+        """Gives the interpreter to the store's thread for a moment, when it is at work."""
+        ...
+
+
+@dataclass(slots=True)
+class Sync:
+    """Runs a stage of synchronous steps.
+
+    GUARANTEE: tables are sealed after the last row before a barrier and before the first one behind it.
+
+    Args:
+        bound: The stage and its tables.
+        transform: Its loop; may be replaced between two numbers.
+        outlets: One per exit and tap.
+        shard: Whom to tell.
+    """
+
+    bound: BoundStage
+    transform: Transform
+    outlets: Sequence[Outlet]
+    shard: Shard
+    busy_seconds: float = 0.0
+    _next: tuple[Transform, Sequence[Outlet]] | None = None
+
+    def replace(self, transform: Transform, outlets: Sequence[Outlet]) -> None:
+        """Takes another loop and its outlets; they are used from the next number on."""
+        self._next = transform, outlets
+
+    async def run(self, inlet: Inlet) -> None:
+        """Runs until cancelled; raises what a step raised, as `StepError`."""
+        slice_ends = 0.0
+        clock = time.perf_counter
+        whole = True
+        while True:
+            part = await inlet.get()
+            if whole and self._next is not None:
+                (self.transform, self.outlets), self._next = self._next, None
+            whole = part.last
+            started = clock()
+            for outs in self.transform(part):
+                for outlet, out in zip(self.outlets, outs, strict=True):
+                    await outlet.put(out)
+                now = clock()
+                if now > slice_ends:
+                    self.shard.breathe()
+                    await asyncio.sleep(0)
+                    slice_ends = clock() + SLICE_SECONDS
+            if part.last:
+                self._finish(part)
+            self.busy_seconds += clock() - started
+
+    def _finish(self, part: Fragment) -> None:
+        for table in self.bound.tables.values():
+            if table.ttl_ms is not None:
+                table.expire(part.batch.now_ms)
+        if self.bound.timers:
+            self.shard.wake_at(self.bound.stage.index, self.bound.next_due_ms())
+        epoch = part.batch.barrier
+        if epoch is not None:
+            for table in self.bound.tables.values():
+                table.seal()
+            self.shard.arrive(epoch, self.bound.stage.index)
+
+

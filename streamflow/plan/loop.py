@@ -1,0 +1,528 @@
+"""The loop of a fused stage, as Python source text.
+
+One loop runs all steps of a stage record by record, depth first: the order in which rows leave it is the tuple order
+of their origins. It binds users' functions and table look-ups as locals and works on bare lists, so nothing is
+crossed per record but the users' own calls. A port that is reached from several places (a merge, the output of a
+step with timers) becomes a local function; where a step may give many records for one, the loop is a generator that
+pauses every 512 rows.
+
+The text defines ``make(env)``, which returns ``loop(part)``: Fragment -> iterator of one tuple of Fragments (one per
+exit, then one per tap). ``env`` is made by `streamflow.operators.bind`, which also runs the same stage without this
+text (`streamflow.operators.plain`), the reference that every generated loop must equal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from streamflow.batch import FRAGMENT_ROWS_MAX
+from streamflow.graph import SINK, Graph, OnError, Port, Step
+from streamflow.plan.stages import Stage
+
+BLOCKS_MAX = 10
+"""CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoopText:
+    """Source text of a stage's loop, and which step each line belongs to (an index into the stage's steps)."""
+
+    text: str
+    step_of_line: dict[int, int]
+
+
+def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = ()) -> LoopText:
+    """Writes the loop of a stage.
+
+    Args:
+        graph: The graph it is part of.
+        stage: A stage that is no boundary.
+        taps: Ports whose rows are wanted besides, for subscribers and tests.
+    """
+    return _Writer(graph, stage, tuple(taps)).write()
+
+
+def tracks_origins(stage: Stage) -> bool:
+    """Whether rows need their origin: a step asks for its context, or rows go on to another stage."""
+    return any(exit.edge is not None for exit in stage.exits) or any(takes_context(step) for step in stage.steps)
+
+
+def takes_context(step: Step) -> bool:
+    return step.kind == "process" or bool(step.options.get("context"))
+
+
+@dataclass(slots=True)
+class _Scope:
+    """Where text is being written: names of the row's value and key, and its origin so far."""
+
+    value: str
+    key: str
+    path: tuple[str, ...]
+
+    def origin(self) -> str:
+        return f"({', '.join(self.path)},)"
+
+
+@dataclass(slots=True)
+class _Writer:
+    graph: Graph
+    stage: Stage
+    taps: tuple[Port, ...]
+    lines: list[tuple[str, int]] = field(default_factory=list)
+    depth: int = 0
+    blocks: int = 0
+    step: int = -1
+    wanted: list[Port] = field(default_factory=list)
+
+    # -- text ----------------------------------------------------------------------------------------------------
+
+    def line(self, text: str) -> None:
+        self.lines.append((" " * self.depth + text, self.step))
+
+    @contextmanager
+    def block(self, head: str) -> Iterator[None]:
+        self.line(head)
+        nests = head.startswith(("for ", "try", "except"))
+        self.depth += 1
+        self.blocks += nests
+        yield
+        self.depth -= 1
+        self.blocks -= nests
+
+    def write(self) -> LoopText:
+        track = tracks_origins(self.stage)
+        with self.block("def make(env):"):
+            self.line("values_of = env.__getitem__")
+            for name in self._bound_names():
+                self.line(f"{name} = values_of({name!r})")
+            with self.block("def loop(part):"):
+                self._prologue()
+                body_at = len(self.lines)
+                self._timers(track)
+                self._rows(track)
+                self.line(f"yield {self._fragments('last', 'part.upto', copy=False)}")
+                body, self.lines = self.lines[body_at:], self.lines[:body_at]
+                self._continuations(track)
+                self.lines += body
+            self.line("return loop")
+        steps = {number: step for number, (_, step) in enumerate(self.lines, start=1) if step >= 0}
+        return LoopText("\n".join(text for text, _ in self.lines) + "\n", steps)
+
+    def _bound_names(self) -> list[str]:
+        names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "END"]
+        for n, step in enumerate(self.stage.steps):
+            if step.kind == "branch":
+                names += [f"f{n}_{j}" for j in range(step.ports)]
+            elif step.function is not None:
+                names.append(f"f{n}")
+            names += [f"{name}{n}" for name in _HELPERS.get(step.kind, ())]
+            if step.kind == "process":
+                names += [f"due{n}", f"fire{n}"] if step.options["timers"] else []
+            if step.kind != "process" and step.options.get("context"):
+                names.append(f"c{n}")
+        return names
+
+    def _prologue(self) -> None:
+        self.line("batch, values, last, keys, ports, origins, upto = part")
+        self.line("now = batch.now_ms")
+        for x, exit in enumerate(self._exits()):
+            for letter in self._columns(exit):
+                self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
+        for n, step in enumerate(self.stage.steps):
+            if step.traits.stateful and step.kind != "dedup" and not self._handled(step):
+                self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
+            if takes_context(step):
+                self.line(f"c{n}.batch = batch")
+        if any(step.traits.expands for step in self.stage.steps):
+            with self.block("def flush(upto):"):
+                self.line(f"out = {self._fragments('False', 'upto', copy=True)}")
+                for x, exit in enumerate(self._exits()):
+                    self.line("; ".join(f"x{letter}{x}.clear()" for letter in self._columns(exit)))
+                self.line("return out")
+
+    def _rows(self, track: bool) -> None:
+        entry = self.stage.index == 0
+        keyed = any(self._keyed(port) for port in self.stage.entries)
+        columns, names = ["it"], ["v"]
+        for want, column, name in (
+            (keyed, "keys", "k"),
+            (len(self.stage.entries) > 1, "ports", "p"),
+            (track and not entry, "origins", "o"),
+        ):
+            if want:
+                columns.append(column)
+                names.append(name)
+        self.line("it = iter(values)")
+        rows = "it" if len(columns) == 1 else f"zip({', '.join(columns)})"
+        row = ", ".join(names)
+        if track and entry:
+            rows, row = f"enumerate({rows})", f"i, {row}" if len(names) == 1 else f"i, ({row})"
+        path = () if not track else ("i",) if entry else ("*o",)
+        with self.block("try:"), self.block(f"for {row} in {rows}:"):
+            for p, port in enumerate(self.stage.entries):
+                scope = _Scope("v", "k", path)
+                if len(self.stage.entries) == 1:
+                    self.emit(port, scope)
+                else:
+                    with self.block(f"{'if' if p == 0 else 'elif'} p == {p}:"):
+                        self.emit(port, scope)
+        self.step = -1
+        with self.block("except Exception as error:"):
+            self.line("raise fail(error, part, len(values) - 1 - it.__length_hint__()) from error")
+
+    def _timers(self, track: bool) -> None:
+        steps = [n for n, step in enumerate(self.stage.steps) if step.kind == "process" and step.options["timers"]]
+        if not steps:
+            return
+        self.line("it = iter(values)")
+        with self.block("if ticks(batch):"):
+            with self.block("try:"):
+                for n in reversed(steps):
+                    self._timers_of(n, self.stage.steps[n], track)
+            self.step = -1
+            with self.block("except Exception as error:"):
+                self.line("raise fail(error, part, -1) from error")
+
+    def _timers_of(self, n: int, step: Step, track: bool) -> None:
+        self.step = n
+        with self.block(f"for j, (k, name, at) in enumerate(due{n}(now)):"):
+            self.line(f"o = (-1, {-self.graph.steps.index(step)}, j)")
+            with self.block(f"for m, v in enumerate(fire{n}(k, name, at, o)):"):
+                self.emit(Port(step.id), _Scope("v", "k", ("*o", "m") if track else ()))
+                self._pause(Port(step.id), ("*o", "m"))
+            self._side(n, step, _Scope("v", "k", ("*o",) if track else ()))
+
+    def _continuations(self, track: bool) -> None:
+        done: set[Port] = set()
+        while self.wanted:
+            port = self.wanted.pop(0)
+            if port in done:
+                continue
+            done.add(port)
+            self.step, self.blocks = -1, 0
+            with self.block(f"def {self._function(port)}(v, k{', o' if track else ''}):"):
+                self._consume(port, _Scope("v", "k", ("*o",) if track else ()))
+                self.line("return")
+
+    # -- exits ---------------------------------------------------------------------------------------------------
+
+    def _exits(self) -> list[tuple[str, bool, bool]]:
+        """Per exit and tap: its kind, whether it carries keys, whether it carries ports and origins."""
+        exits = [("edge" if exit.edge else SINK, exit.keyed, exit.edge is not None) for exit in self.stage.exits]
+        return exits + [("tap", False, False) for _ in self.taps]
+
+    def _columns(self, exit: tuple[str, bool, bool]) -> str:
+        return "v" + ("k" if exit[1] else "") + ("po" if exit[2] else "")
+
+    def _fragments(self, last: str, upto: str, *, copy: bool) -> str:
+        parts = []
+        for x, exit in enumerate(self._exits()):
+            columns = self._columns(exit)
+            cells = [f"x{letter}{x}{'[:]' if copy else ''}" if letter in columns else "None" for letter in "vkpo"]
+            parts.append(f"Fragment(batch, {cells[0]}, {last}, {cells[1]}, {cells[2]}, {cells[3]}, {upto})")
+        return f"({', '.join(parts)}{',' if parts else ''})"
+
+    def _leave(self, x: int, port: Port, scope: _Scope, port_number: int) -> None:
+        columns = self._columns(self._exits()[x])
+        key = scope.key if self._keyed(port) else "None"
+        cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
+        self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
+
+    def _pause(self, port: Port, path: Sequence[str]) -> None:
+        exits = self._reached(port)
+        if exits:
+            full = " or ".join(f"len(xv{x}) >= {FRAGMENT_ROWS_MAX}" for x in sorted(exits))
+            upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
+            with self.block(f"if {full}:"):
+                self.line(f"yield flush({upto})")
+
+    # -- the graph, as this stage sees it ----------------------------------------------------------------------------
+
+    def _keyed(self, port: Port) -> bool:
+        return self.graph.step(port.step).keyed
+
+    def _inside(self, port: Port) -> list[Step]:
+        here = {step.id for step in self.stage.steps}
+        return [step for step in self.graph.consumers(port) if step.id in here]
+
+    def _outside(self, port: Port) -> list[tuple[int, int]]:
+        """Exits a port leaves by: (exit, port number in the target stage)."""
+        found = []
+        for x, exit in enumerate(self.stage.exits):
+            if exit.edge is None:
+                sink = self.graph.step(f"{SINK}:{exit.name}")
+                found += [(x, 0)] * (sink.inputs[0] == port)
+            elif port in exit.edge.entries:
+                found.append((x, exit.edge.entries.index(port)))
+        return found
+
+    def _reached(self, port: Port) -> set[int]:
+        found = {x for x, _ in self._outside(port)}
+        found |= {len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port}
+        for step in self._inside(port):
+            for index in range(step.ports):
+                found |= self._reached(Port(step.id, index))
+        return found
+
+    def _expands(self, port: Port) -> bool:
+        return any(
+            step.traits.expands or any(self._expands(Port(step.id, index)) for index in range(step.ports))
+            for step in self._inside(port)
+        )
+
+    def _handled(self, step: Step) -> bool:
+        return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
+
+    def _is_function(self, port: Port) -> bool:
+        step = self.graph.step(port.step)
+        shared = step.kind == "merge" or (step.kind == "process" and (step.options["timers"] or port.out > 0))
+        return (shared or self.blocks >= BLOCKS_MAX or self.depth > 70) and step in self.stage.steps
+
+    def _function(self, port: Port) -> str:
+        index = next(n for n, step in enumerate(self.stage.steps) if step.id == port.step)
+        return f"go{index}_{port.out}"
+
+    # -- rows ------------------------------------------------------------------------------------------------------
+
+    def emit(self, port: Port, scope: _Scope) -> None:
+        """Writes what happens to a row of a port."""
+        if not self._is_function(port):
+            self._consume(port, scope)
+            return
+        if not self._reached(port) and not self._inside(port):
+            self.line("pass")
+            return
+        self.wanted.append(port)
+        key = scope.key if self._keyed(port) else "None"
+        origin = f", {scope.origin()}" if scope.path else ""
+        call = f"{self._function(port)}({scope.value}, {key}{origin})"
+        self.line(f"yield from {call}" if self._expands(port) else call)
+
+    def _consume(self, port: Port, scope: _Scope) -> None:
+        step_before = self.step
+        inside, outside = self._inside(port), self._outside(port)
+        split = len(inside) + len(outside) > 1
+        branches: list[tuple[Step | int, int]] = [*outside]
+        branches += [(step, 0) for step in inside]
+        wrote = False
+        for t, tap in enumerate(self.taps):
+            if tap == port:
+                self.line(f"add_xv{len(self.stage.exits) + t}({scope.value})")
+                wrote = True
+        for c, (target, number) in enumerate(sorted(branches, key=lambda branch: self._order(port, branch))):
+            path = (*scope.path, str(c)) if split and scope.path else scope.path
+            inner = _Scope(scope.value, scope.key, path)
+            if isinstance(target, int):
+                self._leave(target, port, inner, number)
+            else:
+                self.step = self.stage.steps.index(target)
+                _STEPS[target.kind](self, self.step, target, inner)
+                self.step = step_before
+            wrote = True
+        if not wrote:
+            self.line("pass")
+
+    def _order(self, port: Port, branch: tuple[Step | int, int]) -> int:
+        """Branches of a split run in the order in which their steps were defined, whatever stage these are in."""
+        target, _ = branch
+        consumers = self.graph.consumers(port)
+        if isinstance(target, Step):
+            return consumers.index(target)
+        exit = self.stage.exits[target]
+        if exit.edge is None:
+            return next(at for at, step in enumerate(consumers) if step.id == f"{SINK}:{exit.name}")
+        here = {step.id for step in self.stage.steps}
+        return next(at for at, step in enumerate(consumers) if step.id not in here and step.kind != SINK)
+
+    def _call(self, n: int, step: Step, scope: _Scope, function: str = "f") -> str:
+        if not step.options.get("context"):
+            return f"{function}{n}({scope.value})"
+        if self._keyed(step.inputs[0]):
+            self.line(f"c{n}.key = {scope.key}")
+        self.line(f"c{n}.origin = {scope.origin()}")
+        return f"{function}{n}(c{n}, {scope.value})"
+
+    @contextmanager
+    def _guarded(self, n: int, step: Step, assignment: str) -> Iterator[None]:
+        """Writes a call and what follows it; under a policy other than stop, an error leaves the row out."""
+        if not self._handled(step):
+            self.line(assignment)
+            yield
+            return
+        with self.block("try:"):
+            self.line(assignment)
+        with self.block("except Exception as error:"):
+            self.line(f"lost({n}, error, part, len(values) - 1 - it.__length_hint__())")
+        with self.block("else:"):
+            yield
+
+    # -- steps -----------------------------------------------------------------------------------------------------
+
+    def _map(self, n: int, step: Step, scope: _Scope) -> None:
+        with self._guarded(n, step, f"v{n} = {self._call(n, step, scope)}"):
+            self.emit(Port(step.id), _Scope(f"v{n}", scope.key, scope.path))
+
+    def _filter(self, n: int, step: Step, scope: _Scope) -> None:
+        if self._handled(step):
+            with self._guarded(n, step, f"b{n} = {self._call(n, step, scope)}"), self.block(f"if b{n}:"):
+                self.emit(Port(step.id), scope)
+        else:
+            with self.block(f"if {self._call(n, step, scope)}:"):
+                self.emit(Port(step.id), scope)
+
+    def _inspect(self, n: int, step: Step, scope: _Scope) -> None:
+        with self._guarded(n, step, self._call(n, step, scope)):
+            self.emit(Port(step.id), scope)
+
+    def _flat_map(self, n: int, step: Step, scope: _Scope) -> None:
+        call = self._call(n, step, scope)
+        if self._handled(step):
+            call = f"all{n}({call})"
+        with self._guarded(n, step, f"r{n} = {call}"):
+            self._each(n, step, scope, owned=True)
+
+    def _each(self, n: int, step: Step, scope: _Scope, *, owned: bool) -> None:
+        """Writes the loop over what a step gave for one record."""
+        path = (*scope.path, f"j{n}") if scope.path else ()
+        head = f"for j{n}, v{n} in enumerate(r{n}):" if scope.path else f"for v{n} in r{n}:"
+        with self.block(head):
+            if not owned:
+                self._own(f"v{n}")
+            self.emit(Port(step.id), _Scope(f"v{n}", scope.key, path))
+            self._pause(Port(step.id), path)
+
+    def _own(self, name: str) -> None:
+        with self.block(f"if {name}.__class__ not in FROZEN:"):
+            self.line(f"{name} = own({name})")
+
+    def _key_by(self, n: int, step: Step, scope: _Scope) -> None:
+        with self._guarded(n, step, f"k{n} = {self._call(n, step, scope)}"):
+            if self._handled(step):
+                with self._guarded(n, step, f"q{n}.check(k{n})"):
+                    self.emit(Port(step.id), _Scope(scope.value, f"k{n}", scope.path))
+                return
+            with self.block(f"if k{n}.__class__ is not q{n}.kind:"):
+                self.line(f"q{n}.check(k{n})")
+            self.emit(Port(step.id), _Scope(scope.value, f"k{n}", scope.path))
+
+    def _merge(self, n: int, step: Step, scope: _Scope) -> None:
+        self.emit(Port(step.id), scope)
+
+    def _branch(self, n: int, step: Step, scope: _Scope) -> None:
+        choice = " else ".join(f"{j} if f{n}_{j}({scope.value})" for j in range(step.ports)) + f" else none{n}({scope.value})"
+        with self._guarded(n, step, f"b{n} = {choice}"):
+            self._by_port(n, step, scope)
+
+    def _split(self, n: int, step: Step, scope: _Scope) -> None:
+        with self._guarded(n, step, f"b{n} = route{n}({self._call(n, step, scope)})"):
+            self._by_port(n, step, scope)
+
+    def _by_port(self, n: int, step: Step, scope: _Scope) -> None:
+        for j in range(step.ports):
+            path = (*scope.path, str(j)) if scope.path else ()
+            with self.block(f"{'if' if j == 0 else 'elif'} b{n} == {j}:"):
+                self.emit(Port(step.id, j), _Scope(scope.value, scope.key, path))
+
+    def _count(self, n: int, step: Step, scope: _Scope) -> None:
+        key = scope.key
+        self.line(f"a{n} = get{n}({key})")
+        with self.block(f"if a{n} is None:"):
+            self.line(f"a{n} = miss{n}({key})")
+        self.line(f"hot{n}[{key}] = a{n} = a{n} + 1")
+        self.line(f"v{n} = ({key}, a{n})")
+        self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
+
+    def _reduce(self, n: int, step: Step, scope: _Scope) -> None:
+        key = scope.key
+        if self._handled(step):
+            with self._guarded(n, step, f"v{n} = attempt{n}({key}, {scope.value})"):
+                self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
+            return
+        self.line(f"a{n} = get{n}({key}, MISSING)")
+        with self.block(f"if a{n} is MISSING:"):
+            self.line(f"a{n} = miss{n}({key})")
+        if step.kind == "reduce":
+            self.line(f"r{n} = own({scope.value}) if a{n} is MISSING else f{n}(a{n}, {scope.value})")
+            self.line(f"hot{n}[{key}] = r{n}")
+        else:
+            self.line(f"r{n} = f{n}(a{n}, {scope.value})")
+            with self.block(f"if r{n} is None:"):
+                self.line(f"none{n}()")
+            self.line(f"hot{n}[{key}] = r{n}")
+            if step.options["result"] is not None:
+                self.line(f"r{n} = result{n}(r{n})")
+        self._own(f"r{n}")
+        self.line(f"v{n} = ({key}, r{n})")
+        self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
+
+    def _dedup(self, n: int, step: Step, scope: _Scope) -> None:
+        call = f"first{n}({self._call(n, step, scope)}, now)"
+        if self._handled(step):
+            with self._guarded(n, step, f"b{n} = {call}"), self.block(f"if b{n}:"):
+                self.emit(Port(step.id), scope)
+            return
+        with self.block(f"if {call}:"):
+            self.emit(Port(step.id), scope)
+
+    def _process(self, n: int, step: Step, scope: _Scope) -> None:
+        key, origin = scope.key, scope.origin()
+        if self._handled(step):
+            with self._guarded(n, step, f"r{n} = attempt{n}({key}, {scope.value}, {origin})"):
+                self._each(n, step, scope, owned=True)
+                self._side(n, step, scope)
+            return
+        if step.options["state"].kind == "value" and step.options["state"].ttl_ms is None:
+            self.line(f"s{n} = get{n}({key}, MISSING)")
+            with self.block(f"if s{n} is MISSING:"):
+                self.line(f"s{n} = miss{n}({key})")
+        else:
+            self.line(f"s{n} = view{n}({key}, now)")
+        self.line(f"c{n}.key = {key}; c{n}.origin = {origin}; c{n}.state = s{n}")
+        self.line(f"r{n} = f{n}(c{n}, {scope.value})")
+        with self.block(f"if r{n} is not None:"):
+            self._each(n, step, scope, owned=False)
+        with self.block(f"if c{n}.state is not s{n}:"):
+            self.line(f"put{n}({key}, c{n}.state)")
+        self._side(n, step, scope)
+
+    def _side(self, n: int, step: Step, scope: _Scope) -> None:
+        if step.ports == 1:
+            return
+        with self.block(f"for j{n}, (b{n}, v{n}) in enumerate(side{n}()):"):
+            self._own(f"v{n}")
+            for index in range(1, step.ports):
+                path = (*scope.path, "END", f"j{n}") if scope.path else ()
+                with self.block(f"{'if' if index == 1 else 'elif'} b{n} == {index}:"):
+                    self.emit(Port(step.id, index), _Scope(f"v{n}", scope.key, path))
+                    self._pause(Port(step.id, index), path)
+
+
+_HELPERS = {
+    "flat_map": ("all",),
+    "key_by": ("q",),
+    "branch": ("none",),
+    "split": ("route",),
+    "count": ("t", "miss"),
+    "reduce": ("t", "miss", "attempt"),
+    "aggregate": ("t", "miss", "attempt", "result", "none"),
+    "dedup": ("first",),
+    "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
+}
+
+_STEPS = {
+    "map": _Writer._map,
+    "filter": _Writer._filter,
+    "inspect": _Writer._inspect,
+    "flat_map": _Writer._flat_map,
+    "key_by": _Writer._key_by,
+    "merge": _Writer._merge,
+    "branch": _Writer._branch,
+    "split": _Writer._split,
+    "count": _Writer._count,
+    "reduce": _Writer._reduce,
+    "aggregate": _Writer._reduce,
+    "dedup": _Writer._dedup,
+    "process": _Writer._process,
+}

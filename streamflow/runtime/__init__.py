@@ -1,0 +1,1 @@
+"""The runtime: channels, intake, epochs, outboxes, the engine of a shard and what restarts it."""

@@ -1,0 +1,412 @@
+"""The engine: one running shard, from its checkpoint to its stop or its death."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from streamflow.batch import Taken
+from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms, sleep
+from streamflow.connect.contracts import SinkContext, SourceContext
+from streamflow.errors import StreamflowError, Unavailable
+from streamflow.graph import SINK, SOURCE, Port
+from streamflow.instrument import Instrument
+from streamflow.operators.bind import BoundStage
+from streamflow.operators.fused import Transform, compile_loop
+from streamflow.operators.map_batch import MapBatch
+from streamflow.operators.operator import Outlet, Sync
+from streamflow.operators.plain import plain_loop
+from streamflow.operators.routing import Inlet, Merge
+from streamflow.plan import Plan, Stage
+from streamflow.runtime.channel import Channel
+from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
+from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
+from streamflow.runtime.pacing import Pacer
+from streamflow.runtime.pump import Pump, World
+from streamflow.runtime.settings import Settings
+from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
+
+IDLE_NOTE_SECONDS: Final = 0.2
+"""Progress that no commit has stored is stored this long after the last publish."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What an engine runs, and on what.
+
+    Args:
+        plan: The flow.
+        store: Its state, unopened.
+        settings: Limits and paces.
+        clock: The time.
+        instrument: Whom to tell.
+        skipped: Called with step name and error for each record that a policy leaves out.
+        drop: Names whose stored state may go.
+        renamed: Old names and what they are called now.
+        accept_missing: Open even if the epoch witness is missing.
+    """
+
+    plan: Plan
+    store: Store
+    settings: Settings = field(default_factory=Settings)
+    clock: Clock = field(default_factory=SystemClock)
+    instrument: Instrument = field(default_factory=Instrument)
+    skipped: Callable[[str, Exception], None] = lambda step, error: None
+    drop: frozenset[str] = frozenset()
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    accept_missing: bool = False
+
+    def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
+        """What the store holds the flow against."""
+        from streamflow.codecs import fingerprint, type_name
+
+        graph = self.plan.graph
+        tables: dict[str, TableShape] = {}
+        for stage in bound:
+            for step in stage.stage.steps:
+                if step.traits.stateful:
+                    spec, key = step.options["state"], step.options["key_type"]
+                    key_name = "" if key is None else type_name(key)
+                    tables[step.name] = TableShape(spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None)
+            for timers in stage.timers.values():
+                tables[timers.table.name] = TableShape("timers", "int")
+        return Manifest(
+            graph.flow,
+            graph.fingerprint(),
+            tables,
+            [PUSHED, *(step.name for step in graph.of_kind(SOURCE))],
+            [step.name for step in graph.of_kind(SINK)],
+            self.drop,
+            self.renamed,
+            self.accept_missing,
+        )
+
+
+class Engine:
+    """A shard: intake, operators, committer, publishers, on one event loop.
+
+    GUARANTEE: `run` returns after a clean stop with everything taken committed, or raises what ended the shard; in
+    both cases the store is as the last COMMIT left it.
+
+    Args:
+        job: What to run.
+        pushes: Records pushed before a restart and not committed since.
+    """
+
+    def __init__(self, job: Job, pushes: Sequence[Pushed] = ()) -> None:
+        self.job = job
+        self.ready = asyncio.Event()
+        self.bound = [BoundStage(job.plan.graph, stage, self._report) for stage in job.plan.stages]
+        self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
+        self.checkpoint: Checkpoint | None = None
+        self.commits = 0
+        self._pushes = list(pushes)
+        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._acks: list[tuple[int, Mapping[str, Taken]]] = []
+        self._stop_requested = False
+        self._note_call: Cancellable | None = None
+        self._drained = asyncio.Event()
+        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
+        self._built = False
+        self._taps: dict[Port, Tap] = {}
+        self._operators: list[Sync] = []
+
+    # -- life ----------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Opens the store, goes on from its checkpoint, and runs until it is stopped or fails."""
+        job = self.job
+        try:
+            self.checkpoint = await job.store.open(job.manifest(self.bound))
+            await job.store.load(self._install)
+            self._build(self.checkpoint)
+            await self._supervise()
+        finally:
+            await self._close()
+
+    def stop(self) -> None:
+        """Takes no more records; what is taken is committed and published, then `run` returns."""
+        self._stop_requested = True
+        if self._built:
+            self.intake.stop()
+
+    def crash(self) -> None:
+        """Dies as the process would: nothing is drained, committed or closed (for tests)."""
+        self.job.store.abandon()
+        for task in self._tasks:
+            task.cancel()
+
+    def progress(self) -> object:
+        """Changes whenever the shard gets on; equal readings mean that nothing moved in between."""
+        if not self._built:
+            return self.checkpoint is None
+        channels = tuple(channel.statistics().fragments for channel in self.channels)
+        outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
+        sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
+        return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    def push(self, pushed: Pushed) -> None:
+        """Hands a record in from inside the process."""
+        self.intake.push([pushed])
+
+    def waiting_pushes(self) -> list[Pushed]:
+        """Pushed records that are not committed."""
+        return self.intake.waiting_pushes() if self._built else self._pushes
+
+    # -- building ------------------------------------------------------------------------------------------------------
+
+    def _install(self, table: str, entries: Sequence[Entry]) -> None:
+        checkpoint = self.checkpoint
+        assert checkpoint is not None
+        if table in self.tables:
+            migrate = None
+            if table in checkpoint.retyped:
+                migrate = self.job.plan.graph.step(f"step:{table}").options["state"].migrate
+            self.tables[table].install(entries, migrate)
+
+    def _build(self, checkpoint: Checkpoint) -> None:
+        job, graph, settings = self.job, self.job.plan.graph, self.job.settings
+        for stage in self.bound:
+            timer_tables = {timers.table.name for timers in stage.timers.values()}
+            for name, table in stage.tables.items():
+                if name not in timer_tables:
+                    table.installed()
+            for timers in stage.timers.values():
+                timers.installed()
+        self.world = World(job.clock, settings, job.instrument, job.skipped, self._pin)
+        self.outboxes = {
+            step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
+            for step in graph.of_kind(SINK)
+        }
+        self.stagings = {
+            step.name: Staging(
+                step,
+                new_sink(step),
+                self.outboxes[step.name].next_seq,
+                checkpoint.epoch + 1,
+                world=self.world,
+                spill=self._spill,
+            )
+            for step in graph.of_kind(SINK)
+        }
+        self.pacer = Pacer(settings, job.clock, self._full)
+        self.channels = [Channel(settings.channel_fragments, checkpoint.number) for _ in job.plan.edges]
+        self.gate = Gate(len(self.bound))
+        self._build_intake(checkpoint)
+        parts = Parts(list(self.tables.values()), list(self.stagings.values()), self.outboxes, [])
+        self.committer = Committer(
+            job.store, self.gate, self.intake, self.pacer, parts, world=self.world, digest=checkpoint.digest
+        )
+        self.committer.last_epoch = checkpoint.epoch
+        self.committer.acknowledge = self._acknowledge
+        self._parts = parts
+        self._publishers = [
+            Publisher(
+                outbox,
+                self.stagings[name],
+                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation),
+                world=self.world,
+                note=self.committer.note,
+                told=self._published,
+            )
+            for name, outbox in self.outboxes.items()
+        ]
+        self._operators = [Sync(stage, lambda part: (), [], self) for stage in self.bound]
+        self._set_loops()
+        self._built = True
+
+    def _build_intake(self, checkpoint: Checkpoint) -> None:
+        job, graph = self.job, self.job.plan.graph
+        nothing = Taken()
+        pumps = []
+        for step in graph.of_kind(SOURCE):
+            taken = checkpoint.taken.get(step.name, nothing)
+            ctx = SourceContext(
+                graph.flow,
+                step.name,
+                0,
+                checkpoint.incarnation,
+                checkpoint.generation,
+                frozenset(taken.ids),
+                job.settings.message_bytes_max,
+            )
+            pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
+        pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
+        start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
+        self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
+        self.intake.stalled = self._stalled
+        self.intake.formed = job.instrument.number
+        self.intake.push(self._pushes)
+        for stage in self.bound:
+            self.intake.wake_at(stage.stage.index, stage.next_due_ms())
+
+    def _set_loops(self) -> None:
+        """Compiles every stage's loop with the taps there are now."""
+        for operator in self._operators:
+            taps = [port for port in self._taps if self.job.plan.stage_of(port.step) == operator.bound.stage.index]
+            outlets = [*self._exits(operator.bound.stage), *(self._taps[port] for port in taps)]
+            operator.replace(self._loop(operator.bound, taps), outlets)
+        self._parts.taps[:] = self._taps.values()
+
+    def _loop(self, bound: BoundStage, taps: Sequence[Port]) -> Transform:
+        if bound.stage.boundary:
+            return MapBatch(bound, len(taps)).run
+        return plain_loop(bound, taps) if self.job.settings.plain else compile_loop(bound, taps)
+
+    def _exits(self, stage: Stage) -> list[Outlet]:
+        edges = self.job.plan.edges
+        return [
+            self.stagings[exit.name] if exit.edge is None else self.channels[edges.index(exit.edge)]
+            for exit in stage.exits
+        ]
+
+    def tap(self, port: Port, deliver: Callable[[list[Any]], None]) -> None:
+        """Delivers a port's rows of every epoch that begins after this, once it is committed.
+
+        Must be called from the event loop, between two numbers of the stage, so before `run` or from a task.
+        """
+        self._taps[port] = Tap(deliver)
+        if self._built:
+            self._set_loops()
+
+    # -- running -------------------------------------------------------------------------------------------------------
+
+    async def _supervise(self) -> None:
+        """Runs all tasks until intake is done; a task that fails ends them all."""
+        plan = self.job.plan
+        for pump in self.intake.pumps:
+            self._spawn(pump.run(), f"source {pump.name}", may_end=True)
+        for operator in self._operators:
+            inlets: list[Inlet] = [
+                self.channels[at] for at, edge in enumerate(plan.edges) if edge.target == operator.bound.stage.index
+            ]
+            inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
+            self._spawn(operator.run(inlet), f"stage {operator.bound.stage.index}")
+        self._spawn(self.committer.run(), "committer")
+        for publisher in self._publishers:
+            self._spawn(publisher.run(), f"sink {publisher.outbox.sink}")
+        if self._stop_requested:
+            self.intake.stop()
+        checkpoint = self.checkpoint
+        assert checkpoint is not None
+        self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
+        self.ready.set()
+        await self._watch(self._spawn(self._until_drained(), "intake", may_end=True))
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str, *, may_end: bool = False) -> asyncio.Task[None]:
+        task = asyncio.create_task(work, name=f"{self.job.plan.graph.flow}: {name}")
+        self._tasks[task] = name if may_end else f"{name} (endless)"
+        task.add_done_callback(self._ended.put_nowait)
+        return task
+
+    async def _watch(self, main: asyncio.Task[None]) -> None:
+        while True:
+            task = await self._ended.get()
+            name = self._tasks.pop(task)
+            if not task.cancelled() and (error := task.exception()) is not None:
+                raise error
+            if task is main:
+                return
+            assert not name.endswith("(endless)"), f"{name} ended"
+
+    async def _until_drained(self) -> None:
+        """Intake's end, then everything that must still leave."""
+        await self.intake.run()
+        limit = duration_ms(self.job.settings.stop_timeout) / 1000
+        drained = asyncio.ensure_future(self._drained.wait()) if not self._is_drained() else None
+        if drained is not None:
+            timeout = asyncio.ensure_future(sleep(self.job.clock, limit))
+            try:
+                await asyncio.wait((drained, timeout), return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for waiter in (drained, timeout):
+                    waiter.cancel()
+        await self.committer.note_if_behind()
+
+    def _is_drained(self) -> bool:
+        return all(publisher.recovered and not publisher.outbox.chunks for publisher in self._publishers)
+
+    async def _close(self) -> None:
+        """Ends all tasks, then closes sources and store; sinks are closed by their publishers."""
+        if self._note_call is not None:
+            self._note_call.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        if self._built:
+            for pump in self.intake.pumps:
+                await pump.close()
+        await self.job.store.close()
+
+    # -- what the parts tell each other --------------------------------------------------------------------------------
+
+    def arrive(self, epoch: int, stage: int) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.gate.arrive(epoch, stage)
+
+    def wake_at(self, stage: int, now_ms: int | None) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.intake.wake_at(stage, now_ms)
+
+    def breathe(self) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.committer.breathe()
+
+    def _report(self, step: str, place: str, error: Exception) -> None:
+        self.job.instrument.skipped(step, place, error)
+
+    def _wake(self) -> None:
+        self.intake.wake()
+
+    async def _pin(self, source: str, starts: Any) -> None:
+        await self.committer.pin(source, starts)
+
+    async def _spill(self, chunks: Any) -> None:
+        await self.committer.spill(chunks)
+
+    def _full(self) -> bool:
+        """Whether the epoch in the making is large enough to end it now."""
+        return any(staging.size_bytes >= self.job.settings.epoch_bytes_max for staging in self.stagings.values())
+
+    def _stalled(self) -> str:
+        limit = self.job.settings.outbox_bytes_max
+        full = [name for name, outbox in self.outboxes.items() if outbox.size_bytes >= limit]
+        return f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published" if full else ""
+
+    def _published(self) -> None:
+        if self._is_drained():
+            self._drained.set()
+        if self._acks and all(publisher.recovered for publisher in self._publishers):
+            waiting, self._acks = self._acks, []
+            for epoch, taken in waiting:
+                self._acknowledge(epoch, taken)
+        if self._note_call is not None:
+            self._note_call.cancel()
+        self._note_call = self.job.clock.call_later(IDLE_NOTE_SECONDS, self._note_when_idle)
+        self.intake.wake()
+
+    def _note_when_idle(self) -> None:
+        if self.pacer.idle and self._tasks:
+            self._spawn(self.committer.note_if_behind(), "progress", may_end=True)
+
+    def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
+        """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
+        self.commits += 1
+        if not all(publisher.recovered for publisher in self._publishers):
+            self._acks.append((epoch, taken))
+            return
+        for pump in self.intake.pumps:
+            if pump.name in taken:
+                self._spawn(self._acknowledge_one(pump, epoch, taken[pump.name]), "acknowledge", may_end=True)
+
+    async def _acknowledge_one(self, pump: Pump, epoch: int, taken: Taken) -> None:
+        try:
+            await pump.committed(epoch, taken)
+        except (StreamflowError, OSError) as error:
+            if isinstance(error, Unavailable) or isinstance(error, OSError):
+                return  # the source reports its lost connection itself; what was not acknowledged comes again
+            raise

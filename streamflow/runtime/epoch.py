@@ -1,0 +1,235 @@
+"""The commit protocol: gather an epoch, commit it, and only then let anything leave.
+
+The order is the whole secret (I1): seal, encode, ONE transaction with positions, state and outputs, then outboxes,
+acknowledgements and whoever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
+from streamflow.keys import stable_hash
+from streamflow.runtime.intake import Cut, Intake
+from streamflow.runtime.outbox import Outbox, Staging
+from streamflow.runtime.pacing import Pacer
+from streamflow.runtime.pump import World
+from streamflow.state.keyed import Table
+from streamflow.state.store import Delta, Epoch, Store
+
+SLICE_ENTRIES: Final = 250
+"""Entries encoded before the loop is looked at again."""
+SLICE_SECONDS: Final = 0.002
+BREATH_SECONDS: Final = 0.001
+"""How often the loop gives the interpreter away while the store's thread works."""
+
+
+class Gate:
+    """Waits until every stage has passed a barrier."""
+
+    def __init__(self, stages: int) -> None:
+        self._stages = stages
+        self._arrived: dict[int, set[int]] = {}
+        self._ready = asyncio.Event()
+        self._epoch = 0
+
+    def arrive(self, epoch: int, stage: int) -> None:
+        """Everything of the epoch has passed a stage."""
+        stages = self._arrived.setdefault(epoch, set())
+        assert stage not in stages, f"stage {stage} arrived twice at {epoch}"
+        stages.add(stage)
+        if len(stages) == self._stages:
+            del self._arrived[epoch]
+            self._epoch = epoch
+            self._ready.set()
+
+    @property
+    def ready(self) -> bool:
+        return self._ready.is_set()
+
+    async def wait(self) -> int:
+        """Waits for the next epoch that is complete."""
+        await self._ready.wait()
+        self._ready.clear()
+        return self._epoch
+
+
+class Tap:
+    """The end of a path for listeners inside the process: rows become visible when their epoch is committed."""
+
+    def __init__(self, deliver: Callable[[list[Any]], None]) -> None:
+        self._deliver = deliver
+        self._rows: list[Any] = []
+        self._sealed: dict[int, list[Any]] = {}
+
+    async def put(self, part: Fragment) -> None:
+        self._rows += part.values
+        if part.last and part.batch.barrier is not None:
+            self._sealed[part.batch.barrier] = self._rows
+            self._rows = []
+
+    def committed(self, epoch: int) -> None:
+        rows = self._sealed.pop(epoch, [])
+        if rows:
+            self._deliver(rows)
+
+
+@dataclass(slots=True)
+class Parts:
+    """What an epoch is gathered from; lists may grow while the shard runs."""
+
+    tables: Sequence[Table[Any]]
+    stagings: Sequence[Staging]
+    outboxes: Mapping[str, Outbox]
+    taps: list[Tap]
+
+
+class Committer:
+    """Commits epochs one after the other.
+
+    GUARANTEE: nothing reaches an outbox, a tap, a source or a waiting push before the COMMIT that contains it (I1).
+
+    Args:
+        store: Where epochs go.
+        gate: Says which epoch is complete.
+        intake: Knows what each epoch took.
+        pacer: Is told what a commit cost.
+        parts: What an epoch is made of.
+        acknowledge: Tells the sources, in the background.
+    """
+
+    def __init__(
+        self, store: Store, gate: Gate, intake: Intake, pacer: Pacer, parts: Parts, *, world: World, digest: bytes
+    ) -> None:
+        self.acknowledge: Callable[[int, Mapping[str, Taken]], None] = lambda epoch, taken: None
+        self.last_epoch = 0
+        self._store = store
+        self._gate = gate
+        self._intake = intake
+        self._pacer = pacer
+        self._parts = parts
+        self._world = world
+        self._digest = digest
+        self._stored: dict[str, Progress] = {
+            name: outbox.progress for name, outbox in parts.outboxes.items() if outbox.progress is not None
+        }
+        self._breathed = 0.0
+        self._store_jobs = 0
+
+    def breathe(self) -> None:
+        """Sleeps a moment while the store's thread has work.
+
+        A thread that waits for the interpreter while the loop is saturated can wait for seconds (cpython #90204).
+        """
+        if self._store_jobs:
+            now = time.perf_counter()
+            if now - self._breathed > BREATH_SECONDS:
+                time.sleep(50e-6)  # noqa: ASYNC251 - giving the interpreter away is the purpose
+                self._breathed = now
+
+    async def run(self) -> None:
+        """Commits until cancelled; folds in between."""
+        while True:
+            epoch = await self._gate.wait()
+            await self._commit(self._intake.cuts[epoch])
+            while not self._gate.ready and await self._on_thread(self._store.fold()):
+                pass
+
+    async def note(self, progress: Mapping[str, Progress]) -> None:
+        """Stores progress without an epoch."""
+        await self._on_thread(self._store.note({}, progress))
+        self._stored |= progress
+
+    async def pin(self, source: str, starts: Mapping[Partition, Position]) -> None:
+        """Stores where a source starts, before anything of it is taken."""
+        await self._on_thread(self._store.note({source: Taken(starts)}, {}))
+
+    async def spill(self, chunks: Sequence[Chunk]) -> None:
+        """Writes chunks of the epoch in the making ahead of its commit."""
+        await self._on_thread(self._store.spill(chunks))
+
+    async def note_if_behind(self) -> None:
+        """Stores the progress that no commit has stored yet, if there is any."""
+        behind = {
+            name: outbox.progress
+            for name, outbox in self._parts.outboxes.items()
+            if outbox.progress is not None and outbox.progress != self._stored.get(name)
+        }
+        if behind:
+            await self.note(behind)
+
+    async def _commit(self, cut: Cut) -> None:
+        began = self._world.clock.monotonic()
+        deltas = await self._encode()
+        chunks: list[Chunk] = []
+        spilled: list[Chunk] = []
+        for staging in self._parts.stagings:
+            own, ahead = staging.take(cut.epoch)
+            chunks += own
+            spilled += ahead
+        digest = stable_hash(
+            self._digest,
+            *(part for delta in deltas for part in (delta.table.encode(), delta.payload)),
+            *(part for staging in self._parts.stagings for part in staging.digest(cut.epoch)),
+        )
+        progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
+        taken = cut.taken()
+        epoch = Epoch(
+            epoch=cut.epoch,
+            number=cut.number,
+            now_ms=cut.now_ms,
+            taken=taken,
+            journal=cut.encoded_journal(),
+            pushed=cut.encoded_pushes(),
+            deltas=deltas,
+            chunks=chunks,
+            progress=progress,
+            digest=digest,
+            records=cut.records,
+            started=cut.started,
+        )
+        await self._on_thread(self._store.commit(epoch))
+        # -- the commit point: from here on the epoch is true ------------------------------------------------------
+        self._digest, self.last_epoch, self._stored = digest, cut.epoch, progress
+        del self._intake.cuts[cut.epoch]
+        for name, outbox in self._parts.outboxes.items():
+            outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])
+        for tap in self._parts.taps:
+            tap.committed(cut.epoch)
+        for push in cut.pushed:
+            if not push.done.done():
+                push.done.set_result(cut.epoch)
+        self._pacer.committed(self._world.clock.monotonic() - began)
+        size = sum(len(delta.payload) for delta in deltas) + sum(len(chunk.payload) for chunk in chunks)
+        self._world.instrument.committed(cut.epoch, cut.records, size, time.perf_counter() - cut.started)
+        self.acknowledge(cut.epoch, taken)
+        self._intake.wake()
+
+    async def _encode(self) -> list[Delta]:
+        """Encodes what the barrier sealed, in slices, giving way to the loop between them."""
+        deltas: list[Delta] = []
+        ends = time.perf_counter() + SLICE_SECONDS
+        for table in self._parts.tables:
+            slices: list[Delta] = []
+            while (part := table.encode(SLICE_ENTRIES)) is not None:
+                slices.append(part)
+                if time.perf_counter() > ends:
+                    await asyncio.sleep(0)
+                    ends = time.perf_counter() + SLICE_SECONDS
+            if slices:
+                # one blob per table, whatever the slices were: digests must not depend on them
+                payload = b"[" + b",".join(part.payload[1:-1] for part in slices) + b"]"
+                deltas.append(Delta(table.name, slices[0].groups, sum(part.count for part in slices), payload))
+        return deltas
+
+    async def _on_thread(self, work: Awaitable[Any]) -> Any:
+        """Waits for the store, with the interpreter handed over now and then, and not cut short by a cancellation."""
+        self._store_jobs += 1
+        try:
+            return await asyncio.shield(asyncio.ensure_future(work))
+        finally:
+            self._store_jobs -= 1

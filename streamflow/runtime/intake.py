@@ -1,0 +1,293 @@
+"""Intake: gives records their number; forms micro-batches of what is ready and decides where barriers go."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import msgspec
+
+from streamflow.batch import (
+    FRAGMENT_ROWS_MAX,
+    Fragment,
+    MicroBatch,
+    Partition,
+    Position,
+    SourceBatch,
+    SourceInput,
+    Taken,
+)
+from streamflow.clock import Cancellable, Clock
+from streamflow.runtime.channel import Channel
+from streamflow.runtime.pacing import Pacer
+from streamflow.runtime.pump import Pump
+
+PUSHED: Final = "@push"
+"""Name of the internal source by which records enter from inside the process."""
+
+_pack = msgspec.msgpack.Encoder().encode
+
+
+@dataclass(slots=True)
+class Pushed:
+    """A record handed in from inside the process.
+
+    Args:
+        source: The source whose stream it joins.
+        value: The record.
+        payload: The record encoded, for the store.
+        done: Resolves with the epoch that holds it, after its COMMIT.
+    """
+
+    source: str
+    value: Any
+    payload: bytes
+    done: asyncio.Future[int]
+
+
+@dataclass(slots=True)
+class Cut:
+    """What intake knows of an epoch: where it ends and what it took."""
+
+    epoch: int = 0
+    number: int = 0
+    now_ms: int = 0
+    started: float = 0.0
+    positions: dict[str, dict[Partition, Position]] = field(default_factory=dict)
+    ids: dict[str, list[str]] = field(default_factory=dict)
+    journal: list[Any] = field(default_factory=list)
+    pushed: list[Pushed] = field(default_factory=list)
+    records: int = 0
+    size_bytes: int = 0
+
+    def taken(self) -> dict[str, Taken]:
+        names = {*self.positions, *self.ids}
+        return {name: Taken(self.positions.get(name, {}), tuple(self.ids.get(name, ()))) for name in sorted(names)}
+
+    def encoded_journal(self) -> bytes:
+        """Per micro-batch: number, time, whether timers fired, and per input its partition, count and end."""
+        return _pack(self.journal)
+
+    def encoded_pushes(self) -> bytes:
+        return _pack([(push.source, push.payload) for push in self.pushed]) if self.pushed else b""
+
+
+class Intake:
+    """The one writer of the numbered log.
+
+    GUARANTEE: numbers have no gap and their time never goes back; a record enters exactly one number; what `Cut`
+    says was taken is what entered. It never waits to fill a micro-batch.
+    BOUND: 512 records a micro-batch.
+
+    Args:
+        pumps: The sources, in the order of the graph.
+        channel: Where the fragments go.
+        pacer: Decides when a barrier may go.
+        clock: The time of micro-batches.
+        start: The last committed number, epoch and time, and the next sequence number of pushed records per source.
+    """
+
+    def __init__(self, pumps: Sequence[Pump], channel: Channel, pacer: Pacer, clock: Clock, start: Start) -> None:
+        self.pumps = pumps
+        self.cuts: dict[int, Cut] = {}
+        self.stalled: Callable[[], str] = lambda: ""
+        self.formed: Callable[[int, int], None] = lambda number, records: None
+        self._channel = channel
+        self._pacer = pacer
+        self._clock = clock
+        self._number, self._epoch, self._now_ms = start.number, start.epoch, start.now_ms
+        self._push_seq = dict(start.pushed)
+        self._ports = {pump.name: port for port, pump in enumerate(pumps)}
+        self._pushes: deque[Pushed] = deque()
+        self._due: dict[int, int] = {}
+        self._cut = Cut()
+        self._dirty = False
+        self._fires = False
+        self._stopping = False
+        self._wakeup = asyncio.Event()
+        self._alarm: Cancellable | None = None
+        self._stall = ""
+
+    # -- what others tell it -----------------------------------------------------------------------------------------
+
+    def wake(self) -> None:
+        """Something changed: a record, the end of a commit or of a publish."""
+        self._wakeup.set()
+
+    def wake_at(self, stage: int, due_ms: int | None) -> None:
+        """A stage's earliest timer."""
+        if due_ms is None:
+            self._due.pop(stage, None)
+        elif self._due.get(stage) != due_ms:
+            self._due[stage] = due_ms
+            self._wakeup.set()
+
+    def push(self, pushes: Iterable[Pushed]) -> None:
+        self._pushes.extend(pushes)
+        self._wakeup.set()
+
+    def stop(self) -> None:
+        """Takes no more records; the last barrier follows."""
+        self._stopping = True
+        self._wakeup.set()
+
+    @property
+    def stall(self) -> str:
+        """Why no records are taken now; empty while they are."""
+        return self._stall
+
+    # -- the loop ------------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Forms numbers until it is stopped or every source has ended, and the last epoch's barrier is on its way."""
+        while True:
+            self._stall = self.stalled()
+            ended = all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes
+            closing = self._stopping or ended
+            rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
+            barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
+            barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
+            if rows or barrier or (self._timers_due() and not self._stall and not closing):
+                await self._channel.put(self._form(take=bool(rows)))
+            elif closing and not self._dirty and self._pacer.idle:
+                return
+            else:
+                await self._wait(barrier_at, closing=closing)
+
+    def _timers_due(self) -> bool:
+        if not self._due or min(self._due.values()) > max(self._clock.now_ms(), self._now_ms):
+            return False
+        # a due time at which timers were already told to fire is acted on only once the clock has moved on
+        return self._may_fire() and max(self._clock.now_ms(), self._now_ms) > self._acted_ms
+
+    _acted_ms = 0
+
+    def _may_fire(self) -> bool:
+        if not self._fires:
+            self._fires = all(pump.caught_up() for pump in self.pumps)
+        return self._fires
+
+    async def _wait(self, barrier_at: float | None, *, closing: bool) -> None:
+        """Waits for a wake-up, the next timer, or the time of the next barrier, whichever is first."""
+        waits = [] if barrier_at is None else [barrier_at - self._clock.monotonic()]
+        if self._due and self._fires and not self._stall and not closing:
+            due_ms = max(min(self._due.values()), self._acted_ms + 1)
+            waits.append((due_ms - self._clock.now_ms()) / 1000)
+        if waits:
+            self._alarm = self._clock.call_later(max(0.0, min(waits)), self._wakeup.set)
+        try:
+            await self._wakeup.wait()
+        finally:
+            self._wakeup.clear()
+            if self._alarm is not None:
+                self._alarm.cancel()
+                self._alarm = None
+
+    # -- forming -------------------------------------------------------------------------------------------------------
+
+    def _form(self, *, take: bool) -> Fragment:
+        """Makes the next number of what is ready now."""
+        self._number += 1
+        self._now_ms = max(self._clock.now_ms(), self._now_ms)
+        fires = self._may_fire()
+        if fires:
+            if self._due and min(self._due.values()) <= self._now_ms:
+                self._dirty = True
+                self._pacer.pending()
+            self._acted_ms = self._now_ms
+        values: list[Any] = []
+        ports: list[int] = []
+        inputs: list[SourceInput] = []
+        line: list[Any] = []
+        if take:
+            self._take_pushes(values, ports, inputs, line)
+            self._take_sources(values, ports, inputs, line)
+            self._dirty = True
+            self._pacer.pending()
+        self._cut.journal.append((self._number, self._now_ms, fires, line))
+        self.formed(self._number, len(values))
+        barrier = self._barrier()
+        batch = MicroBatch(self._number, self._now_ms, tuple(inputs), barrier, fires)
+        return Fragment(batch, values, True, None, ports if len(self.pumps) > 1 else None)
+
+    def _barrier(self) -> int | None:
+        closing = self._stopping or all(pump.ended and not pump.waiting for pump in self.pumps)
+        at = self._pacer.due_at(pending=self._dirty, closing=closing)
+        if at is None or at > self._clock.monotonic():
+            return None
+        self._epoch += 1
+        cut, self._cut = self._cut, Cut()
+        cut.epoch, cut.number, cut.now_ms, cut.started = self._epoch, self._number, self._now_ms, time.perf_counter()
+        self.cuts[self._epoch] = cut
+        self._dirty = False
+        self._pacer.barrier()
+        return self._epoch
+
+    def _take_sources(
+        self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]
+    ) -> None:
+        """Takes from every source in turn, beginning with another one each time, until the number is full."""
+        waiting = [pump for pump in self.pumps if pump.waiting]
+        if not waiting:
+            return
+        turn = self._number % len(waiting)
+        share = max(1, (FRAGMENT_ROWS_MAX - len(values)) // len(waiting))
+        for most in (share, FRAGMENT_ROWS_MAX):
+            for pump in waiting[turn:] + waiting[:turn]:
+                room = min(most, FRAGMENT_ROWS_MAX - len(values))
+                while room > 0 and (ready := pump.take(room)) is not None:
+                    self._account(pump.name, ready.records, ready.size_bytes, line)
+                    if ready.values:
+                        inputs.append(SourceInput(pump.name, len(values), ready.records))
+                        values += ready.values
+                        ports += [self._ports[pump.name]] * len(ready.values)
+                    room -= len(ready.records)
+
+    def _account(self, source: str, records: SourceBatch, size_bytes: int, line: list[Any]) -> None:
+        """Writes down what was taken: the positions or ids of the epoch, and the journal."""
+        cut = self._cut
+        cut.records += len(records)
+        cut.size_bytes += size_bytes
+        if records.positions is not None:
+            at = records.positions[-1]
+            before = cut.positions.setdefault(source, {}).get(records.partition)
+            assert before is None or before.at < at, f"position of {source} goes back from {before} to {at}"
+            cut.positions[source][records.partition] = Position(at, records.identity)
+            line.append((source, records.partition, len(records), at))
+        else:
+            assert records.ids is not None, "a batch has positions or ids"
+            cut.ids.setdefault(source, []).extend(records.ids)
+            line.append((source, records.partition, len(records), list(records.ids)))
+
+    def _take_pushes(
+        self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]
+    ) -> None:
+        for _ in range(min(len(self._pushes), FRAGMENT_ROWS_MAX // 2)):
+            push = self._pushes.popleft()
+            seq = self._push_seq.get(push.source, 0) + 1
+            self._push_seq[push.source] = seq
+            records = SourceBatch(push.source, [push.payload], [seq])
+            self._account(PUSHED, records, len(push.payload), line)
+            inputs.append(SourceInput(PUSHED, len(values), records))
+            values.append(push.value)
+            ports.append(self._ports[push.source])
+            self._cut.pushed.append(push)
+
+    def waiting_pushes(self) -> list[Pushed]:
+        """Pushes that no committed epoch holds; a restarted shard gets them again."""
+        cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
+        return [push for cut in [*cuts, self._cut] for push in cut.pushed] + list(self._pushes)
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Where a shard goes on: the last committed epoch, number and time, and pushed records per source."""
+
+    epoch: int
+    number: int
+    now_ms: int
+    pushed: dict[str, int]

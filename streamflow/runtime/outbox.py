@@ -1,0 +1,285 @@
+"""The way out: staging before the commit, outbox behind it, and the publisher that empties it.
+
+Staging encodes rows as they arrive and cuts them into numbered chunks. COMMIT makes an epoch's chunks true. Only
+then do they enter the outbox, from which the publisher takes runs of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Final
+
+from streamflow.batch import Chunk, Fragment, Progress, pack_frames
+from streamflow.clock import sleep
+from streamflow.connect.contracts import Sink, SinkContext
+from streamflow.errors import EncodeError, StepError, StreamflowError, Unavailable
+from streamflow.graph import OnError, Step
+from streamflow.runtime.pump import BACKOFF_SECONDS, World
+
+RUN_CHUNKS_MAX: Final = 64
+RUN_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Most that one call of ``publish`` gets."""
+
+
+class Outbox:
+    """A sink's chunks that are committed and not known to be published.
+
+    GUARANTEE: chunks leave in order, and only what the broker confirmed leaves for good.
+    BOUND: ``size_bytes`` over the limit stops intake; nothing else waits for it.
+    """
+
+    def __init__(self, sink: str, pending: Sequence[Chunk], progress: Progress | None) -> None:
+        self.sink = sink
+        self.chunks: deque[Chunk] = deque(pending)
+        self.progress = progress
+        self.size_bytes = sum(len(chunk.payload) for chunk in pending)
+        self.arrived = asyncio.Event()
+
+    @property
+    def next_seq(self) -> int:
+        """The sequence number that the sink's next new frame gets."""
+        if self.chunks:
+            return self.chunks[-1].first_seq + self.chunks[-1].count
+        return self.progress.next_seq if self.progress is not None else 1
+
+    def append(self, chunks: Sequence[Chunk]) -> None:
+        """Takes a committed epoch's chunks."""
+        for chunk in chunks:
+            assert not self.chunks or chunk.first_seq == self.next_seq, f"{self.sink}: hole before {chunk.first_seq}"
+            self.chunks.append(chunk)
+            self.size_bytes += len(chunk.payload)
+        if chunks:
+            self.arrived.set()
+
+    def run(self) -> list[Chunk]:
+        """The next chunks to publish together."""
+        found: list[Chunk] = []
+        size = 0
+        for chunk in self.chunks:
+            if found and (len(found) >= RUN_CHUNKS_MAX or size + len(chunk.payload) > RUN_BYTES_MAX):
+                break
+            found.append(chunk)
+            size += len(chunk.payload)
+        return found
+
+    def published(self, progress: Progress) -> None:
+        """Drops what the broker confirmed."""
+        assert self.progress is None or progress.next_seq >= self.progress.next_seq, f"{self.sink}: progress went back"
+        self.progress = progress
+        while self.chunks and self.chunks[0].first_seq + self.chunks[0].count <= progress.next_seq:
+            self.size_bytes -= len(self.chunks.popleft().payload)
+
+
+class Staging:
+    """The end of a path: encodes rows at once and cuts numbered chunks, up to the barrier.
+
+    GUARANTEE: a sink's sequence numbers have no gap; the bytes behind a number never change.
+
+    Args:
+        step: The sink's step.
+        encoder: The sink that encodes; replaced when the sink is opened again.
+        next_seq: Number of the next frame.
+        epoch: The epoch in the making.
+        spill: Writes chunks ahead of the commit.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        encoder: Sink,
+        next_seq: int,
+        epoch: int,
+        *,
+        world: World,
+        spill: Callable[[Sequence[Chunk]], Awaitable[None]],
+    ) -> None:
+        self.step = step
+        self.encoder = encoder
+        self._world = world
+        self._spill = spill
+        self._seq = next_seq
+        self._epoch = epoch
+        self._frames: list[bytes] = []
+        self._frames_bytes = 0
+        self._chunks: list[Chunk] = []
+        self._chunks_bytes = 0
+        self._spilled: list[Chunk] = []
+        self._sealed: dict[int, tuple[list[Chunk], list[Chunk]]] = {}
+        self._hash = blake2b(digest_size=16)
+        self._digests: dict[int, bytes] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes staged for the epoch in the making."""
+        return self._frames_bytes + self._chunks_bytes
+
+    async def put(self, part: Fragment) -> None:
+        """Takes a fragment; closes the epoch's chunks at a barrier."""
+        if part.values:
+            frames = self._encode(part)
+            self._frames += frames
+            self._frames_bytes += sum(map(len, frames))
+            if self._frames_bytes >= self._world.settings.chunk_bytes:
+                self._cut()
+                if self._chunks_bytes > self._world.settings.epoch_bytes_max:
+                    await self._spill(self._chunks)
+                    self._spilled += self._chunks
+                    self._chunks, self._chunks_bytes = [], 0
+        if part.last and part.batch.barrier is not None:
+            self._close(part.batch.barrier)
+
+    def take(self, epoch: int) -> tuple[list[Chunk], list[Chunk]]:
+        """The closed epoch's chunks: those to commit, and those that were written ahead."""
+        return self._sealed.pop(epoch)
+
+    def digest(self, epoch: int) -> tuple[bytes, bytes]:
+        """The sink's name and a digest of the frames of a closed epoch, however they were cut into chunks."""
+        return self.step.name.encode(), self._digests.pop(epoch)
+
+    def _cut(self) -> None:
+        if self._frames:
+            index = len(self._spilled) + len(self._chunks)
+            payload = pack_frames(self._frames)
+            self._hash.update(payload)
+            chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._frames), payload)
+            self._chunks.append(chunk)
+            self._chunks_bytes += len(payload)
+            self._seq += chunk.count
+            self._frames, self._frames_bytes = [], 0
+
+    def _close(self, epoch: int) -> None:
+        assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
+        self._cut()
+        self._sealed[epoch] = (self._chunks, self._spilled)
+        self._digests[epoch] = self._hash.digest()
+        self._hash = blake2b(digest_size=16)
+        self._chunks, self._spilled, self._chunks_bytes = [], [], 0
+        self._epoch += 1
+
+    def _encode(self, part: Fragment) -> Sequence[bytes]:
+        try:
+            frames = self.encoder.encode(part)
+        except Exception:
+            return self._encode_singly(part)
+        assert len(frames) == len(part.values), f"{self.step.name}: {len(part.values)} rows, {len(frames)} frames"
+        return frames
+
+    def _encode_singly(self, part: Fragment) -> list[bytes]:
+        """Finds the row that cannot be encoded."""
+        found: list[bytes] = []
+        for row, value in enumerate(part.values):
+            key = part.keys[row] if part.keys is not None else None
+            one = Fragment(part.batch, [value], False, None if part.keys is None else [key])
+            try:
+                found += self.encoder.encode(one)
+            except Exception as error:
+                refused = self._refused(value, key, part, error)
+                if self.step.options["on_error"] is not OnError.SKIP:
+                    raise refused from error
+                self._world.skipped(self.step.name, refused)
+        return found
+
+    def _refused(self, value: object, key: object, part: Fragment, error: Exception) -> StepError:
+        reason = error.message if isinstance(error, StreamflowError) else f"{type(error).__name__}: {error}"
+        about = f" for key {key!r:.60}" if key is not None else ""
+        return EncodeError(
+            f"sink {self.step.name!r} cannot encode {value!r:.80}{about} (number {part.batch.number}): {reason}",
+            step=self.step.name,
+            hint=(error.hint if isinstance(error, StreamflowError) else "")
+            or "Map it to what the sink's value= says, or leave such records out with .to(..., on_error=sf.skip).",
+        )
+
+
+class Publisher:
+    """Publishes a sink's outbox, and opens the sink again when it fails.
+
+    GUARANTEE: a failing sink stops nobody else; after each opening it is fenced and the broker's truth is read
+    before anything is published. A new sink's baseline is stored before its first publish.
+
+    Args:
+        outbox: What to publish.
+        staging: Gets each newly opened sink as its encoder, since only that knows the broker's limits.
+        ctx: Where the sink runs.
+        note: Stores progress without an epoch.
+        told: Called after each progress.
+    """
+
+    def __init__(
+        self,
+        outbox: Outbox,
+        staging: Staging,
+        ctx: SinkContext,
+        *,
+        world: World,
+        note: Callable[[Mapping[str, Progress]], Awaitable[None]],
+        told: Callable[[], None],
+    ) -> None:
+        self.outbox = outbox
+        self.recovered = False
+        self.error: Exception | None = None
+        self._staging = staging
+        self._ctx = ctx
+        self._world = world
+        self._note = note
+        self._told = told
+
+    async def run(self) -> None:
+        """Publishes until cancelled; raises what opening the sink again cannot mend."""
+        attempt = 0
+        wait = 0.0
+        while True:
+            sink = new_sink(self._staging.step)
+            try:
+                await self._recover(sink)
+                attempt = 0
+                await self._publish(sink)
+            except Unavailable as error:
+                self.error = error
+                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                attempt += 1
+                self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
+            finally:
+                await _quietly_close(sink)
+            await sleep(self._world.clock, wait)
+
+    async def _recover(self, sink: Sink) -> None:
+        outbox = self.outbox
+        await sink.open(self._ctx)
+        stored = outbox.progress
+        progress = await sink.recover(stored, tuple(outbox.chunks))
+        if stored is None:
+            # without a stored baseline a crash right after the first publish would count our own records as old ones
+            await self._note({outbox.sink: progress})
+        outbox.published(progress)
+        self._staging.encoder = sink
+        self.recovered, self.error = True, None
+        self._told()
+
+    async def _publish(self, sink: Sink) -> None:
+        outbox = self.outbox
+        while True:
+            while not outbox.chunks:
+                outbox.arrived.clear()
+                await outbox.arrived.wait()
+            assert outbox.progress is not None
+            progress = await sink.publish(outbox.run(), outbox.progress)
+            outbox.published(progress)
+            self._world.instrument.published(outbox.sink, progress.epoch, progress.next_seq)
+            self._told()
+
+
+def new_sink(step: Step) -> Sink:
+    """Makes an unopened sink of a sink step."""
+    sink: Sink = step.options["spec"].sink(step.options["sink_options"])
+    return sink
+
+
+async def _quietly_close(sink: Sink) -> None:
+    """Closes a sink that may be broken; what it says then changes nothing."""
+    try:
+        await sink.close()
+    except (StreamflowError, OSError):
+        return

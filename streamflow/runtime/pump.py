@@ -1,0 +1,284 @@
+"""Pump: reads one source ahead into a bounded buffer, decoded; reopens it when it fails."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from streamflow.batch import Partition, Position, SourceBatch, Taken
+from streamflow.clock import Clock, sleep
+from streamflow.codecs import Codec
+from streamflow.connect.contracts import Source, SourceContext
+from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
+from streamflow.graph import OnError, Step
+from streamflow.instrument import Instrument
+from streamflow.operators.context import Message
+from streamflow.runtime.settings import Settings
+
+BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+"""Waits between attempts to open a connector again; the last one repeats."""
+
+
+@dataclass(slots=True)
+class Ready:
+    """Records that were read and not taken: with their values, or with none where decoding failed and policy skips."""
+
+    records: SourceBatch
+    values: list[Any]
+    size_bytes: int
+
+
+class Pump:
+    """Keeps one source open and its buffer filled.
+
+    GUARANTEE: what `take` gives is each record after the resume position once, in order per partition. After a
+    failure the source is opened at the last position taken.
+    BOUND: ``intake_records_max`` records and ``intake_bytes_max`` bytes, passed by one batch at the most.
+
+    Args:
+        step: The source's step in the graph.
+        ctx: Where it runs.
+        resume: Positions in the checkpoint.
+        wake: Called when there is something to take, or the source ended.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        ctx: SourceContext,
+        resume: Mapping[Partition, Position],
+        wake: Callable[[], None],
+        *,
+        world: World,
+    ) -> None:
+        self.step = step
+        self.ended = False
+        self.opened = False
+        self.source: Source | None = None
+        self._ctx = ctx
+        self._taken = dict(resume)
+        self._wake = wake
+        self._world = world
+        self._buffer: deque[Ready] = deque()
+        self._records = self._bytes = 0
+        self._room = asyncio.Event()
+        self._goal: Mapping[Partition, Position | None] | None = None
+        self._uses_ids = False
+
+    @property
+    def name(self) -> str:
+        return self.step.name
+
+    @property
+    def waiting(self) -> bool:
+        """Whether there is something to take."""
+        return bool(self._buffer)
+
+    @property
+    def buffered(self) -> int:
+        """Records read and not taken."""
+        return self._records
+
+    def caught_up(self) -> bool:
+        """Whether everything that the source held when it was opened has been taken."""
+        if self.ended:
+            return not self._buffer
+        if self._goal is None:
+            return False
+        return all(
+            goal is None or (partition in self._taken and self._taken[partition].at >= goal.at)
+            for partition, goal in self._goal.items()
+        )
+
+    async def behind(self) -> bool:
+        """Whether the source holds records that have not been taken."""
+        if self.source is None or self._buffer:
+            return not self.ended
+        ends = await self.source.ends()
+        return any(end is not None and self._taken.get(part, Position(0)).at < end.at for part, end in ends.items())
+
+    async def run(self) -> None:
+        """Reads until the source ends; raises what cannot be mended by opening it again."""
+        attempt = 0
+        while not self.ended:
+            try:
+                await self._open()
+                attempt = 0
+                await self._read()
+            except Unavailable as error:
+                await self._close()
+                if self._uses_ids:
+                    raise
+                self._drop()
+                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                attempt += 1
+                self._world.instrument.connector_failed("source", self.name, error, wait)
+                await sleep(self._world.clock, wait)
+
+    async def _open(self) -> None:
+        source = self.step.options["spec"].source()
+        try:
+            starts = await source.open(self._ctx, dict(self._taken))
+            if self._goal is None:
+                self._goal = await source.ends()
+            new = {partition: start for partition, start in starts.items() if partition not in self._taken}
+            if new:
+                await self._world.pin(self.name, new)
+                self._taken |= new
+        except BaseException:
+            await _quietly_close(source)
+            raise
+        self.source, self.opened = source, True
+        self._wake()
+
+    async def _read(self) -> None:
+        assert self.source is not None
+        while True:
+            while self._records >= self._world.settings.intake_records_max or (
+                self._bytes >= self._world.settings.intake_bytes_max
+            ):
+                self._room.clear()
+                await self._room.wait()
+            batch = await self.source.read()
+            if batch is None:
+                self.ended = True
+                self._wake()
+                return
+            self._uses_ids = batch.ids is not None
+            for ready in self._decode(batch):
+                self._buffer.append(ready)
+                self._records += len(ready.records)
+                self._bytes += ready.size_bytes
+            self._wake()
+
+    def take(self, most: int) -> Ready | None:
+        """Takes up to ``most`` records of one partition; None if there are none."""
+        if not self._buffer:
+            return None
+        ready = self._buffer[0]
+        count = len(ready.records)
+        if count > most:
+            share = ready.size_bytes * most // count
+            rest = Ready(ready.records.cut(most, count), ready.values[most:], ready.size_bytes - share)
+            ready = Ready(ready.records.cut(0, most), ready.values[:most], share)
+            self._buffer[0] = rest
+        else:
+            self._buffer.popleft()
+        self._records -= len(ready.records)
+        self._bytes -= ready.size_bytes
+        records = ready.records
+        if records.positions is not None:
+            before = self._taken.get(records.partition)
+            at = records.positions[-1]
+            assert before is None or before.at < at, f"{self.name}: position {at} behind {before}"
+            self._taken[records.partition] = Position(at, records.identity)
+        self._room.set()
+        return ready
+
+    async def committed(self, epoch: int, taken: Taken) -> None:
+        """Passes on what is committed; best effort."""
+        if self.source is not None:
+            await self.source.committed(epoch, taken)
+
+    async def close(self) -> None:
+        """Closes the source and drops what was read ahead."""
+        await self._close()
+        self._drop()
+
+    async def _close(self) -> None:
+        source, self.source = self.source, None
+        if source is not None:
+            await _quietly_close(source)
+
+    def _drop(self) -> None:
+        self._buffer.clear()
+        self._records = self._bytes = 0
+        self._room.set()
+
+    # -- decoding --------------------------------------------------------------------------------------------------
+
+    def _decode(self, batch: SourceBatch) -> list[Ready]:
+        codec: Codec[Any] | None = self.step.options["spec"].codec
+        payloads = batch.payloads
+        size = sum(map(len, payloads)) if codec is not None else 0
+        skip = self.step.options["on_error"] is OnError.SKIP
+        try:
+            values = list(map(codec.decode, payloads)) if codec is not None else list(payloads)
+            if size and max(map(len, payloads)) > self._ctx.message_bytes_max:
+                raise ValueError("too large")
+        except Exception:
+            return self._decode_singly(batch, codec, skip=skip)
+        return [Ready(batch, self._messages(batch, values), size)]
+
+    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any] | None, *, skip: bool) -> list[Ready]:
+        """Finds the records that cannot be decoded; each becomes a run of its own without a value."""
+        assert codec is not None
+        found: list[Ready] = []
+        start = 0
+        values: list[Any] = []
+        for at, payload in enumerate(batch.payloads):
+            try:
+                if len(payload) > self._ctx.message_bytes_max:
+                    raise ValueError(f"{len(payload)} bytes, more than message_bytes_max = {self._ctx.message_bytes_max}")
+                values.append(codec.decode(payload))
+            except Exception as error:
+                refused = self._refused(batch, at, payload, error)
+                if not skip:
+                    raise refused from error
+                self._world.skipped(self.name, refused)
+                if values:
+                    good = batch.cut(start, at)
+                    found.append(Ready(good, self._messages(good, values), sum(map(len, good.payloads))))
+                found.append(Ready(batch.cut(at, at + 1), [], 0))
+                start, values = at + 1, []
+        if values:
+            good = batch.cut(start, len(batch))
+            found.append(Ready(good, self._messages(good, values), sum(map(len, good.payloads))))
+        return found
+
+    def _refused(self, batch: SourceBatch, at: int, payload: bytes, error: Exception) -> StreamflowError:
+        where = f"partition {batch.partition!r}, " if batch.partition else ""
+        spot = f"before position {batch.positions[at]}" if batch.positions is not None else f"{(batch.ids or ())[at]}"
+        return DecodeError(
+            f"source {self.name!r} cannot decode the record {where}{spot}: {error} (bytes {bytes(payload[:40])!r})",
+            step=self.name,
+            hint="Fix the producer, give the source another value=, or leave such records out with on_error=sf.skip.",
+        )
+
+    def _messages(self, batch: SourceBatch, values: list[Any]) -> list[Any]:
+        if not self.step.options["message"]:
+            return values
+        none = [None] * len(values)
+        return [
+            Message(value, key, headers or {}, position, timestamp)
+            for value, key, headers, position, timestamp in zip(
+                values,
+                batch.keys or none,
+                batch.headers or none,
+                batch.positions or none,
+                batch.timestamps_ms or none,
+                strict=True,
+            )
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the parts of a shard share: time, settings, and whom to tell."""
+
+    clock: Clock
+    settings: Settings
+    instrument: Instrument
+    skipped: Callable[[str, Exception], None]
+    pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
+
+
+async def _quietly_close(source: Source) -> None:
+    """Closes a source that may be broken; what it says then changes nothing."""
+    try:
+        await source.close()
+    except (Refusal, Unavailable, OSError):
+        return

@@ -1,0 +1,103 @@
+"""The supervisor: restarts a shard from its checkpoint when that can help, and stops it when it cannot."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from streamflow.clock import sleep
+from streamflow.errors import Fenced, StreamflowError, Unavailable
+from streamflow.graph import Port
+from streamflow.runtime.engine import Engine, Job
+from streamflow.runtime.intake import Pushed
+from streamflow.runtime.pump import BACKOFF_SECONDS
+
+FENCED_AGAIN_SECONDS: Final = 60.0
+"""A shard can be fenced by its own delayed request once; again within this time it was somebody else."""
+
+
+class Supervisor:
+    """Keeps one shard running.
+
+    GUARANTEE: every start, the first and each restart, is the same recovery from the store. A restart happens for a
+    lost source that cannot be reopened alone, and for the first `Fenced`; all else ends the flow with its error.
+    BOUND: ``restarts_max`` restarts without a commit between them.
+
+    Args:
+        make_job: Makes the job with a new, unopened store.
+    """
+
+    def __init__(self, make_job: Callable[[], Job]) -> None:
+        self.engine: Engine | None = None
+        self.restarts = 0
+        self.ready = asyncio.Event()
+        self._make_job = make_job
+        self._stopping = False
+        self._taps: dict[Port, Callable[[list[Any]], None]] = {}
+        self._pushes: list[Pushed] = []
+
+    async def run(self) -> None:
+        """Runs the shard until it stops; raises what ended it."""
+        fenced_at = float("-inf")
+        attempt = 0
+        while True:
+            job = self._make_job()
+            engine = self.engine = Engine(job, self._pushes)
+            self._pushes = []
+            for port, deliver in self._taps.items():
+                engine.tap(port, deliver)
+            if self._stopping:
+                engine.stop()
+            announce = asyncio.create_task(self._announce(engine))
+            try:
+                await engine.run()
+                return
+            except (Unavailable, Fenced) as error:
+                now = job.clock.monotonic()
+                attempt = 1 if engine.commits else attempt + 1
+                fenced = isinstance(error, Fenced)
+                fenced_again = fenced and now - fenced_at < FENCED_AGAIN_SECONDS
+                if self._stopping or fenced_again or attempt > job.settings.restarts_max:
+                    raise
+                fenced_at = now if fenced else fenced_at
+                wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
+                job.instrument.restarting(error, wait)
+                self.restarts += 1
+                self._pushes = engine.waiting_pushes()
+            finally:
+                announce.cancel()
+                self._settle(engine)
+            await sleep(job.clock, wait)
+
+    async def _announce(self, engine: Engine) -> None:
+        await engine.ready.wait()
+        self.ready.set()
+
+    def _settle(self, engine: Engine) -> None:
+        """Tells pushes that will not be fed again that their flow is over."""
+        kept = set(map(id, self._pushes))
+        for push in engine.waiting_pushes():
+            if id(push) not in kept and not push.done.done():
+                push.done.set_exception(
+                    StreamflowError(f"the flow ended before a record pushed to {push.source!r} was committed")
+                )
+
+    def stop(self) -> None:
+        """Ends the flow cleanly: drain, commit, publish, close."""
+        self._stopping = True
+        if self.engine is not None:
+            self.engine.stop()
+
+    def push(self, pushed: Pushed) -> None:
+        """Hands a record in; it is fed again if the shard restarts before its commit."""
+        if self.engine is not None and self.engine.ready.is_set():
+            self.engine.push(pushed)
+        else:
+            self._pushes.append(pushed)
+
+    def tap(self, port: Port, deliver: Callable[[list[Any]], None]) -> None:
+        """Delivers a port's committed rows, also after restarts."""
+        self._taps[port] = deliver
+        if self.engine is not None:
+            self.engine.tap(port, deliver)

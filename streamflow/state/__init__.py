@@ -1,0 +1,1 @@
+"""State: the store contract, the SQLite store, and keyed state in memory."""

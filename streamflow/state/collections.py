@@ -1,0 +1,96 @@
+"""Map and list state: views on the entries (key, sub) of one key, so that one changed element costs one entry."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, MutableMapping
+from typing import Any, Generic, TypeVar
+
+from streamflow.keys import Key, canonical, key_class
+from streamflow.state.keyed import MISSING, Table
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class MapState(MutableMapping[K, V], Generic[K, V]):
+    """A mapping kept per key; each item is a state entry of its own.
+
+    GUARANTEE: iteration is in the order of the sub-keys' canonical JSON, before and after a restart. Valid only
+    during the step call that got it. Sub-keys are of the types that keys may have.
+    """
+
+    __slots__ = ("_key", "_table")
+
+    def __init__(self, table: Table[V], key: Key) -> None:
+        self._table = table
+        self._key = key
+
+    def __getitem__(self, sub: K) -> V:
+        value = self._table.get((self._key, sub))
+        if value is MISSING:
+            raise KeyError(sub)
+        return value
+
+    def __setitem__(self, sub: K, value: V) -> None:
+        key_class(sub)
+        self._table.put((self._key, sub), value)
+
+    def __delitem__(self, sub: K) -> None:
+        if sub not in self._table.index.get(self._key, ()):
+            raise KeyError(sub)
+        self._table.delete((self._key, sub))
+
+    def __contains__(self, sub: object) -> bool:
+        return sub in self._table.index.get(self._key, ())
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(sorted(self._table.index.get(self._key, ()), key=canonical))
+
+    def __len__(self) -> int:
+        return len(self._table.index.get(self._key, ()))
+
+    def __repr__(self) -> str:
+        return f"MapState({dict(self.items())!r})"
+
+
+class ListState(Generic[V]):
+    """A list kept per key that grows at its end and shrinks at its front; each element is a state entry of its own.
+
+    GUARANTEE: appending or dropping one element writes one entry. Valid only during the step call that got it.
+    """
+
+    __slots__ = ("_key", "_table")
+
+    def __init__(self, table: Table[V], key: Key) -> None:
+        self._table = table
+        self._key = key
+
+    def append(self, value: V) -> None:
+        """Adds an element at the end."""
+        ordinals = self._table.index.get(self._key)
+        last = next(reversed(ordinals)) if ordinals else -1
+        self._table.put((self._key, last + 1), value)
+
+    def drop(self, count: int = 1) -> None:
+        """Removes ``count`` elements at the front, or all there are."""
+        for ordinal in self._ordinals()[:count]:
+            self._table.delete((self._key, ordinal))
+
+    def clear(self) -> None:
+        """Removes all elements."""
+        self.drop(len(self))
+
+    def _ordinals(self) -> list[Any]:
+        return list(self._table.index.get(self._key, ()))
+
+    def __getitem__(self, index: int) -> V:
+        return self._table.get((self._key, self._ordinals()[index]))
+
+    def __iter__(self) -> Iterator[V]:
+        return iter([self._table.get((self._key, ordinal)) for ordinal in self._ordinals()])
+
+    def __len__(self) -> int:
+        return len(self._table.index.get(self._key, ()))
+
+    def __repr__(self) -> str:
+        return f"ListState({list(self)!r})"

@@ -1,0 +1,178 @@
+"""The fold: merges committed deltas into readable rows, in slices that a commit never waits long for.
+
+A round takes the oldest deltas of one table and keeps the latest entry per key in memory; it writes them as rows in
+the order of the file, a slice per transaction, and deletes the deltas with the last slice. In between both say the
+same: a delta that is still there hides the row, and after a crash the round simply starts again.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import Any, Final
+
+from streamflow.keys import key_group
+from streamflow.state.commit import check_generation
+from streamflow.state.ledger import Ledger
+from streamflow.state.opening import transaction
+from streamflow.state.recovery import corrupt, delta_entries
+from streamflow.state.rows import ROWS_PER_STATEMENT, delta_crc, row_crc, write_rows
+from streamflow.state.store import Entry
+
+FOLD_SLICE_SECONDS: Final = 0.015
+"""A slice starts nothing new after this long; with its COMMIT it stays near 20 ms."""
+FOLD_ROUND_BYTES: Final = 8 << 20
+"""A round takes deltas up to this size, and at least one: it bounds the memory of a fold."""
+FOLD_BYTES_MIN: Final = 1 << 20
+"""Under load a table with less than this unfolded is left alone."""
+FOLD_BYTES_MAX: Final = 16 << 20
+"""Under load a table with more than this unfolded is folded, however many rows it has."""
+
+_MERGE_ENTRIES: Final = 1024
+
+
+class Folder:
+    """Folds one round after the other.
+
+    GUARANTEE: rows and remaining deltas together always give the last committed epoch.
+
+    Args:
+        ledger: What is known of the file.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._round: _Round | None = None
+
+    def slice(self, connection: sqlite3.Connection, *, idle: bool) -> bool:
+        """Does about 20 ms of work.
+
+        Args:
+            connection: The writable connection, outside a transaction.
+            idle: Whether to fold everything; otherwise only tables whose deltas outweigh their rows.
+
+        Returns:
+            Whether there was anything to do.
+
+        Raises:
+            Fenced: Another process has opened the store.
+            CorruptStateError: A delta does not match its checksum.
+        """
+        deadline = time.perf_counter() + FOLD_SLICE_SECONDS
+        if self._round is None:
+            step = self._choose(idle=idle)
+            if step is None:
+                return False
+            self._round = _Round(connection, step)
+        current = self._round
+        if not _advance(current.preparing, deadline):
+            return True
+        done = False
+        with transaction(connection):
+            check_generation(connection, self._ledger)
+            done = _advance(current.writing, deadline)
+            if done:
+                current.delete_deltas()
+        if done:
+            self._note(current)
+            self._round = None
+        return True
+
+    def _choose(self, *, idle: bool) -> int | None:
+        """The table with the largest debt among those that are due."""
+        due = {
+            step: size
+            for step, size in self._ledger.debt.items()
+            if size and (idle or size > min(max(self._ledger.row_bytes.get(step, 0), FOLD_BYTES_MIN), FOLD_BYTES_MAX))
+        }
+        return max(due, key=due.__getitem__) if due else None
+
+    def _note(self, folded: _Round) -> None:
+        debt, rows = self._ledger.debt, self._ledger.row_bytes
+        debt[folded.step] -= folded.size_bytes
+        assert debt[folded.step] >= 0, f"fold debt of table {folded.step} is {debt[folded.step]}"
+        rows[folded.step] = max(rows.get(folded.step, 0), folded.size_bytes)
+
+
+def _advance(work: Iterator[None], deadline: float) -> bool:
+    """Runs pieces of work until none is left, or the deadline has passed; at least one."""
+    for _ in work:
+        if time.perf_counter() >= deadline:
+            return False
+    return True
+
+
+class _Round:
+    """The oldest deltas of one table on their way into rows."""
+
+    def __init__(self, connection: sqlite3.Connection, step: int) -> None:
+        self.step = step
+        self.size_bytes = 0
+        self._connection = connection
+        self._ids: list[int] = []
+        self._groups: dict[int, dict[tuple[bytes, bytes], Entry]] = {}
+        for delta, size in connection.execute(
+            "SELECT id, bytes FROM state_delta WHERE step = ? ORDER BY id", (step,)
+        ):
+            if self._ids and self.size_bytes + size > FOLD_ROUND_BYTES:
+                break
+            self._ids.append(delta)
+            self.size_bytes += size
+        assert self._ids, f"table {step} has fold debt but no deltas"
+        self.preparing = self._prepare()
+        self.writing = self._write()
+
+    def _prepare(self) -> Iterator[None]:
+        """Reads the deltas, oldest first, and keeps the latest entry per key, by key group."""
+        for delta in self._ids:
+            query = "SELECT epoch, CAST(payload AS BLOB), crc FROM state_delta WHERE id = ?"
+            ((epoch, payload, crc),) = self._connection.execute(query, (delta,)).fetchall()
+            if crc != delta_crc(self.step, epoch, payload):
+                raise corrupt(f"the changes of table {self.step} in epoch {epoch}")
+            entries = iter(delta_entries(payload))
+            while part := list(islice(entries, _MERGE_ENTRIES)):
+                for entry in part:
+                    group = self._groups.setdefault(key_group(entry.key), {})
+                    group[entry.key, entry.sub] = entry
+                yield
+
+    def _write(self) -> Iterator[None]:
+        """Writes rows in the order of the file."""
+        rows = self._rows()
+        while part := list(islice(rows, ROWS_PER_STATEMENT)):
+            _write_part(self._connection, self.step, part)
+            yield
+
+    def _rows(self) -> Iterator[tuple[int, Entry]]:
+        for group in sorted(self._groups):
+            entries = self._groups.pop(group)
+            for address in sorted(entries):
+                yield group, entries[address]
+
+    def delete_deltas(self) -> None:
+        """Deletes what is now in rows."""
+        self._connection.execute(
+            "DELETE FROM state_delta WHERE step = ? AND id <= ?", (self.step, self._ids[-1])
+        )
+
+
+def _write_part(connection: sqlite3.Connection, step: int, part: Sequence[tuple[int, Entry]]) -> None:
+    rows: list[tuple[Any, ...]] = []
+    gone: list[Any] = []
+    for group, (key, sub, value, expires_ms) in part:
+        if value is None:
+            gone += (group, key, sub)
+        else:
+            rows.append((group, step, key, sub, value, expires_ms, row_crc(step, key, sub, value, expires_ms)))
+    write_rows(
+        connection,
+        "INSERT OR REPLACE INTO state(key_group, step, key, sub, value, expires_ms, crc)",
+        "(?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, ?)",
+        rows,
+    )
+    if gone:
+        # each term is one look-up in the primary key; IN (VALUES ...) would scan the table
+        term = f"(key_group = ? AND step = {step} AND key = CAST(? AS TEXT) AND sub = CAST(? AS TEXT))"
+        connection.execute(f"DELETE FROM state WHERE {' OR '.join([term] * (len(gone) // 3))}", gone)

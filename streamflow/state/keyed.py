@@ -1,0 +1,353 @@
+"""Keyed state in memory: one table per stateful step, in layers that a barrier swaps.
+
+A table looks an entry up in this order: *hot* (touched since the barrier), *sealed* (of the epoch being committed),
+*base* (all the rest). All state is in memory now; `Table.miss` is the one seam behind which absent keys would be
+loaded from the store. Sealed entries are encoded in slices between batches, or at once when they are touched again,
+so what is committed is the state at the barrier.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Final, Generic, TypeVar
+
+from streamflow.codecs import Codec
+from streamflow.errors import EncodeError
+from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, shape, shape_name
+from streamflow.state.store import Delta, Entry
+
+V = TypeVar("V")
+
+MISSING: Final[Any] = type("Missing", (), {"__repr__": lambda self: "MISSING", "__bool__": lambda self: False})()
+"""Stands for an entry that does not exist."""
+
+CHECKED_FIRST: Final = 100
+CHECKED_EVERY: Final = 1000
+"""A value's round trip through its codec is checked for the first ones of a table, and then for every thousandth."""
+
+
+class KeyCheck:
+    """Holds all keys of one ``key_by`` to one type.
+
+    Args:
+        step: Name of the step, for messages.
+        declared: The key type, where annotations tell it.
+    """
+
+    def __init__(self, step: str, declared: Any = None) -> None:
+        self.step = step
+        self.declared = declared
+        self.kind: type | None = None
+        self._shape: Any = None
+
+    def check(self, key: Key) -> None:
+        """Takes a key of the first key's type; loops call it only for keys whose class is not `kind`.
+
+        Raises:
+            TypeError: It is no key, or of another type than the keys before.
+        """
+        found = shape(key)
+        if self._shape is None:
+            self._shape = found
+            # a tuple's class says nothing of its parts: it is looked at each time
+            self.kind = None if isinstance(found, tuple) else found
+        elif found != self._shape:
+            raise TypeError(
+                f"key {key!r:.60} is {shape_name(found)}, the keys before were {shape_name(self._shape)}: "
+                "all keys of one key_by have one type"
+            )
+
+
+class Table(Generic[V]):
+    """State entries of one step.
+
+    GUARANTEE: `seal` and `encode` give exactly the entries touched since the last seal, as they were at the seal.
+    An entry's identity is its key, or (key, sub) in a map, list or timer table.
+
+    Args:
+        name: Name of the table.
+        codec: Encodes values.
+        initial: Makes the value of an absent key; None where absence is a value of its own.
+        subs: Whether entries are (key, sub).
+        ttl_ms: An entry is invisible this long after it was last touched; None is for ever.
+        key_type: Type of the keys where annotations tell it; needed to restore Enum keys.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        codec: Codec[V],
+        initial: Callable[[], V] | None = None,
+        *,
+        subs: bool = False,
+        ttl_ms: int | None = None,
+        key_type: Any = None,
+    ) -> None:
+        self.name = name
+        self.codec = codec
+        self.subs = subs
+        self.ttl_ms = ttl_ms
+        self.key_type = key_type
+        self.hot: dict[Any, V] = {}
+        self.index: dict[Key, dict[Any, None]] = {}
+        self.undo: dict[Any, bytes | None] | None = None
+        self._initial = initial
+        self._deleted: dict[Any, None] = {}
+        self._sealed: dict[Any, V] = {}
+        self._early: dict[Any, bytes] = {}
+        self._unwritten: Iterator[Any] = iter(())
+        self._base: dict[Any, V] = {}
+        self._expires: dict[Any, int] = {}
+        self._expiring: deque[tuple[int, Any]] = deque()
+        self._encoded = 0
+
+    def __len__(self) -> int:
+        return len(self._base.keys() | self._sealed.keys() | self.hot.keys()) - sum(
+            key in self._base or key in self._sealed for key in self._deleted
+        )
+
+    # -- access ----------------------------------------------------------------------------------------------------
+
+    def miss(self, key: Any) -> V:
+        """Moves an entry that is not hot into the hot layer and returns it; MISSING if absent and none is made.
+
+        Loops call it when ``hot.get`` finds nothing.
+        """
+        value = self._cold(key)
+        if self.undo is not None and key not in self.undo:
+            self.undo[key] = None if value is MISSING else self._encode(key, value)
+        if value is MISSING:
+            if self._initial is None:
+                return value
+            value = self._initial()
+        self.hot[key] = value
+        if self.subs:
+            self.index.setdefault(key[0], {})[key[1]] = None
+        return value
+
+    def _cold(self, key: Any) -> V:
+        """Finds an entry in the layers behind the hot one."""
+        if key in self._deleted:
+            return MISSING  # type: ignore[no-any-return]
+        value = self._sealed.get(key, MISSING)
+        if value is MISSING:
+            return self._base.get(key, MISSING)
+        if key not in self._early:
+            # it may be changed in place from now on: what is committed is its value at the barrier
+            self._early[key] = self._encode(key, value)
+        return value
+
+    def peek(self, key: Any) -> V:
+        """Returns an entry without touching it, for reading only; MISSING if absent."""
+        value = self.hot.get(key, MISSING)
+        if value is not MISSING or key in self._deleted:
+            return value
+        value = self._sealed.get(key, MISSING)
+        return self._base.get(key, MISSING) if value is MISSING else value
+
+    def get(self, key: Any) -> V:
+        """Returns an entry for use and change; MISSING if absent and none is made."""
+        value = self.hot.get(key, MISSING)
+        if value is MISSING:
+            return self.miss(key)
+        self._remember(key, value)
+        return value
+
+    def put(self, key: Any, value: V) -> None:
+        """Sets an entry."""
+        if key not in self.hot:
+            self.miss(key)
+        else:
+            self._remember(key, self.hot[key])
+        self._deleted.pop(key, None)
+        self.hot[key] = value
+        if self.subs:
+            self.index.setdefault(key[0], {})[key[1]] = None
+
+    def delete(self, key: Any) -> None:
+        """Removes an entry, if it exists."""
+        known = key in self._base or key in self._sealed
+        if self.undo is not None and key not in self.undo:
+            value = self.peek(key)
+            self.undo[key] = None if value is MISSING else self._encode(key, value)
+        self.hot.pop(key, None)
+        self._expires.pop(key, None)
+        if known:
+            self._deleted[key] = None
+        if self.subs and key[0] in self.index:
+            self.index[key[0]].pop(key[1], None)
+            if not self.index[key[0]]:
+                del self.index[key[0]]
+
+    def live(self, key: Any, now_ms: int) -> V:
+        """`get` for a table with a ttl: an entry that has expired is absent; a touch renews it."""
+        self.renew(key, now_ms)
+        return self.get(key)
+
+    def expired(self, key: Any, now_ms: int) -> bool:
+        """Whether an entry of a table with a ttl is absent or its time is over."""
+        expires = self._expires.get(key)
+        return expires is None or expires <= now_ms
+
+    def renew(self, key: Any, now_ms: int) -> bool:
+        """Drops an entry that has expired, gives it its full ttl, and says whether it was there."""
+        assert self.ttl_ms is not None
+        expires = self._expires.get(key)
+        if expires is not None and expires <= now_ms:
+            self.delete(key)
+            expires = None
+        self._expires[key] = now_ms + self.ttl_ms
+        if expires is None:
+            self._expiring.append((now_ms + self.ttl_ms, key))
+        return expires is not None
+
+    def expire(self, now_ms: int, most: int = 256) -> None:
+        """Deletes up to ``most`` entries whose time is over; nobody can see them any more."""
+        while most and self._expiring and self._expiring[0][0] <= now_ms:
+            most -= 1
+            _, key = self._expiring.popleft()
+            expires = self._expires.get(key)
+            if expires is None:
+                continue
+            if expires <= now_ms:
+                self.delete(key)
+            else:
+                self._expiring.append((expires, key))
+
+    # -- atomic calls ------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """From now on the value of each entry is kept before it is first touched, until `keep` or `roll_back`."""
+        assert self.undo is None, f"call of {self.name} inside a call"
+        self.undo = {}
+
+    def keep(self) -> None:
+        self.undo = None
+
+    def roll_back(self) -> None:
+        """Restores every entry touched since `begin`."""
+        undo, self.undo = self.undo, None
+        for key, before in reversed((undo or {}).items()):
+            if before is None:
+                self.delete(key)
+                self.hot.pop(key, None)
+            else:
+                self.put(key, self.codec.decode(before))
+
+    def _remember(self, key: Any, value: V) -> None:
+        if self.undo is not None and key not in self.undo:
+            self.undo[key] = self._encode(key, value)
+
+    # -- epochs ------------------------------------------------------------------------------------------------------
+
+    def seal(self) -> None:
+        """Closes the epoch: the hot layer becomes the sealed one; constant time.
+
+        What was encoded before must have been taken by `encode` completely.
+        """
+        assert not self._sealed and not self._early, f"{self.name}: sealed twice before it was encoded"
+        self._sealed, self.hot = self.hot, {}
+        deleted, self._deleted = self._deleted, {}
+        for key in deleted:
+            if key not in self._sealed:
+                self._base.pop(key, None)
+                self._early[key] = b""
+        self._unwritten = iter([*self._sealed, *(key for key in deleted if key not in self._sealed)])
+
+    def encode(self, entries_max: int) -> Delta | None:
+        """Encodes up to ``entries_max`` sealed entries; None when the sealed layer is done.
+
+        Raises:
+            EncodeError: A value cannot be encoded; names the table and the key.
+        """
+        keys = list(islice(self._unwritten, entries_max))
+        if not keys:
+            self._sealed, self._early = {}, {}
+            return None
+        parts = [self._entry(key) for key in keys]
+        return Delta(self.name, (0, KEY_GROUPS - 1), len(parts), b"[" + b",".join(parts) + b"]")
+
+    def _entry(self, key: Any) -> bytes:
+        address = canonical(key[0]) + b"," + canonical(key[1]) if self.subs else canonical(key) + b"," + PLAIN_SUB
+        early = self._early.get(key)
+        if early == b"":
+            return b"[" + address + b"]"
+        value = self._sealed[key]
+        encoded = self._encode(key, value) if early is None else early
+        self._base[key] = value
+        if self.ttl_ms is None:
+            return b"[" + address + b"," + encoded + b",null]"
+        return b"[%b,%b,%d]" % (address, encoded, self._expires.get(key, 0))
+
+    def _encode(self, key: Any, value: V) -> bytes:
+        try:
+            encoded = self.codec.encode(value)
+            self._encoded += 1
+            if self._encoded <= CHECKED_FIRST or self._encoded % CHECKED_EVERY == 0:
+                self._check(encoded, value)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise EncodeError(
+                f"state of step {self.name!r} cannot be stored for key {key!r:.60}: {error}",
+                step=self.name,
+                hint="Keep plain values in state: str, int, float, list, dict, dataclasses, msgspec Structs.",
+            ) from error
+        return encoded
+
+    def _check(self, encoded: bytes, value: V) -> None:
+        again = self.codec.decode(encoded)
+        if again != value or type(again) is not type(value) or self.codec.encode(again) != encoded:
+            raise ValueError(f"{value!r:.80} comes back from its codec as {again!r:.80}")
+
+    # -- recovery ----------------------------------------------------------------------------------------------------
+
+    def install(self, entries: Sequence[Entry], migrate: Callable[[Any], V] | None = None) -> None:
+        """Takes entries loaded from the store, later ones replacing earlier ones.
+
+        Args:
+            entries: As stored.
+            migrate: Turns a value of the old type, as plain JSON, into one of the new type; such values are
+                written back with the next epoch.
+        """
+        import msgspec
+
+        decode = self.codec.decode
+        for text, sub, raw, expires in entries:
+            key: Any = parse(text, self.key_type)
+            if self.subs:
+                key = (key, parse(sub))
+            if raw is None:
+                self._base.pop(key, None)
+                self.hot.pop(key, None)
+                self._expires.pop(key, None)
+                continue
+            if migrate is not None:
+                self.hot[key] = migrate(msgspec.json.decode(raw))
+            else:
+                self._base[key] = decode(raw)
+            if expires is not None:
+                self._expires[key] = expires
+
+    def installed(self) -> None:
+        """Ends loading: builds what is derived from the entries."""
+        if self.subs:
+            # rows come in the order of their text, in which 10 stands before 9: ordinals of lists need their own
+            pairs = [*self._base, *self.hot]
+            pairs.sort(key=lambda pair: pair[1] if type(pair[1]) is int else 0)
+            for key, sub in pairs:
+                self.index.setdefault(key, {})[sub] = None
+        self._expiring = deque(sorted(((expires, key) for key, expires in self._expires.items()), key=lambda e: e[0]))
+
+    def snapshot(self) -> dict[Any, Any]:
+        """Every entry that is there, for tests: by key, or as a dict or list per key where entries have sub-keys."""
+        found: dict[Any, Any] = {}
+        for key in [*self._base, *self._sealed, *self.hot]:
+            value = self.peek(key)
+            if value is MISSING:
+                continue
+            if self.subs:
+                found.setdefault(key[0], {})[key[1]] = value
+            else:
+                found[key] = value
+        return found

@@ -1,0 +1,63 @@
+"""What the store remembers about its file between transactions, so that a commit need not ask."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class Ledger:
+    """A mirror of the file's small facts; it changes only after the COMMIT that made them true.
+
+    Args:
+        incarnation: Id made together with the store.
+        generation: Number of this opening.
+        epoch: The last committed epoch.
+        number: Its last micro-batch.
+        now_ms: Its processing time.
+        steps: Table name -> id in the file.
+        retyped: Id -> the new value type of tables whose old values have not been written back yet.
+        next_seq: Sink -> the sequence number its next chunk must start with, spilled ones included.
+        seen: Source -> (epoch, number of ids) of each blob of remembered ids, oldest first.
+        debt: Step id -> bytes of unfolded deltas.
+        row_bytes: Step id -> estimated bytes of its rows.
+        spilled_bytes: Bytes of the chunks spilled for the epoch in the making.
+        measured: An epoch and how many milliseconds it took, its COMMIT included; told by the next commit.
+    """
+
+    incarnation: str = ""
+    generation: int = 0
+    epoch: int = 0
+    number: int = 0
+    now_ms: int = 0
+    steps: dict[str, int] = field(default_factory=dict)
+    retyped: dict[int, str] = field(default_factory=dict)
+    next_seq: dict[str, int] = field(default_factory=dict)
+    seen: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
+    debt: dict[int, int] = field(default_factory=dict)
+    row_bytes: dict[int, int] = field(default_factory=dict)
+    spilled_bytes: int = 0
+    measured: tuple[int, float] | None = None
+
+    @property
+    def debt_bytes(self) -> int:
+        """Bytes of all unfolded deltas."""
+        return sum(self.debt.values())
+
+    def step(self, table: str) -> int:
+        """The id of a table.
+
+        Raises:
+            KeyError: The manifest the store was opened with does not name it.
+        """
+        try:
+            return self.steps[table]
+        except KeyError:
+            raise KeyError(f"table {table!r} is not in the manifest; it has {sorted(self.steps)}") from None
+
+    def adopt(self, next_seqs: Mapping[str, int]) -> None:
+        """Takes over that brokers are further than the outbox ever was: a baseline, or an accepted head."""
+        for sink, next_seq in next_seqs.items():
+            self.next_seq[sink] = max(next_seq, self.next_seq.get(sink, 1))

@@ -1,0 +1,161 @@
+"""What an opening reads back: the checkpoint, and every state entry, each checked against its checksum."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from streamflow.batch import Chunk, Position, Progress, Taken
+from streamflow.errors import CorruptStateError
+from streamflow.state.ledger import Ledger
+from streamflow.state.opening import RESTORE
+from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, row_crc, text_back
+from streamflow.state.store import Checkpoint, Entry, Install
+
+LOAD_ROWS: Final = 4096
+"""Entries handed on at once."""
+
+_decode_delta = msgspec.json.Decoder(list[list[msgspec.Raw]]).decode
+
+
+def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoint:
+    """Reads what recovery starts from, and brings the ledger up to it.
+
+    Raises:
+        CorruptStateError: A checksum or a sequence is wrong.
+    """
+    row = connection.execute("SELECT epoch, number, now_ms, digest FROM epoch ORDER BY epoch DESC LIMIT 1").fetchone()
+    ledger.epoch, ledger.number, ledger.now_ms, digest = row or (0, 0, 0, b"")
+    progress = {
+        sink: Progress(epoch, next_seq, bytes(cursor))
+        for sink, epoch, next_seq, cursor in connection.execute("SELECT sink, epoch, next_seq, cursor FROM sink")
+    }
+    pending = _read_pending(connection, ledger)
+    ledger.adopt({sink: known.next_seq for sink, known in progress.items()})
+    for step, size in connection.execute("SELECT step, sum(bytes) FROM state_delta GROUP BY 1"):
+        ledger.debt[step] = size
+    names = {step: name for name, step in ledger.steps.items()}
+    return Checkpoint(
+        epoch=ledger.epoch,
+        number=ledger.number,
+        now_ms=ledger.now_ms,
+        generation=ledger.generation,
+        incarnation=ledger.incarnation,
+        taken=_read_taken(connection, ledger),
+        progress=progress,
+        pending=pending,
+        digest=bytes(digest),
+        retyped=frozenset(names[step] for step in ledger.retyped),
+    )
+
+
+def _read_pending(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, list[Chunk]]:
+    pending: dict[str, list[Chunk]] = {}
+    query = "SELECT sink, epoch, chunk, first_seq, count, payload, crc FROM outbox ORDER BY sink, first_seq"
+    for sink, epoch, index, first_seq, count, payload, crc in connection.execute(query):
+        if crc != chunk_crc(sink, epoch, first_seq, count, payload):
+            raise corrupt(f"the outbox of sink {sink!r}, sequence {first_seq}, epoch {epoch}")
+        chunks = pending.setdefault(sink, [])
+        if chunks and chunks[-1].first_seq + chunks[-1].count != first_seq:
+            raise corrupt(f"the outbox of sink {sink!r} has a gap before sequence {first_seq}: it")
+        chunks.append(Chunk(sink, epoch, index, first_seq, count, bytes(payload)))
+        ledger.next_seq[sink] = first_seq + count
+    return pending
+
+
+def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Taken]:
+    positions: dict[str, dict[str, Position]] = {}
+    query = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB) FROM source"
+    for source, partition, at, identity in connection.execute(query):
+        positions.setdefault(text_back(source), {})[text_back(partition)] = Position(at, text_back(identity))
+    ids: dict[str, list[str]] = {}
+    query = "SELECT CAST(source AS BLOB), epoch, count, CAST(ids AS BLOB), crc FROM seen ORDER BY source, epoch"
+    for name, epoch, count, blob, crc in connection.execute(query):
+        source = text_back(name)
+        if crc != blob_crc(epoch, blob):
+            raise corrupt(f"the ids that source {source!r} took in epoch {epoch}")
+        ids.setdefault(source, []).extend(json.loads(blob))
+        ledger.seen.setdefault(source, deque()).append((epoch, count))
+    return {
+        source: Taken(positions.get(source, {}), ids.get(source, ())) for source in sorted({*positions, *ids})
+    }
+
+
+def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Install) -> None:
+    """Hands every row, and then every unfolded delta in the order of the epochs, to ``install``.
+
+    Raises:
+        CorruptStateError: A row or delta does not match its checksum.
+    """
+    names = {step: name for name, step in ledger.steps.items()}
+    waiting: dict[int, list[Entry]] = {}
+    for step, entries in _read_rows(connection, names):
+        ledger.row_bytes[step] = ledger.row_bytes.get(step, 0) + sum(len(e[0]) + len(e[2] or b"") for e in entries)
+        held = waiting.setdefault(step, [])
+        held += entries
+        if len(held) >= LOAD_ROWS:
+            install(names[step], held)
+            waiting[step] = []
+    for step, held in waiting.items():
+        if held:
+            install(names[step], held)
+    query = "SELECT epoch, step, count, CAST(payload AS BLOB), crc FROM state_delta ORDER BY id"
+    for epoch, step, count, payload, crc in connection.execute(query):
+        if crc != delta_crc(step, epoch, payload) or step not in names:
+            raise corrupt(f"the changes of step {names.get(step, step)!r} in epoch {epoch}")
+        entries = delta_entries(payload)
+        if len(entries) != count:
+            raise corrupt(f"the number of changes of step {names[step]!r} in epoch {epoch}")
+        install(names[step], entries)
+
+
+def _read_rows(connection: sqlite3.Connection, names: dict[int, str]) -> Iterator[tuple[int, list[Entry]]]:
+    """Reads all rows in the order of the file, cut where the step changes."""
+    cursor = connection.execute(
+        "SELECT step, CAST(key AS BLOB), CAST(sub AS BLOB), CAST(value AS BLOB), expires_ms, crc FROM state"
+    )
+    while rows := cursor.fetchmany(LOAD_ROWS):
+        entries: list[Entry] = []
+        current = rows[0][0]
+        for step, key, sub, value, expires_ms, crc in rows:
+            if crc != row_crc(step, key, sub, value, expires_ms) or step not in names:
+                raise corrupt(f"the state of step {names.get(step, step)!r} for key {_shown(key)}, sub-key {_shown(sub)}")
+            if step != current:
+                yield current, entries
+                current, entries = step, []
+            entries.append(Entry(key, sub, value, expires_ms))
+        yield current, entries
+
+
+def delta_entries(payload: bytes) -> list[Entry]:
+    """Splits a delta into its entries, whose JSON stays as it was written.
+
+    Raises:
+        CorruptStateError: It is not an array of entries.
+    """
+    try:
+        return [_entry(fields) for fields in _decode_delta(payload)]
+    except (msgspec.DecodeError, ValueError) as error:
+        raise corrupt(f"a delta of {len(payload)} bytes ({error})") from error
+
+
+def _entry(fields: Sequence[Any]) -> Entry:
+    if len(fields) == 2:
+        return Entry(bytes(fields[0]), bytes(fields[1]), None)
+    key, sub, value, expires = fields
+    expires = bytes(expires)
+    return Entry(bytes(key), bytes(sub), bytes(value), None if expires == b"null" else int(expires))
+
+
+def _shown(raw: bytes) -> str:
+    return ascii(raw[:60].decode("utf-8", "replace"))
+
+
+def corrupt(what: str) -> CorruptStateError:
+    """The error for content that does not match its checksum."""
+    return CorruptStateError(f"{what} fails its checksum", hint=RESTORE)

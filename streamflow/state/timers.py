@@ -1,0 +1,97 @@
+"""Named timers of one step: entries of a table, and a heap of when they are due."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from streamflow.codecs import JsonCodec
+from streamflow.keys import Key, canonical
+from streamflow.state.keyed import MISSING, Table
+
+TIMERS_SUFFIX = "@timers"
+
+
+class Timers:
+    """Processing-time timers by (key, name).
+
+    GUARANTEE: a timer fires once, at the first micro-batch whose time is at or behind its due time, in the order of
+    (due, canonical key, name). Setting one again replaces it. One set while timers fire waits for a later time.
+
+    Args:
+        step: Name of the step.
+        names: The names that have a handler.
+        key_type: Type of the keys where annotations tell it.
+    """
+
+    def __init__(self, step: str, names: Iterable[str], key_type: Any = None) -> None:
+        self.names = frozenset(names)
+        self.table: Table[int] = Table(step + TIMERS_SUFFIX, JsonCodec[int](int), subs=True, key_type=key_type)
+        self._heap: list[tuple[int, bytes, str, Key]] = []
+        self._armed: dict[tuple[Key, str], int] = {}
+        self._firing_ms: int | None = None
+        self._deferred: list[tuple[int, bytes, str, Key]] = []
+
+    def set(self, key: Key, name: str, due_ms: int) -> None:
+        """Sets or replaces a timer."""
+        self.table.put((key, name), due_ms)
+        if self._armed.get((key, name), due_ms + 1) > due_ms:
+            self._arm(key, name, due_ms)
+
+    def cancel(self, key: Key, name: str) -> None:
+        """Removes a timer, if it is set."""
+        self.table.delete((key, name))
+
+    def due(self, now_ms: int) -> Iterator[tuple[Key, str, int]]:
+        """Takes the timers that are due, one by one."""
+        self._firing_ms = now_ms
+        try:
+            while self._heap and self._heap[0][0] <= now_ms:
+                armed_ms, _, name, key = heapq.heappop(self._heap)
+                if self._armed.get((key, name)) != armed_ms:
+                    continue
+                del self._armed[key, name]
+                due_ms = self.table.peek((key, name))
+                if due_ms is MISSING:
+                    continue
+                if due_ms > armed_ms:
+                    self._firing_ms = None
+                    self._arm(key, name, due_ms)
+                    self._firing_ms = now_ms
+                    continue
+                self.table.delete((key, name))
+                yield key, name, due_ms
+        finally:
+            self._firing_ms = None
+            for item in self._deferred:
+                heapq.heappush(self._heap, item)
+            self._deferred.clear()
+
+    def next_due_ms(self) -> int | None:
+        """When the earliest timer may be due; a cancelled or later one is found out by `due`."""
+        return self._heap[0][0] if self._heap else None
+
+    def rearm(self, key: Key) -> None:
+        """Arms a key's timers again after their entries were rolled back."""
+        for name in self.table.index.get(key, ()):
+            due_ms = self.table.peek((key, name))
+            if self._armed.get((key, name)) != due_ms:
+                self._arm(key, name, due_ms)
+
+    def installed(self) -> None:
+        """Ends loading: arms every timer of the table."""
+        self.table.installed()
+        for key, names in self.table.index.items():
+            for name in names:
+                self._armed[key, name] = due_ms = self.table.peek((key, name))
+                self._heap.append((due_ms, canonical(key), name, key))
+        heapq.heapify(self._heap)
+
+    def _arm(self, key: Key, name: str, due_ms: int) -> None:
+        self._armed[key, name] = due_ms
+        item = (due_ms, canonical(key), name, key)
+        if self._firing_ms is not None and due_ms <= self._firing_ms:
+            self._deferred.append(item)
+        else:
+            heapq.heappush(self._heap, item)

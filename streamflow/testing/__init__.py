@@ -1,0 +1,1 @@
+"""Tools for testing flows and connectors; `streamflow.testing.conformance` needs pytest, the rest does not."""

@@ -1,0 +1,1 @@
+"""The test suite: one folder per part, run by `make test`."""

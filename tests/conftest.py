@@ -1,0 +1,63 @@
+"""What every test gets: real brokers on request, and a detector for calls that block the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.blocking import BlockingDetector
+from tests.brokers import NATS, NatsServer, use_broker
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run long tests too, and more rounds of the others")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--long"):
+        return
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.skip(reason="long; `make faults` runs it"))
+
+
+@pytest.fixture(scope="session")
+def long_run(pytestconfig: pytest.Config) -> bool:
+    """Whether there is time for many rounds (`make faults`)."""
+    return bool(pytestconfig.getoption("--long"))
+
+
+@pytest.fixture(scope="session")
+def nats_url() -> Iterator[str]:
+    """The shared NATS (what listens, else Docker, else native). Never kill it; give streams unique names."""
+    with use_broker(NATS) as shared:
+        yield shared.url
+
+
+@pytest.fixture
+def nats_server() -> Iterator[NatsServer]:
+    """A private NATS of this test's own, to be killed, frozen and restarted at will."""
+    with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def _blocking_detector() -> Iterator[BlockingDetector]:
+    detector = BlockingDetector()
+    with detector.installed():
+        yield detector
+
+
+@pytest.fixture(autouse=True)
+def no_blocking_calls(
+    request: pytest.FixtureRequest, _blocking_detector: BlockingDetector
+) -> Iterator[BlockingDetector]:
+    """Fail a test in which streamflow blocks the event loop, unless it is marked `allow_blocking(reason)`."""
+    detector = _blocking_detector
+    detector.violations.clear()
+    detector.enabled = request.node.get_closest_marker("allow_blocking") is None
+    yield detector
+    detector.enabled = False
+    if detector.violations:
+        pytest.fail("streamflow blocked the event loop: " + "; ".join(detector.violations), pytrace=False)
