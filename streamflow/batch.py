@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Final, NamedTuple
 
 Partition = str
@@ -180,29 +181,38 @@ class Progress:
     cursor: bytes = b""
 
 
-_LENGTH = struct.Struct(">I")
-
-
 def pack_frames(frames: Sequence[bytes]) -> bytes:
-    """Joins frames, each behind its length in four bytes, big end first."""
-    pack = _LENGTH.pack
-    return b"".join([part for frame in frames for part in (pack(len(frame)), frame)])
+    """Joins frames behind a table: their count, then the length of each, in four bytes with the big end first."""
+    count = len(frames)
+    return struct.pack(f">{count + 1}I", count, *map(len, frames)) + b"".join(frames)
+
+
+def split_table(payload: bytes) -> tuple[memoryview, memoryview]:
+    """Splits what `pack_frames` joined into the lengths and the frames.
+
+    Either, joined over payloads, is the same however the frames were spread over them.
+
+    Raises:
+        ValueError: The table is cut off.
+    """
+    end = 4 + 4 * int.from_bytes(payload[:4], "big")
+    if end > len(payload):
+        raise ValueError(f"table of frame lengths ends at byte {end}, behind the payload's {len(payload)} bytes")
+    view = memoryview(payload)
+    return view[4:end], view[end:]
 
 
 def unpack_frames(payload: bytes) -> list[bytes]:
-    """Splits what `pack_frames` joined.
+    """Splits what `pack_frames` joined into frames.
 
     Raises:
         ValueError: The payload is cut off or has bytes too many.
     """
-    frames = []
-    at, size = 0, len(payload)
-    while at < size:
-        if at + 4 > size:
-            raise ValueError(f"frame length cut off at byte {at} of {size}")
-        end = at + 4 + _LENGTH.unpack_from(payload, at)[0]
-        if end > size:
-            raise ValueError(f"frame at byte {at} ends at {end}, behind the payload's {size} bytes")
-        frames.append(payload[at + 4 : end])
-        at = end
-    return frames
+    table, joined = split_table(payload)
+    sizes = struct.unpack(f">{len(table) // 4}I", table)
+    if sum(sizes) != len(joined):
+        raise ValueError(f"frames of {sum(sizes)} bytes in a payload that has {len(joined)} bytes for them")
+    # Reading from a buffer takes half the time of slicing.
+    buffer = BytesIO(payload)
+    buffer.seek(4 + len(table))
+    return list(map(buffer.read, sizes))

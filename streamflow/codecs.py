@@ -7,6 +7,7 @@ are. Nothing here ever unpickles.
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, Generic, Protocol, TypeVar, cast, runtime_checkable
@@ -107,7 +108,9 @@ def _describe(kind: Any, outer: tuple[Any, ...]) -> str:
     origin = typing.get_origin(kind)
     if origin is not None:
         inner = ", ".join(_describe(part, outer) for part in typing.get_args(kind))
-        return f"{type_name(origin)}[{inner}]"
+        # X | Y and Union[X, Y] are one type, and one class only since Python 3.14
+        name = "Union" if origin in (typing.Union, types.UnionType) else type_name(origin)
+        return f"{name}[{inner}]"
     fields = _fields(kind)
     if fields is None or kind in outer:
         return type_name(kind)
@@ -151,7 +154,7 @@ def _immutable(kind: Any, outer: tuple[Any, ...]) -> bool:
     if kind is datetime.timedelta or (isinstance(kind, type) and issubclass(kind, enum.Enum)):
         return True
     origin = typing.get_origin(kind)
-    if origin in (tuple, frozenset, typing.Union) or str(origin) == "<class 'types.UnionType'>":
+    if origin in (tuple, frozenset, typing.Union, types.UnionType):
         return all(part is Ellipsis or _immutable(part, outer) for part in typing.get_args(kind))
     frozen = isinstance(kind, type) and (
         (dataclasses.is_dataclass(kind) and kind.__dataclass_params__.frozen)  # type: ignore[attr-defined]

@@ -41,7 +41,16 @@ def key_class(key: Key) -> type | None:
             are one key in memory and three on disk.
     """
     kind = type(key)
-    if kind in _DIRECT or kind in _TAGGED or isinstance(key, enum.Enum):
+    if kind in _DIRECT or kind in _TAGGED:
+        if kind is datetime.datetime and not isinstance(key.tzinfo, datetime.timezone | None):
+            raise TypeError(
+                f"a datetime key must be naive or have a fixed offset, not {key.tzinfo}: equal times must be one key; "
+                "use .astimezone(datetime.UTC)"
+            )
+        return kind
+    if isinstance(key, enum.Enum):
+        for member in kind:
+            key_class(member.value)
         return kind
     if kind is tuple and key:
         for part in key:
@@ -86,7 +95,10 @@ def _builtins(key: Key) -> Any:
         return {"bytes": base64.b64encode(key).decode()}
     if kind is uuid.UUID:
         return {"uuid": str(key)}
-    return {"datetime" if kind is datetime.datetime else "date": key.isoformat()}
+    if kind is datetime.datetime:
+        # equal times in two zones are one key, and so is a naive time with either fold
+        return {"datetime": (key if key.tzinfo is None else key.astimezone(datetime.UTC)).isoformat()}
+    return {"date": key.isoformat()}
 
 
 def parse(text: bytes, kind: Any = None) -> Key:

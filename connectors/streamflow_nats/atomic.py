@@ -1,7 +1,5 @@
 """Mode batch: atomic batches, each of which moves a marker on that only the newest instance can move."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 import secrets
@@ -13,10 +11,10 @@ import msgspec
 from streamflow.batch import Chunk, Progress
 from streamflow.connect.recovery import progress_at
 from streamflow.errors import ConnectorError, Fenced, ForeignWriter, NotFound, ProgressUnknown, SinkAhead, Unavailable
-from streamflow_nats.frames import Frame
-from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, ApiError, StreamConfig, StreamInfo
+from streamflow_nats.frames import Frame, unpack
+from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, StreamConfig, StreamInfo
 from streamflow_nats.link import Link
-from streamflow_nats.publisher import Outgoing, PubAck
+from streamflow_nats.publisher import Outgoing
 from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
 from streamflow_nats.subjects import any_covers
 
@@ -26,8 +24,8 @@ BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
 VERSION_MIN: Final = (2, 12)
 _EXPECTED: Final = b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
 _BATCH_BYTES: Final = len(b"Nats-Batch-Id: \r\nNats-Batch-Sequence: 1000\r\nNats-Batch-Commit: 1\r\n") + 32
-# What the server answers when a batch was thrown away for reasons that pass: too many open, incomplete, timed out.
-_BATCH_PASSING: Final = (10176, 10196, 10200, 10203, 10205, 10210, 10211)
+# The batch was thrown away for a reason that passes: incomplete (timed out), or too many are open.
+_BATCH_PASSING: Final = (10176, 10210)
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -52,7 +50,8 @@ class AtomicSink(NatsSink):
     Records go out in atomic batches (server 2.12 or newer, ``allow_atomic``): all of a batch lands, or nothing. The
     last message of each is a marker on a subject of this sink's own, ``<x>._sf.<fence name>``, which says what comes
     next, and which must follow the very marker that this instance wrote before
-    (``Nats-Expected-Last-Subject-Sequence``). So a batch sent twice lands once, and the marker always tells what arrived.
+    (``Nats-Expected-Last-Subject-Sequence``). So a batch sent twice lands once, and the marker always tells what
+    arrived.
 
     **Fencing.** Opening writes the marker anew, unchanged but for generation and instance. From then on the batch of
     an older instance does not follow the last marker any more and is thrown away whole: Fenced. After a lost
@@ -93,6 +92,7 @@ class AtomicSink(NatsSink):
                     f"another instance has just begun to publish to stream {self._settings.name}",
                     hint="The sink is opened again.",
                 )
+            self._found_seq = self._marker_seq
         return Progress(truth.epoch, truth.next_seq, self._cursor(info.created))
 
     def _known(self, info: StreamInfo, stored: Progress) -> Progress:
@@ -118,9 +118,6 @@ class AtomicSink(NatsSink):
         rounds = 0
         while self._marker.next_seq < end:
             records, next_seq = self._next_batch(chunks, self._marker.next_seq, end)
-            if not records:
-                # Only records that were given up are left; the next batch's marker tells of them.
-                break
             rounds = 0 if await self._publish_batch(records, next_seq) else rounds + 1
             if rounds >= ROUNDS_MAX:
                 raise Unavailable(
@@ -186,7 +183,8 @@ class AtomicSink(NatsSink):
         """Takes the records of one batch, and says which comes after them."""
         records: list[tuple[int, Frame]] = []
         size = 0
-        for seq, frame in self._live(chunks, first):
+        for seq, packed in self._live(chunks, first):
+            frame = unpack(packed)
             size += len(frame.payload) + len(frame.headers) + self._overhead()
             if len(records) == BATCH_RECORDS_MAX or (records and size > BATCH_BYTES_MAX):
                 return records, seq
@@ -200,24 +198,27 @@ class AtomicSink(NatsSink):
             Fenced: A newer instance has moved the marker.
         """
         marker = Marker(next_seq, self._generation, self._instance)
-        ack, error, refused_at = await self._send_batch(list(self._batch(records, marker)))
-        if ack is not None:
-            self._marker, self._marker_seq = marker, ack.seq
+        if records:
+            outcome = await self._publisher.run_batch(list(self._batch(records, marker)))
+        else:  # only records that were given up are left
+            outcome = await self._publisher.run([self._marker_message(marker, b"")])
+        error = outcome.error
+        if error is None:
+            assert outcome.last is not None, "what is published is acknowledged"
+            self._marker, self._marker_seq = marker, outcome.last.seq
             return True
-        assert error is not None, "an answer is an acknowledgement or an error"
         if error.err_code in WRONG_LAST_SEQUENCE:
             await self._read_marker()
             if self._marker.instance != self._instance:
-                raise self._fenced()
+                fenced = self._fenced()
+                # For good: the sequence just read would let the next batch through.
+                self._check_open().fail(fenced)
+                raise fenced
             return bool(self._marker.next_seq >= next_seq)
         if error.err_code in _BATCH_PASSING or error.code in (408, 429, 503):
             return False
-        raise self._refused(records[min(refused_at, len(records) - 1)][0], error)
-
-    async def _send_batch(self, messages: list[Outgoing]) -> tuple[PubAck | None, ApiError | None, int]:
-        """Sends a batch in one go; the first and the last message are answered by the server."""
-        outcome = await self._publisher.run_batch(messages)
-        return outcome.last, outcome.error, outcome.failed_at
+        at = min(outcome.failed_at, len(records) - 1)
+        raise self._refused(records[at][0] if records else next_seq, error)
 
     def _batch(self, records: list[tuple[int, Frame]], marker: Marker) -> Iterator[Outgoing]:
         batch = secrets.token_hex(16).encode()
@@ -238,7 +239,7 @@ class AtomicSink(NatsSink):
         return super()._overhead() + _BATCH_BYTES
 
     def _cursor(self, created: str) -> bytes:
-        return msgspec.json.encode(Cursor(created, self._marker_seq, self._marker_subject))
+        return msgspec.json.encode(Cursor(created, self._marker_seq, marker=self._marker_subject))
 
 
 def atomic_problem(config: StreamConfig, link: Link) -> ConnectorError | None:

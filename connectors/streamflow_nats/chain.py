@@ -1,10 +1,9 @@
 """Mode chain: every message names the stream sequence it must follow."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
@@ -19,14 +18,19 @@ from streamflow_nats.publisher import Outgoing
 from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
 
 _EXPECTED: Final = b"Nats-Expected-Last-Sequence: %d\r\n"
+_EXPECTED_ID: Final = b"Nats-Expected-Last-Msg-Id: %s\r\n"
+_ID: Final = b"Nats-Msg-Id: %s\r\n"
+_LINK_BYTES: Final = 12
+_LINKS_BYTES: Final = len(_EXPECTED_ID) + len(_ID) + 4 * _LINK_BYTES
 
 
 class _Mark(NamedTuple):
-    """Who published a message, and as which of its records."""
+    """Who published a message, as which of its records, and with what history."""
 
     fence: str
     seq: int
     generation: int
+    link: str
 
 
 class ChainSink(NatsSink):
@@ -34,30 +38,39 @@ class ChainSink(NatsSink):
 
     GUARANTEE: exactly-once, for ever, not only within a de-duplication window. BOUND: the publish window.
 
-    Each message carries ``Nats-Expected-Last-Sequence``: the server takes it only as the successor of exactly that
-    message. So the k-th message behind a cursor lands at cursor + k or nowhere; sent twice, it lands once; and behind a
-    message that was lost nothing lands, so that no hole and no reordering can come about. Each message also carries
-    its sink's fence name (``sf-fence``), its number (``sf-seq``) and the generation of the store (``sf-gen``).
+    **Place.** Each message names the stream sequence it must follow (``Nats-Expected-Last-Sequence``): the k-th behind
+    a cursor lands at cursor + k or nowhere; sent twice, it lands once.
 
-    **What arrived** is read from the last message of the stream: nothing above the cursor: nothing arrived. Our fence
-    name and the number that belongs at that place, with the content that stands in the outbox: all up to it arrived.
-    A number beyond the outbox: SinkAhead, the store is an older copy. Another's message, or more messages than ours:
-    ForeignWriter. The last message is gone (purged, expired) although something came behind the cursor:
-    ProgressUnknown. A purge alone keeps the sequences, so it does no harm. A stream made anew has another creation
-    time, and one restored from a backup ends before the cursor: ProgressUnknown.
+    **History.** Messages are sent without waiting for each other, so the place is not enough: when somebody else's
+    message takes the place of the third, the fourth would find the sequence it expects, and land behind a hole. So
+    each message also has an id (``Nats-Msg-Id``) which is a hash of its content and the id before it, and names that id
+    as the last one in the stream (``Nats-Expected-Last-Msg-Id``). It stands for the whole history of the sink since its
+    baseline: behind anything else, nothing lands. The first message of a run is sent only when all before it are known
+    to be there, and is held by its place alone. (The server remembers ids for ``duplicate_window``. That costs memory
+    and decides nothing here; a second is enough.)
+
+    **What arrived** is read from the last message of the stream. Nothing above the cursor: nothing arrived. Our fence
+    name (``sf-fence``), the number (``sf-seq``) that belongs at that place, and the id that this store's history gives:
+    all up to it arrived. A number beyond the outbox: SinkAhead, the store is an older copy. Another's message, or more
+    messages than ours: ForeignWriter. The last message is gone (purged, expired) although something came behind the
+    cursor: ProgressUnknown. A purge alone keeps the sequences, so it does no harm. A stream made anew has another
+    creation time, and one restored from a backup ends before the cursor: ProgressUnknown.
 
     **Fencing.** Opening asks an older instance to stop, if it is alive (`fence.take_over`). For one that does not hear
-    it, the fence is the expected sequence itself. Let an older instance (a zombie)
-    live on beside a newer one. (1) Same store: it can only hold records that were committed before the newer one
-    opened the store (a commit needs the newest generation), so they stand in the newer one's outbox under the same
-    numbers with the same bytes. Whichever publishes such a record first, it lands once, at its place; the other gets
-    "wrong last sequence", finds its own record there, and counts it as published. What the newer one publishes later
-    is unknown to the zombie, which then finds a number beyond its own, or a higher generation: Fenced. (2) A copy of
-    the store: both may commit different records under one number. The first that lands decides; the other finds its
-    number there with other content (or a number beyond its own), and is Fenced, be it the older or the newer. In
-    both cases no number lands twice. Hence after a lost acknowledgement, or a rejection, the last message is always
-    read and compared before anything is concluded.
+    it (a zombie), place and history are the fence. (1) Same store: it can only hold records that were committed before
+    the newer one opened the store (a commit needs the newest generation), so they stand in the newer one's outbox under
+    the same numbers with the same bytes and ids. Whichever publishes such a record first, it lands once, at its place;
+    the other gets "wrong last sequence", finds that record there, and counts it as published. What the newer one
+    publishes later is unknown to the zombie, which finds a number beyond its own, or a higher generation (``sf-gen``):
+    Fenced. (2) A copy of the store: both may commit different records under one number; from then on their ids differ
+    for ever. The first that lands decides; whatever the other has on its way follows another history and is thrown
+    away; it finds an id that is not its own and is Fenced, be it the older or the newer. In both cases no number lands
+    twice. Hence after a lost acknowledgement, or a rejection, the last message is always read and compared before
+    anything is concluded.
     """
+
+    _last = b""
+    """Id of the last message handed to the publisher."""
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._check_open()
@@ -71,7 +84,8 @@ class ChainSink(NatsSink):
                 f"stream {self._settings.name} ends with record {mark.seq} of this sink, but the store knows of none",
                 hint="The store is an older copy. Use the newest, or: streamflow reset --sink NAME --accept-head.",
             )
-        return Progress(0, 1, self._cursor(info, info.state.last_seq))
+        seed = f"{self._fence} {info.created} {info.state.last_seq}".encode()
+        return Progress(0, 1, _encode(info.created, info.state.last_seq, _linked(b"", 0, seed)))
 
     async def _opened(self, info: StreamInfo) -> None:
         await take_over(self._check_open(), self._fence, self._generation)
@@ -81,12 +95,12 @@ class ChainSink(NatsSink):
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
         progress = at
         for _ in range(ROUNDS_MAX):
-            outcome = await self._publisher.run(self._messages(chunks, progress.next_seq, cursor.seq))
+            outcome = await self._publisher.run(
+                self._messages(chunks, progress.next_seq, cursor), first_seq=cursor.seq + 1
+            )
             if outcome.error is None:
-                head = cursor.seq + outcome.acked
-                assert outcome.last is None or outcome.last.seq == head, f"{outcome.last} is not at {head}"
                 end = max(progress.next_seq, chunks[-1].first_seq + chunks[-1].count)
-                return progress_at(end, at, chunks, _encode(cursor.created, head))
+                return progress_at(end, at, chunks, _encode(cursor.created, cursor.seq + outcome.acked, self._last))
             if outcome.error.err_code not in WRONG_LAST_SEQUENCE:
                 raise self._refused(self._seq_of(chunks, progress.next_seq, outcome.failed_at), outcome.error)
             progress = await self._compare(chunks, progress)
@@ -101,10 +115,14 @@ class ChainSink(NatsSink):
         try:
             return await self._arrived(await self._stream.info(), at, chunks)
         except SinkAhead as error:
-            raise Fenced(
+            fenced = Fenced(
                 f"another instance of this sink has published on: {error.message}",
                 hint="Only one process may run this flow; this one has stopped.",
-            ) from None
+            )
+        except Fenced as error:
+            fenced = error
+        self._check_open().fail(fenced)
+        raise fenced
 
     async def _arrived(self, info: StreamInfo, at: Progress, chunks: Sequence[Chunk]) -> Progress:
         """Says how many of ``chunks`` landed behind ``at``."""
@@ -125,11 +143,11 @@ class ChainSink(NatsSink):
                 f"{head - cursor.seq} behind {cursor.seq}",
                 hint="Look at what consumers got, then: streamflow reset --sink NAME --accept-head.",
             )
-        seq = self._judge(last, cursor.seq, at.next_seq, chunks)
-        return progress_at(seq + 1, at, chunks, _encode(cursor.created, head))
+        mark = self._judge(last, cursor, at.next_seq, chunks)
+        return progress_at(mark.seq + 1, at, chunks, _encode(cursor.created, head, mark.link.encode()))
 
-    def _judge(self, last: StoredMessage, cursor_seq: int, next_seq: int, chunks: Sequence[Chunk]) -> int:
-        """Returns which of our records the stream's last message is, if that is possible at all."""
+    def _judge(self, last: StoredMessage, cursor: Cursor, next_seq: int, chunks: Sequence[Chunk]) -> _Mark:
+        """Returns which of our records the stream's last message is, if it can be one."""
         mark, name = _mark(last), self._settings.name
         if mark is None or mark.fence != self._fence:
             raise ForeignWriter(
@@ -151,30 +169,33 @@ class ChainSink(NatsSink):
                 f"stream {name} ends with a record of generation {mark.generation}; this is {self._generation}",
                 hint="A newer instance of this flow has taken over; this one has stopped.",
             )
-        landed = sum(1 for frame in frames[: index + 1] if frame)
-        if index < 0 or landed != last.seq - cursor_seq:
+        due = [(seq, frame) for seq, frame in enumerate(frames[: index + 1], next_seq) if frame]
+        if index < 0 or len(due) != last.seq - cursor.seq:
             raise ForeignWriter(
-                f"{last.seq - cursor_seq} messages came behind {cursor_seq} in stream {name}, but only "
-                f"{landed} records of this sink are due up to number {mark.seq}",
+                f"{last.seq - cursor.seq} messages came behind {cursor.seq} in stream {name}, but only "
+                f"{len(due)} records of this sink are due up to number {mark.seq}",
                 hint="Give the stream one writer. To go on behind it: streamflow reset --sink NAME --accept-head.",
             )
-        frame = unpack(frames[index]) if frames[index] else None
-        expected = None if frame is None else (frame.subject or self._default_subject, frame.payload)
-        if (
-            frame is None
-            or expected != (last.subject.encode(), last.data)
-            or not last.headers.startswith(frame.headers)
-        ):
+        link = cursor.link.encode()
+        for seq, frame in due:
+            link = _linked(link, seq, frame)
+        if mark.link.encode() != link:
             raise Fenced(
-                f"stream {name} holds other content under number {mark.seq} than this store",
+                f"stream {name} holds other content up to number {mark.seq} than this store",
                 hint="Another instance runs on a copy of this store. Stop one of the two.",
             )
-        return mark.seq
+        return mark
 
-    def _messages(self, chunks: Sequence[Chunk], next_seq: int, last: int) -> Iterator[Outgoing]:
-        for expected, (seq, frame) in enumerate(self._live(chunks, next_seq), last):
-            headers = frame.headers + self._guard_lines(seq) + _EXPECTED % expected
-            yield self._subject(seq, frame), headers, frame.payload
+    def _messages(self, chunks: Sequence[Chunk], next_seq: int, cursor: Cursor) -> Iterator[Outgoing]:
+        self._last = cursor.link.encode()
+        previous = b""
+        for expected, (seq, packed) in enumerate(self._live(chunks, next_seq), cursor.seq):
+            frame = unpack(packed)
+            subject = self._subject(seq, frame)
+            self._last = link = _linked(self._last, seq, packed)
+            headers = b"".join((frame.headers, self._guard_lines(seq), _ID % link, _EXPECTED % expected, previous))
+            previous = _EXPECTED_ID % link
+            yield subject, headers, frame.payload
 
     def _seq_of(self, chunks: Sequence[Chunk], next_seq: int, index: int) -> int:
         return next(seq for at, (seq, _) in enumerate(self._live(chunks, next_seq)) if at == index)
@@ -182,12 +203,19 @@ class ChainSink(NatsSink):
     def _guard_lines(self, seq: int) -> bytes:
         return b"sf-fence: %s\r\nsf-gen: %d\r\nsf-seq: %d\r\n" % (self._fence.encode(), self._generation, seq)
 
-    def _cursor(self, info: StreamInfo, seq: int) -> bytes:
-        return _encode(info.created, seq)
+    def _overhead(self) -> int:
+        return super()._overhead() + _LINKS_BYTES
 
 
-def _encode(created: str, seq: int) -> bytes:
-    return msgspec.json.encode(Cursor(created, seq))
+def _linked(link: bytes, seq: int, frame: bytes) -> bytes:
+    """The id of a record: a hash of the id before it, its number and its frame."""
+    digest = blake2b(b"%s %d " % (link, seq), digest_size=_LINK_BYTES)
+    digest.update(frame)
+    return digest.hexdigest().encode()
+
+
+def _encode(created: str, seq: int, link: bytes) -> bytes:
+    return msgspec.json.encode(Cursor(created, seq, link.decode()))
 
 
 def _mark(message: StoredMessage) -> _Mark | None:
@@ -195,4 +223,4 @@ def _mark(message: StoredMessage) -> _Mark | None:
     seq, generation = headers.get("sf-seq", ""), headers.get("sf-gen", "")
     if "sf-fence" not in headers or not seq.isdigit() or not generation.isdigit():
         return None
-    return _Mark(headers["sf-fence"], int(seq), int(generation))
+    return _Mark(headers["sf-fence"], int(seq), int(generation), headers.get("Nats-Msg-Id", ""))

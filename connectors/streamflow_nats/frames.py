@@ -147,10 +147,7 @@ class FrameEncoder:
 
 def _key_text(key: Any) -> bytes:
     """A key as one header line: printable ASCII text as it is, all else as JSON."""
-    if isinstance(key, str) and _PRINTABLE.fullmatch(key):
-        text = key.encode()
-    else:
-        text = _dumps(key)
+    text = key.encode() if isinstance(key, str) and _PRINTABLE.fullmatch(key) else _dumps(key)
     if len(text) > HEADERS_BYTES_MAX // 2:
         raise ValueError(f"the key has {len(text)} bytes, above {HEADERS_BYTES_MAX // 2}")
     return text

@@ -86,6 +86,7 @@ def explain_refusal(error: BaseException, cause: BaseException | None, url: str)
 
 
 def reason(error: BaseException) -> str:
+    """Says in a few words what went wrong."""
     if isinstance(error, ConnectionRefusedError):
         return "connection refused"
     return (getattr(error, "strerror", None) or str(error) or type(error).__name__).removeprefix("nats: ")

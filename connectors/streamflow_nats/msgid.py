@@ -1,7 +1,5 @@
 """Mode msgid: messages carry an id that the server remembers for a while."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +8,7 @@ import msgspec
 
 from streamflow.batch import Chunk, Progress
 from streamflow.connect.recovery import progress_at
+from streamflow_nats.frames import unpack
 from streamflow_nats.publisher import Outgoing
 from streamflow_nats.sink import Cursor, NatsSink
 
@@ -41,7 +40,8 @@ class MessageIdSink(NatsSink):
         return progress_at(end, at, chunks, at.cursor)
 
     def _messages(self, chunks: Sequence[Chunk], next_seq: int) -> Iterator[Outgoing]:
-        for seq, frame in self._live(chunks, next_seq):
+        for seq, packed in self._live(chunks, next_seq):
+            frame = unpack(packed)
             yield self._subject(seq, frame), frame.headers + self._guard_lines(seq), frame.payload
 
     def _guard_lines(self, seq: int) -> bytes:

@@ -21,6 +21,7 @@ from streamflow_nats.settings import Limits
 SEND_RECORDS_MAX: Final = 128
 """Messages joined into one write; bounds how long the loop is held."""
 NOBODY: Final = ApiError(503, 503, "no stream listens on the subject")
+ELSEWHERE: Final = ApiError(400, 10071, "the message landed, or is known, at another sequence")
 
 
 class PubAck(msgspec.Struct, frozen=True):
@@ -71,6 +72,7 @@ class Publisher:
         self._run = b""
         self._sizes: dict[int, int] = {}
         self._in_flight_bytes = 0
+        self._first_seq = 0
         self._outcome = Outcome()
         self._progress = asyncio.Event()
 
@@ -80,14 +82,18 @@ class Publisher:
         await self._link.subscribe(self._inbox.decode() + "*.*", self._on_ack)
         self._link.lost.add_done_callback(lambda _: self._progress.set())
 
-    async def run(self, messages: Iterable[Outgoing]) -> Outcome:
+    async def run(self, messages: Iterable[Outgoing], first_seq: int = 0) -> Outcome:
         """Publishes messages in order.
+
+        Args:
+            messages: What to publish.
+            first_seq: Where the first one must land, the others behind it; 0 for anywhere.
 
         Raises:
             Unavailable: The connection is lost, or no acknowledgement came in time.
         """
         self._run = b"%d" % next(self._runs)
-        self._sizes, self._in_flight_bytes = {}, 0
+        self._sizes, self._in_flight_bytes, self._first_seq = {}, 0, first_seq
         outcome = self._outcome = Outcome()
         prefix = b"%s%s." % (self._inbox, self._run)
         tokens = itertools.count()
@@ -111,7 +117,7 @@ class Publisher:
         """
         self._run = b"%d" % next(self._runs)
         last = len(messages) - 1
-        self._sizes, self._in_flight_bytes = {0: 0, last: 0}, 0
+        self._sizes, self._in_flight_bytes, self._first_seq = {0: 0, last: 0}, 0, 0
         outcome = self._outcome = Outcome()
         for at in range(0, len(messages), SEND_RECORDS_MAX):
             lines = []
@@ -182,6 +188,8 @@ class Publisher:
         else:
             ack = _decode(data)
             error = ack.error
+            if error is None and self._first_seq and ack.seq != self._first_seq + index:
+                error = ELSEWHERE
             if error is None:
                 outcome.acked += 1
                 if outcome.last is None or ack.seq > outcome.last.seq:

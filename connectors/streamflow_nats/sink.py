@@ -1,7 +1,5 @@
 """What the three kinds of sink share: opening, encoding, subjects, sizes, refusals."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
@@ -14,7 +12,7 @@ from streamflow.codecs import Codec
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
 from streamflow.connect.recovery import unpublished
 from streamflow.errors import ConnectorError, NotFound, ProgressUnknown, RecordRejected, Unavailable
-from streamflow_nats.frames import Frame, FrameEncoder, unpack
+from streamflow_nats.frames import Frame, FrameEncoder
 from streamflow_nats.jetstream import MESSAGE_TOO_LARGE, ApiError, JetStream, StreamInfo, check_bound
 from streamflow_nats.link import Link
 from streamflow_nats.publisher import NOBODY, Publisher
@@ -34,11 +32,13 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         created: Creation time of the stream, which tells it from a later one of the same name.
         seq: The stream's last sequence (chain), or that of the marker (batch).
+        link: Message id of the last record published (chain); stands for the whole history of the sink.
         marker: Subject of the marker (batch).
     """
 
     created: str
     seq: int
+    link: str = ""
     marker: str = ""
 
 
@@ -78,19 +78,11 @@ class NatsSink:
         await self.close()
         self._fence, self._generation = as_tokens(ctx.fence), ctx.generation
         self._link = await Link.connect(self._nats, f"streamflow {ctx.flow} {ctx.sink}")
-        self._stream = JetStream(self._link, self._settings.name)
-        info = await self._stream.info()
-        check_writable(info, self._settings)
-        subject = default_subject(info, self._settings, self._options)
-        self._default_subject = subject.encode()
-        self._subjects = info.config.subjects
-        self._checked.clear()
-        self._message_bytes_max = message_bytes_max(self._link, info)
-        self._encoder.sink = ctx.sink
-        self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
-        self._publisher = Publisher(self._link, self._settings.limits)
-        await self._publisher.start()
-        await self._opened(info)
+        try:
+            await self._start(self._link, ctx.sink)
+        except BaseException:
+            await self.close()
+            raise
 
     def encode(self, records: Fragment) -> Frames:
         return self._encoder.encode(records)
@@ -105,6 +97,20 @@ class NatsSink:
         link, self._link = self._link, None
         if link is not None:
             await link.close()
+
+    async def _start(self, link: Link, name: str) -> None:
+        self._stream = JetStream(link, self._settings.name)
+        info = await self._stream.info()
+        check_writable(info, self._settings)
+        self._default_subject = default_subject(info, self._settings, self._options).encode()
+        self._subjects = info.config.subjects
+        self._checked.clear()
+        self._message_bytes_max = message_bytes_max(link, info)
+        self._encoder.sink = name
+        self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
+        self._publisher = Publisher(link, self._settings.limits)
+        await self._publisher.start()
+        await self._opened(info)
 
     async def _opened(self, info: StreamInfo) -> None:
         """What a kind of sink does at the end of `open`."""
@@ -123,11 +129,11 @@ class NatsSink:
         self._link.check()
         return self._link
 
-    def _live(self, chunks: Sequence[Chunk], next_seq: int) -> Iterator[tuple[int, Frame]]:
-        """The records from ``next_seq`` on with their numbers, without those that were given up."""
+    def _live(self, chunks: Sequence[Chunk], next_seq: int) -> Iterator[tuple[int, bytes]]:
+        """The frames from ``next_seq`` on with their numbers, without those that were given up."""
         for seq, frame in enumerate(unpublished(chunks, next_seq), next_seq):
             if frame:
-                yield seq, unpack(frame)
+                yield seq, frame
 
     def _subject(self, seq: int, frame: Frame) -> bytes:
         """The subject of a frame, known to be the stream's, and its size, known to fit."""

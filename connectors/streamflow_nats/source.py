@@ -1,7 +1,5 @@
 """The source: resumes a stream at a position, or, on work-queue and interest streams, acknowledges by id."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Set
@@ -76,12 +74,16 @@ class NatsSource:
 
         await self.close()
         self._link = await Link.connect(self._nats, f"streamflow {ctx.flow} {ctx.source}")
-        stream = JetStream(self._link, self._settings.name)
-        info = await stream.info()
-        if self._settings.subject:
-            check_bound(info, self._settings.subject, to_read=True)
-        kind = PositionalReader if is_positional(info) else QueueReader
-        reader = await kind.open(stream, info, self._settings, ctx, resume.get(""))
+        try:
+            stream = JetStream(self._link, self._settings.name)
+            info = await stream.info()
+            if self._settings.subject:
+                check_bound(info, self._settings.subject, to_read=True)
+            kind = PositionalReader if is_positional(info) else QueueReader
+            reader = await kind.open(stream, info, self._settings, ctx, resume.get(""))
+        except BaseException:
+            await self.close()
+            raise
         self._reader = reader
         return {} if reader.starts is None else {"": reader.starts}
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Any, Final, Generic, Literal, TypeVar, overload
 
 from streamflow.codecs import Codec, JsonCodec, codec_for
@@ -52,8 +53,8 @@ class FileLines(Generic[T]):
 
     @property
     def name(self) -> str:
-        """The file's name without its folder."""
-        return os.path.basename(self.path)
+        """The file's name without its folder and its ending, with ``-`` for what a name may not hold."""
+        return re.sub(r"[^A-Za-z0-9_-]", "-", os.path.splitext(os.path.basename(self.path))[0])
 
     @property
     def codec(self) -> Codec[T]:

@@ -1,7 +1,5 @@
 """The sink of a file: lines appended exactly once, by cutting the file back to what is known."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 import asyncio

@@ -1,7 +1,5 @@
 """The source of a file: its lines, resumable by byte offset."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 import asyncio

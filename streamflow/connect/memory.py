@@ -11,7 +11,8 @@ import msgspec
 from streamflow.batch import Headers, Partition
 from streamflow.codecs import Codec, codec_for
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
-from streamflow.connect.memory_log import Extras, TopicLog
+from streamflow.connect.memory_frames import Extras
+from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink, MemorySinkSettings
 from streamflow.connect.memory_source import MemorySource
 from streamflow.errors import DefinitionError
@@ -117,7 +118,7 @@ class MemoryTopic(Generic[T]):
         self._ids = ids
         self._blind = blind
         self._latest = start == "latest"
-        self._log = TopicLog(name, partitions)
+        self._log = TopicLog(name, partitions, _decode_untyped if value is None else _as_it_is)
 
     def __repr__(self) -> str:
         return f"MemoryTopic({self.name!r})"
@@ -159,8 +160,7 @@ class MemoryTopic(Generic[T]):
         """Makes a sink, not yet opened."""
         codec = self._codec
         encode = _encode_untyped if codec is None else codec.encode
-        stored = _decode_untyped if codec is None else _as_it_is
-        return MemorySink(MemorySinkSettings(self._log, encode, stored, self.sink_guarantee, self._blind, options))
+        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options))
 
     # What its other producers and consumers do.
 

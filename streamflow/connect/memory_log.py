@@ -6,21 +6,16 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-from streamflow.batch import Headers, Partition, Position, SourceBatch
+from streamflow.batch import Partition, Position, SourceBatch
 from streamflow.connect.contracts import Frames
+from streamflow.connect.memory_frames import Extras, by_partition, take_apart
 from streamflow.errors import Fenced, NotFound, PositionAhead, RetentionGap, SourceReplaced, Unavailable
 
 READ_RECORDS_MAX: Final = 512
 
-
-class Extras(NamedTuple):
-    """What may accompany a record."""
-
-    key: bytes | None = None
-    headers: Headers | None = None
-    timestamp_ms: int | None = None
+_NO_EXTRAS: Final = Extras()
 
 
 @dataclass(slots=True)
@@ -33,18 +28,49 @@ class Fence:
 
 
 class PartitionLog:
-    """The records of one partition, at offsets without a gap from ``first``."""
+    """The records of one partition, at offsets without a gap from ``first``.
 
-    def __init__(self) -> None:
+    Published frames stay as they are until somebody looks: a sink that nobody reads costs next to nothing.
+
+    Args:
+        stored: Turns the bytes of a published value into what is kept.
+    """
+
+    def __init__(self, stored: Callable[[bytes], Any]) -> None:
         self.first = 0
-        self.payloads: list[Any] = []
-        self.extras: dict[int, Extras] = {}
         self.acknowledged: set[int] = set()
+        self._stored = stored
+        self._payloads: list[Any] = []
+        self._extras: dict[int, Extras] = {}
+        self._frames: list[bytes] = []
 
     @property
     def end(self) -> int:
         """The offset behind the last record."""
-        return self.first + len(self.payloads)
+        return self.first + len(self._payloads) + len(self._frames)
+
+    @property
+    def payloads(self) -> list[Any]:
+        """What is kept of each record."""
+        self._take_frames_apart()
+        return self._payloads
+
+    @property
+    def extras(self) -> dict[int, Extras]:
+        """What accompanies records, by offset."""
+        self._take_frames_apart()
+        return self._extras
+
+    def publish(self, frames: Frames) -> None:
+        """Adds a sink's records."""
+        self._frames.extend(frames)
+
+    def _take_frames_apart(self) -> None:
+        if self._frames:
+            values, extras = take_apart(self._frames, self.first + len(self._payloads))
+            self._payloads += list(map(self._stored, values))
+            self._extras.update(extras)
+            self._frames = []
 
     def batch(self, partition: Partition, identity: str, offsets: range) -> SourceBatch:
         """Returns records with positions."""
@@ -54,14 +80,16 @@ class PartitionLog:
 
     def batch_of_ids(self, partition: Partition, identity: str, offsets: Sequence[int]) -> SourceBatch:
         """Returns records with ids."""
-        payloads = [self.payloads[offset - self.first] for offset in offsets]
+        kept = self.payloads
+        payloads = [kept[offset - self.first] for offset in offsets]
         ids = [record_id(identity, partition, offset) for offset in offsets]
         return SourceBatch(partition, payloads, None, ids, identity, **self._columns(offsets))
 
     def _columns(self, offsets: Sequence[int]) -> dict[str, Any]:
-        if not self.extras:
+        extras = self.extras
+        if not extras:
             return {}
-        rows = [self.extras.get(offset, Extras()) for offset in offsets]
+        rows = [extras.get(offset, _NO_EXTRAS) for offset in offsets]
         columns: dict[str, Any] = {}
         if any(row.key is not None for row in rows):
             columns["keys"] = [row.key for row in rows]
@@ -101,14 +129,15 @@ class TopicLog:
     GUARANTEE: used from one thread at a time, it changes in whole records only. BOUND: the machine's memory.
     """
 
-    def __init__(self, name: str, partitions: Sequence[Partition]) -> None:
+    def __init__(self, name: str, partitions: Sequence[Partition], stored: Callable[[bytes], Any]) -> None:
         self.name = name
-        self.partitions: dict[Partition, PartitionLog] = {key: PartitionLog() for key in partitions}
+        self.partitions: dict[Partition, PartitionLog] = {key: PartitionLog(stored) for key in partitions}
         self.fences: dict[str, Fence] = {}
         self.closed = False
         self.reachable = True
         self.acks_arrive = True
         self.faults: deque[tuple[BaseException, int | None]] = deque()
+        self._stored = stored
         self._incarnation = 1
         self._waiting: list[asyncio.Future[None]] = []
 
@@ -139,20 +168,23 @@ class TopicLog:
                 log.payloads.append(payload)
         self.wake()
 
-    def publish(self, fence: Fence | None, frames: Frames, append: Callable[[Frames], None]) -> None:
+    def publish(self, fence: Fence | None, frames: Frames) -> None:
         """Adds a sink's records, each together with its sequence number.
 
         Args:
             fence: Where the sequence numbers are kept; None for a sink without.
             frames: The records, of which a fault may let only the first ones through.
-            append: Adds records.
 
         Raises:
+            NotFound: A frame names a partition that the topic does not have; nothing is added then.
             Exception: The fault that `MemoryTopic.fail_next_publish` set, at its place.
         """
         error, after = self.faults.popleft() if self.faults else (None, None)
         stored = frames[:after]
-        append(stored)
+        parts = by_partition(stored, next(iter(self.partitions)))
+        for log, part in [(self.partition(name), part) for name, part in parts.items()]:
+            log.publish(part)
+        self.wake()
         if fence is not None:
             fence.next_seq += len(stored)
         if error is not None:
@@ -227,7 +259,7 @@ class TopicLog:
     def replace(self) -> None:
         """Drops all records and fences, as if the topic was deleted and made again."""
         self._incarnation += 1
-        self.partitions = {name: PartitionLog() for name in self.partitions}
+        self.partitions = {name: PartitionLog(self._stored) for name in self.partitions}
         self.fences = {}
         self.wake()
 

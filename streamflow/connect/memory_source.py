@@ -1,7 +1,5 @@
 """The source of a memory topic: reads what the log holds and waits for more."""
 
-# ruff: noqa: D102 - what each method must do is documented once, in streamflow.connect.contracts
-
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
@@ -123,5 +121,5 @@ def probe_log(log: TopicLog) -> Probe:
     """Looks at a topic without touching it."""
     if not log.reachable:
         return Probe(False, {}, f"memory topic {log.name} is unreachable", "Set topic.unreachable = False.")
-    counts = {name or "records": str(len(part.payloads)) for name, part in log.partitions.items()}
+    counts = {name or "records": str(part.end - part.first) for name, part in log.partitions.items()}
     return Probe(True, counts)

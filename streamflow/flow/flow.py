@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import logging
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
@@ -28,7 +27,6 @@ if TYPE_CHECKING:
     from streamflow.testing.harness import FlowTest
 
 T = TypeVar("T")
-_log = logging.getLogger("streamflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +178,6 @@ class Flow:
             self.settings,
             SystemClock(),
             instrument or Instrument(),
-            _log_skip,
             self.drop,
             self.renamed,
             accept_missing,
@@ -224,8 +221,4 @@ class Flow:
 
 def _reasons(given: tuple[Guarantee, Guarantee]) -> tuple[str, str]:
     return given[0].reason, given[1].reason
-
-
-def _log_skip(step: str, error: Exception) -> None:
-    _log.warning("step %s left out a record: %s", step, error)
 

@@ -22,16 +22,23 @@ def own(value: Any) -> Any:
     kind = type(value)
     if kind in FROZEN:
         return value
+    if kind is tuple:
+        for part in value:
+            if part.__class__ not in FROZEN:
+                return _own_tuple(value)
+        return value
     if kind not in _KNOWN_MUTABLE:
         if immutable(kind):
             FROZEN.add(kind)
             return value
         _KNOWN_MUTABLE.add(kind)
-    if kind is tuple:
-        parts = [own(part) for part in value]
-        return value if all(new is old for new, old in zip(parts, value, strict=True)) else tuple(parts)
     if kind is dict:
         return {key: part if type(part) in FROZEN else own(part) for key, part in value.items()}
     if kind is list:
         return [part if type(part) in FROZEN else own(part) for part in value]
     return copy.deepcopy(value)
+
+
+def _own_tuple(value: tuple[Any, ...]) -> tuple[Any, ...]:
+    parts = [own(part) for part in value]
+    return value if all(new is old for new, old in zip(parts, value, strict=True)) else tuple(parts)

@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
+from streamflow.codecs import immutable
 from streamflow.graph import SINK, Graph, OnError, Port, Step
 from streamflow.plan.stages import Stage
 
@@ -453,7 +454,8 @@ class _Writer:
             self.line(f"hot{n}[{key}] = r{n}")
             if step.options["result"] is not None:
                 self.line(f"r{n} = result{n}(r{n})")
-        self._own(f"r{n}")
+        if step.options.get("result") is not None or not immutable(step.options["state"].type):
+            self._own(f"r{n}")
         self.line(f"v{n} = ({key}, r{n})")
         self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
 

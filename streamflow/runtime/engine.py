@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -29,6 +30,8 @@ from streamflow.runtime.pump import Pump, World
 from streamflow.runtime.settings import Settings
 from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
 
+_log = logging.getLogger("streamflow")
+
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
 
@@ -43,7 +46,6 @@ class Job:
         settings: Limits and paces.
         clock: The time.
         instrument: Whom to tell.
-        skipped: Called with step name and error for each record that a policy leaves out.
         drop: Names whose stored state may go.
         renamed: Old names and what they are called now.
         accept_missing: Open even if the epoch witness is missing.
@@ -54,7 +56,6 @@ class Job:
     settings: Settings = field(default_factory=Settings)
     clock: Clock = field(default_factory=SystemClock)
     instrument: Instrument = field(default_factory=Instrument)
-    skipped: Callable[[str, Exception], None] = lambda step, error: None
     drop: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
     accept_missing: bool = False
@@ -99,7 +100,7 @@ class Engine:
     def __init__(self, job: Job, pushes: Sequence[Pushed] = ()) -> None:
         self.job = job
         self.ready = asyncio.Event()
-        self.bound = [BoundStage(job.plan.graph, stage, self._report) for stage in job.plan.stages]
+        self.bound = [BoundStage(job.plan.graph, stage, self._skipped) for stage in job.plan.stages]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
@@ -176,7 +177,7 @@ class Engine:
                     table.installed()
             for timers in stage.timers.values():
                 timers.installed()
-        self.world = World(job.clock, settings, job.instrument, job.skipped, self._pin)
+        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin)
         self.outboxes = {
             step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
             for step in graph.of_kind(SINK)
@@ -306,7 +307,9 @@ class Engine:
         while True:
             task = await self._ended.get()
             name = self._tasks.pop(task)
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.cancelled():
+                raise asyncio.CancelledError(f"{name} was cancelled")
+            if (error := task.exception()) is not None:
                 raise error
             if task is main:
                 return
@@ -316,8 +319,10 @@ class Engine:
         """Intake's end, then everything that must still leave."""
         await self.intake.run()
         limit = duration_ms(self.job.settings.stop_timeout) / 1000
-        drained = asyncio.ensure_future(self._drained.wait()) if not self._is_drained() else None
-        if drained is not None:
+        self._drained.clear()  # it was set whenever the outboxes were empty before
+        self._drained.clear()
+        if not self._is_drained():
+            drained = asyncio.ensure_future(self._drained.wait())
             timeout = asyncio.ensure_future(sleep(self.job.clock, limit))
             try:
                 await asyncio.wait((drained, timeout), return_when=asyncio.FIRST_COMPLETED)
@@ -356,7 +361,8 @@ class Engine:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
 
-    def _report(self, step: str, place: str, error: Exception) -> None:
+    def _skipped(self, step: str, place: str, error: Exception) -> None:
+        _log.warning("step %s left out a record (%s): %s", step, place, error)
         self.job.instrument.skipped(step, place, error)
 
     def _wake(self) -> None:

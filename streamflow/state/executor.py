@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ParamSpec, Protocol, TypeVar
 
 import aiosqlite
+
+from streamflow.errors import StateError
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Connect = Callable[[], sqlite3.Connection]
 Row = tuple[Any, ...]
+Parameters = Sequence[Any] | Mapping[str, Any]
 
 
 class Executor(Protocol):
@@ -31,7 +35,7 @@ class Executor(Protocol):
         """Runs one function."""
         ...
 
-    async def read(self, connect: Connect, sql: str, parameters: Sequence[Any]) -> list[Row]:
+    async def read(self, connect: Connect, sql: str, parameters: Parameters) -> list[Row]:
         """Runs one query on a second connection, which the first call makes with ``connect``."""
         ...
 
@@ -59,7 +63,7 @@ class InlineExecutor:
         """Calls the function."""
         return function(*args, **kwargs)
 
-    async def read(self, connect: Connect, sql: str, parameters: Sequence[Any]) -> list[Row]:
+    async def read(self, connect: Connect, sql: str, parameters: Parameters) -> list[Row]:
         """Queries."""
         if self._reader is None:
             self._reader = connect()
@@ -86,7 +90,7 @@ class InlineExecutor:
 class StoreConnection(aiosqlite.Connection):
     """An aiosqlite connection that runs one whole function of ours per call on its thread.
 
-    It leans on four private names of aiosqlite (``_execute``, ``_thread``, ``_tx``, ``_connection``);
+    It leans on four private names of aiosqlite (``_tx``, ``_thread``, ``_connection``, ``_running``);
     ``tests/unit/state/test_executor.py`` pins what they do.
     """
 
@@ -96,23 +100,44 @@ class StoreConnection(aiosqlite.Connection):
         self._thread.daemon = True
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs one function on the thread."""
-        result: T = await self._execute(function, *args, **kwargs)
-        return result
+        """Runs one function on the thread.
+
+        This is aiosqlite's ``_execute``, except that a loop which was closed meanwhile does not kill the thread.
+        """
+        if not self._running or self._connection is None:
+            raise StateError("the state file is closed", hint="Open the store first.")
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def deliver(give: Callable[[Any], None], what: object) -> None:
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(lambda: future.done() or give(what))
+
+        def call() -> None:
+            try:
+                result = function(*args, **kwargs)
+            except BaseException as error:  # whatever it is belongs to the caller
+                deliver(future.set_exception, error)
+            else:
+                deliver(future.set_result, result)
+
+        self._tx.put_nowait((None, call))
+        return await future
 
     def drop(self, last: Callable[[], object]) -> None:
         """Interrupts the function that runs, then runs ``last`` instead of closing, and ends the thread."""
 
         def forget() -> None:
-            with suppress(sqlite3.Error):
+            with suppress(sqlite3.Error, OSError):
                 last()
             self._connection = None
+            # on this thread, where no loop runs, it makes no future that nobody would wait for
+            self.stop()
 
         self._running = False
         if self._connection is not None:
             self._connection.interrupt()
         self._tx.put_nowait((None, forget))
-        self.stop()
 
 
 class ThreadExecutor:
@@ -120,25 +145,35 @@ class ThreadExecutor:
 
     def __init__(self) -> None:
         self._connection: StoreConnection | None = None
-        self._reader: aiosqlite.Connection | None = None
+        self._reader: StoreConnection | None = None
 
     async def start(self, connect: Connect) -> None:
-        """Starts the thread and connects on it."""
+        """Starts the thread and connects on it.
+
+        A caller that is cancelled gets away only when ``connect`` has ended: what it takes, a lock for one, can be
+        given back only then.
+        """
         self._connection = StoreConnection(connect)
-        await self._connection
+        connecting = asyncio.ensure_future(self._connection)
+        try:
+            await asyncio.shield(connecting)
+        except asyncio.CancelledError:
+            while not connecting.done():
+                with suppress(asyncio.CancelledError):
+                    await asyncio.wait([connecting])
+            connecting.exception()
+            raise
 
     async def run(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Runs one function on the thread: two thread switches whatever it does."""
         assert self._connection is not None, "run before start or after stop"
         return await self._connection.run(function, *args, **kwargs)
 
-    async def read(self, connect: Connect, sql: str, parameters: Sequence[Any]) -> list[Row]:
+    async def read(self, connect: Connect, sql: str, parameters: Parameters) -> list[Row]:
         """Queries on the reader's own thread."""
         if self._reader is None:
-            reader = aiosqlite.Connection(connect, iter_chunk_size=64)
-            reader._thread.daemon = True
-            self._reader = reader
-            await reader
+            self._reader = StoreConnection(connect)
+            await self._reader
         rows = await self._reader.execute_fetchall(sql, parameters)
         return [tuple(row) for row in rows]
 
@@ -159,5 +194,5 @@ class ThreadExecutor:
             last()
         else:
             connection.drop(last)
-        if reader is not None:
-            reader.stop()
+        if reader is not None and reader._connection is not None:
+            reader.drop(reader._connection.close)

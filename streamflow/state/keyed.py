@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from datetime import datetime
 from itertools import islice
 from typing import Any, Final, Generic, TypeVar
 
@@ -26,6 +27,10 @@ MISSING: Final[Any] = type("Missing", (), {"__repr__": lambda self: "MISSING", "
 CHECKED_FIRST: Final = 100
 CHECKED_EVERY: Final = 1000
 """A value's round trip through its codec is checked for the first ones of a table, and then for every thousandth."""
+
+
+_Before = tuple[bytes | None, int | None]
+"""An entry before a call: its value encoded, None where there was none, and its expiry."""
 
 
 class KeyCheck:
@@ -50,14 +55,24 @@ class KeyCheck:
         """
         found = shape(key)
         if self._shape is None:
+            self._must_come_back(key)
             self._shape = found
-            # a tuple's class says nothing of its parts: it is looked at each time
-            self.kind = None if isinstance(found, tuple) else found
+            # the class of a tuple or a datetime does not say that it may be a key: it is looked at each time
+            self.kind = None if isinstance(found, tuple) or found is datetime else found
         elif found != self._shape:
             raise TypeError(
                 f"key {key!r:.60} is {shape_name(found)}, the keys before were {shape_name(self._shape)}: "
                 "all keys of one key_by have one type"
             )
+
+    def _must_come_back(self, key: Key) -> None:
+        """Refuses at once what could not be restored after a restart: an Enum whose class no annotation tells."""
+        try:
+            again = parse(canonical(key), self.declared)
+        except ValueError as error:
+            raise TypeError(f"key {key!r:.60} of {self.step!r} could not be restored: {error}") from None
+        if again != key:
+            raise TypeError(f"key {key!r:.60} of {self.step!r} would be restored as {again!r:.60}")
 
 
 class Table(Generic[V]):
@@ -73,6 +88,7 @@ class Table(Generic[V]):
         subs: Whether entries are (key, sub).
         ttl_ms: An entry is invisible this long after it was last touched; None is for ever.
         key_type: Type of the keys where annotations tell it; needed to restore Enum keys.
+        sub_type: Likewise, of the sub-keys.
     """
 
     def __init__(
@@ -84,15 +100,17 @@ class Table(Generic[V]):
         subs: bool = False,
         ttl_ms: int | None = None,
         key_type: Any = None,
+        sub_type: Any = None,
     ) -> None:
         self.name = name
         self.codec = codec
         self.subs = subs
         self.ttl_ms = ttl_ms
         self.key_type = key_type
+        self.sub_check = KeyCheck(name, sub_type)
         self.hot: dict[Any, V] = {}
         self.index: dict[Key, dict[Any, None]] = {}
-        self.undo: dict[Any, bytes | None] | None = None
+        self.undo: dict[Any, _Before] | None = None
         self._initial = initial
         self._deleted: dict[Any, None] = {}
         self._sealed: dict[Any, V] = {}
@@ -100,7 +118,10 @@ class Table(Generic[V]):
         self._unwritten: Iterator[Any] = iter(())
         self._base: dict[Any, V] = {}
         self._expires: dict[Any, int] = {}
+        self._expires_hot: dict[Any, int] = {}
+        self._expires_sealed: dict[Any, int] = {}
         self._expiring: deque[tuple[int, Any]] = deque()
+        self._queued: set[Any] = set()
         self._encoded = 0
 
     def __len__(self) -> int:
@@ -116,12 +137,12 @@ class Table(Generic[V]):
         Loops call it when ``hot.get`` finds nothing.
         """
         value = self._cold(key)
-        if self.undo is not None and key not in self.undo:
-            self.undo[key] = None if value is MISSING else self._encode(key, value)
+        self._remember(key, value)
         if value is MISSING:
             if self._initial is None:
                 return value
             value = self._initial()
+            self._deleted.pop(key, None)
         self.hot[key] = value
         if self.subs:
             self.index.setdefault(key[0], {})[key[1]] = None
@@ -169,11 +190,10 @@ class Table(Generic[V]):
     def delete(self, key: Any) -> None:
         """Removes an entry, if it exists."""
         known = key in self._base or key in self._sealed
-        if self.undo is not None and key not in self.undo:
-            value = self.peek(key)
-            self.undo[key] = None if value is MISSING else self._encode(key, value)
+        self._remember(key, self.peek(key))
         self.hot.pop(key, None)
         self._expires.pop(key, None)
+        self._expires_hot.pop(key, None)
         if known:
             self._deleted[key] = None
         if self.subs and key[0] in self.index:
@@ -194,14 +214,20 @@ class Table(Generic[V]):
     def renew(self, key: Any, now_ms: int) -> bool:
         """Drops an entry that has expired, gives it its full ttl, and says whether it was there."""
         assert self.ttl_ms is not None
+        self._remember(key, self.peek(key))
         expires = self._expires.get(key)
         if expires is not None and expires <= now_ms:
             self.delete(key)
             expires = None
-        self._expires[key] = now_ms + self.ttl_ms
-        if expires is None:
-            self._expiring.append((now_ms + self.ttl_ms, key))
+        self._set_expiry(key, now_ms + self.ttl_ms)
         return expires is not None
+
+    def _set_expiry(self, key: Any, expires_ms: int) -> None:
+        # a layer of its own: what is encoded later is the expiry at the barrier
+        self._expires[key] = self._expires_hot[key] = expires_ms
+        if key not in self._queued:
+            self._queued.add(key)
+            self._expiring.append((expires_ms, key))
 
     def expire(self, now_ms: int, most: int = 256) -> None:
         """Deletes up to ``most`` entries whose time is over; nobody can see them any more."""
@@ -209,12 +235,12 @@ class Table(Generic[V]):
             most -= 1
             _, key = self._expiring.popleft()
             expires = self._expires.get(key)
-            if expires is None:
-                continue
-            if expires <= now_ms:
-                self.delete(key)
-            else:
+            if expires is not None and expires > now_ms:
                 self._expiring.append((expires, key))
+                continue
+            self._queued.discard(key)
+            if expires is not None:
+                self.delete(key)
 
     # -- atomic calls ------------------------------------------------------------------------------------------------
 
@@ -229,16 +255,32 @@ class Table(Generic[V]):
     def roll_back(self) -> None:
         """Restores every entry touched since `begin`."""
         undo, self.undo = self.undo, None
-        for key, before in reversed((undo or {}).items()):
-            if before is None:
-                self.delete(key)
-                self.hot.pop(key, None)
-            else:
+        for key, (before, expires) in reversed((undo or {}).items()):
+            self.delete(key)
+            if before is not None:
                 self.put(key, self.codec.decode(before))
+            if expires is not None:
+                self._set_expiry(key, expires)
+        if self.subs:
+            for owner in {key[0] for key in undo or ()} & self.index.keys():
+                # what was put back stands at the end of the index; a list reads it in order
+                self.index[owner] = dict.fromkeys(sorted(self.index[owner], key=_ordinal))
+
+    def verify(self) -> None:
+        """Encodes what was touched since `begin`.
+
+        Raises:
+            EncodeError: A value cannot be stored, so the call that made it must not stand.
+        """
+        for key in self.undo or ():
+            value = self.peek(key)
+            if value is not MISSING:
+                self._encode(key, value)
 
     def _remember(self, key: Any, value: V) -> None:
         if self.undo is not None and key not in self.undo:
-            self.undo[key] = self._encode(key, value)
+            before = None if value is MISSING else self._encode(key, value)
+            self.undo[key] = (before, self._expires.get(key))
 
     # -- epochs ------------------------------------------------------------------------------------------------------
 
@@ -249,6 +291,7 @@ class Table(Generic[V]):
         """
         assert not self._sealed and not self._early, f"{self.name}: sealed twice before it was encoded"
         self._sealed, self.hot = self.hot, {}
+        self._expires_sealed, self._expires_hot = self._expires_hot, {}
         deleted, self._deleted = self._deleted, {}
         for key in deleted:
             if key not in self._sealed:
@@ -264,13 +307,13 @@ class Table(Generic[V]):
         """
         keys = list(islice(self._unwritten, entries_max))
         if not keys:
-            self._sealed, self._early = {}, {}
+            self._sealed, self._early, self._expires_sealed = {}, {}, {}
             return None
         parts = [self._entry(key) for key in keys]
         return Delta(self.name, (0, KEY_GROUPS - 1), len(parts), b"[" + b",".join(parts) + b"]")
 
     def _entry(self, key: Any) -> bytes:
-        address = canonical(key[0]) + b"," + canonical(key[1]) if self.subs else canonical(key) + b"," + PLAIN_SUB
+        address = self._address(key)
         early = self._early.get(key)
         if early == b"":
             return b"[" + address + b"]"
@@ -279,13 +322,25 @@ class Table(Generic[V]):
         self._base[key] = value
         if self.ttl_ms is None:
             return b"[" + address + b"," + encoded + b",null]"
-        return b"[%b,%b,%d]" % (address, encoded, self._expires.get(key, 0))
+        expires = self._expires_sealed.get(key)
+        return b"[%b,%b,%d]" % (address, encoded, self._expires[key] if expires is None else expires)
+
+    def _address(self, key: Any) -> bytes:
+        try:
+            return canonical(key[0]) + b"," + canonical(key[1]) if self.subs else canonical(key) + b"," + PLAIN_SUB
+        except ValueError as error:
+            raise EncodeError(
+                f"state of step {self.name!r} cannot be stored: {key!r:.60} cannot be encoded as a key: {error}",
+                step=self.name,
+                hint="Give the step keys that are valid text.",
+            ) from error
 
     def _encode(self, key: Any, value: V) -> bytes:
         try:
             encoded = self.codec.encode(value)
             self._encoded += 1
-            if self._encoded <= CHECKED_FIRST or self._encoded % CHECKED_EVERY == 0:
+            # NaN and infinity are written as null: that would come back as None, or not at all
+            if self._encoded <= CHECKED_FIRST or self._encoded % CHECKED_EVERY == 0 or b"null" in encoded:
                 self._check(encoded, value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise EncodeError(
@@ -297,7 +352,10 @@ class Table(Generic[V]):
 
     def _check(self, encoded: bytes, value: V) -> None:
         again = self.codec.decode(encoded)
-        if again != value or type(again) is not type(value) or self.codec.encode(again) != encoded:
+        twice = self.codec.encode(again)
+        # a class without a comparison of its own is compared by its bytes; a set may come back in another order
+        same = again == value or type(value).__eq__ is object.__eq__
+        if not same or type(again) is not type(value) or (twice != encoded and sorted(twice) != sorted(encoded)):
             raise ValueError(f"{value!r:.80} comes back from its codec as {again!r:.80}")
 
     # -- recovery ----------------------------------------------------------------------------------------------------
@@ -316,11 +374,12 @@ class Table(Generic[V]):
         for text, sub, raw, expires in entries:
             key: Any = parse(text, self.key_type)
             if self.subs:
-                key = (key, parse(sub))
+                key = (key, parse(sub, self.sub_check.declared))
             if raw is None:
                 self._base.pop(key, None)
                 self.hot.pop(key, None)
                 self._expires.pop(key, None)
+                self._expires_hot.pop(key, None)
                 continue
             if migrate is not None:
                 self.hot[key] = migrate(msgspec.json.decode(raw))
@@ -328,16 +387,19 @@ class Table(Generic[V]):
                 self._base[key] = decode(raw)
             if expires is not None:
                 self._expires[key] = expires
+                if migrate is not None:
+                    self._expires_hot[key] = expires
 
     def installed(self) -> None:
         """Ends loading: builds what is derived from the entries."""
         if self.subs:
             # rows come in the order of their text, in which 10 stands before 9: ordinals of lists need their own
             pairs = [*self._base, *self.hot]
-            pairs.sort(key=lambda pair: pair[1] if type(pair[1]) is int else 0)
+            pairs.sort(key=lambda pair: _ordinal(pair[1]))
             for key, sub in pairs:
                 self.index.setdefault(key, {})[sub] = None
         self._expiring = deque(sorted(((expires, key) for key, expires in self._expires.items()), key=lambda e: e[0]))
+        self._queued = set(self._expires)
 
     def snapshot(self) -> dict[Any, Any]:
         """Every entry that is there, for tests: by key, or as a dict or list per key where entries have sub-keys."""
@@ -351,3 +413,8 @@ class Table(Generic[V]):
             else:
                 found[key] = value
         return found
+
+
+def _ordinal(sub: Any) -> int:
+    """Orders the elements of a list; the items of a map have no order here."""
+    return sub if type(sub) is int else 0

@@ -14,8 +14,8 @@ from typing import Final
 from streamflow.errors import StateError, StateLockedError
 
 NETWORK_FILE_SYSTEMS: Final = frozenset(
-    "9p afs beegfs ceph cifs fuse.gcsfuse fuse.glusterfs fuse.rclone fuse.s3fs fuse.sshfs glusterfs gpfs lustre "
-    "ncpfs nfs nfs4 ocfs2 smb smb2 smb3 smbfs".split()
+    {"9p", "afs", "beegfs", "ceph", "cifs", "glusterfs", "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "ocfs2"}
+    | {"smb", "smb2", "smb3", "smbfs", "fuse.gcsfuse", "fuse.glusterfs", "fuse.rclone", "fuse.s3fs", "fuse.sshfs"}
 )
 """SQLite's WAL needs memory shared between processes and honest locks: these give neither."""
 
@@ -108,9 +108,7 @@ def check_place(path: Path, *, force: bool = False) -> None:
     """
     for one in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".epoch", ".lock"))):
         if one.is_symlink():
-            raise StateError(
-                f"{one} is a symbolic link", hint=f"Name the real file instead: {one.resolve()}"
-            )
+            raise StateError(f"{one} is a symbolic link", hint=f"Name the real file instead: {one.resolve()}")
     for directory in reversed([parent for parent in path.absolute().parents if not parent.exists()]):
         directory.mkdir(mode=0o700, exist_ok=True)
     kind = file_system(path.parent)

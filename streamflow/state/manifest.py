@@ -5,8 +5,10 @@ from __future__ import annotations
 import sqlite3
 from typing import Final
 
+from streamflow.batch import Position, Taken
 from streamflow.errors import IncompatibleStateError
 from streamflow.keys import HASH_NAME, KEY_GROUPS
+from streamflow.state.commit import write_taken
 from streamflow.state.ledger import Ledger
 from streamflow.state.rows import text, text_back
 from streamflow.state.store import Manifest, TableShape
@@ -94,9 +96,7 @@ def _check_free(
     _delete_step(connection, stored.pop(table)[0])
 
 
-def _fits(
-    connection: sqlite3.Connection, manifest: Manifest, table: str, held: tuple[int, TableShape]
-) -> bool:
+def _fits(connection: sqlite3.Connection, manifest: Manifest, table: str, held: tuple[int, TableShape]) -> bool:
     """Whether stored entries can be read by the step as it is now; False if they are to be dropped."""
     (step, shape), wanted, name = held, manifest.tables[table], step_of(table)
     changes = [
@@ -165,17 +165,28 @@ def _check_sources(connection: sqlite3.Connection, manifest: Manifest) -> None:
     stored = {text_back(row[0]) for row in connection.execute(query)}
     for old in sorted(stored - set(manifest.sources)):
         new = manifest.renamed.get(old)
-        if new in manifest.sources and new not in stored:
-            for table in ("source", "seen"):
-                connection.execute(
-                    f"UPDATE {table} SET source = CAST(? AS TEXT) WHERE source = CAST(? AS TEXT)",
-                    (text(new), text(old)),
-                )
+        if new is not None and new in manifest.sources and new not in stored:
+            _rename_source(connection, old, new)
         elif old in manifest.drop:
             for table in ("source", "seen"):
                 connection.execute(f"DELETE FROM {table} WHERE source = CAST(? AS TEXT)", (text(old),))
         else:
             raise _removed("source", old, "its positions")
+
+
+def _rename_source(connection: sqlite3.Connection, old: str, new: str) -> None:
+    query = (
+        "SELECT CAST(partition AS BLOB), position, CAST(identity AS BLOB) FROM source WHERE source = CAST(? AS TEXT)"
+    )
+    positions = {
+        text_back(partition): Position(at, text_back(identity))
+        for partition, at, identity in connection.execute(query, (text(old),))
+    }
+    connection.execute("DELETE FROM source WHERE source = CAST(? AS TEXT)", (text(old),))
+    # the checksum of a position covers the source's name
+    write_taken(connection, 0, {new: Taken(positions)})
+    update = "UPDATE seen SET source = CAST(? AS TEXT) WHERE source = CAST(? AS TEXT)"
+    connection.execute(update, (text(new), text(old)))
 
 
 def _check_sinks(connection: sqlite3.Connection, manifest: Manifest) -> None:

@@ -20,6 +20,8 @@ APPLICATION_ID: Final = 0x73664C57  # "sfLW"
 FORMAT: Final = 1
 BUSY_SECONDS: Final = 5.0
 """How long a commit waits for a foreign program that holds SQLite's write lock."""
+CACHE_KIB: Final = 32 << 10
+"""Most memory for pages of the file: folding into a large state reads fewer of them again."""
 CHECK_TOLD_SECONDS: Final = 2.0
 """An integrity check that takes longer than this is logged."""
 
@@ -45,9 +47,7 @@ def connect_readable(path: Path, *, immutable: bool = False) -> sqlite3.Connecti
         immutable: Whether nobody can be writing: then no file appears beside it.
     """
     address = path.absolute().as_uri() + "?mode=ro" + ("&immutable=1" if immutable else "")
-    connection = sqlite3.connect(
-        address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
+    connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
     _distrust(connection)
     connection.execute("PRAGMA query_only=ON")
     return connection
@@ -75,6 +75,7 @@ def make_durable(connection: sqlite3.Connection) -> None:
         raise StateError("SQLite does not take synchronous=FULL", hint="Use a standard build of SQLite.")
     # the store checkpoints the WAL itself, when idle: inside a commit it would be paid by the epoch
     connection.execute("PRAGMA wal_autocheckpoint=0").fetchall()
+    connection.execute(f"PRAGMA cache_size=-{CACHE_KIB}")
     if sys.platform == "darwin":
         connection.execute("PRAGMA fullfsync=ON")
         connection.execute("PRAGMA checkpoint_fullfsync=ON")
@@ -122,7 +123,10 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
         )
 
 
-_OBJECTS: Final = "SELECT type, name, tbl_name, sql FROM sqlite_master WHERE type <> 'view' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+_OBJECTS: Final = (
+    "SELECT type, name, tbl_name, sql FROM sqlite_master "
+    "WHERE type <> 'view' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+)
 
 
 @cache

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import groupby
 from typing import Any, Final
+from zlib import crc32
 
 import msgspec
 
@@ -14,12 +17,14 @@ from streamflow.batch import Chunk, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
 from streamflow.state.ledger import Ledger
 from streamflow.state.opening import RESTORE
-from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, row_crc, text_back
+from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
 from streamflow.state.store import Checkpoint, Entry, Install
 
-LOAD_ROWS: Final = 4096
-"""Entries handed on at once."""
+LOAD_ROWS: Final = 256
+"""Entries read and handed on at once; twice as fast as 4096, which leave the processor's cache."""
 
+# `Entry._make` without its Python frame
+_make_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
 _decode_delta = msgspec.json.Decoder(list[list[msgspec.Raw]]).decode
 
 
@@ -29,12 +34,8 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
     Raises:
         CorruptStateError: A checksum or a sequence is wrong.
     """
-    row = connection.execute("SELECT epoch, number, now_ms, digest FROM epoch ORDER BY epoch DESC LIMIT 1").fetchone()
-    ledger.epoch, ledger.number, ledger.now_ms, digest = row or (0, 0, 0, b"")
-    progress = {
-        sink: Progress(epoch, next_seq, bytes(cursor))
-        for sink, epoch, next_seq, cursor in connection.execute("SELECT sink, epoch, next_seq, cursor FROM sink")
-    }
+    digest = _read_epoch(connection, ledger)
+    progress = _read_progress(connection)
     pending = _read_pending(connection, ledger)
     ledger.adopt({sink: known.next_seq for sink, known in progress.items()})
     for step, size in connection.execute("SELECT step, sum(bytes) FROM state_delta GROUP BY 1"):
@@ -54,25 +55,52 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
     )
 
 
+def _read_epoch(connection: sqlite3.Connection, ledger: Ledger) -> bytes:
+    query = (
+        "SELECT epoch, number, now_ms, at_ms, generation, records, entries, bytes, digest, crc "
+        "FROM epoch ORDER BY epoch DESC LIMIT 1"
+    )
+    for *fields, crc in connection.execute(query):
+        if crc != fields_crc(*fields):
+            raise corrupt(f"the row of epoch {fields[0]}")
+        ledger.epoch, ledger.number, ledger.now_ms = fields[:3]
+        return bytes(fields[-1])
+    return b""
+
+
+def _read_progress(connection: sqlite3.Connection) -> dict[str, Progress]:
+    progress = {}
+    for sink, epoch, next_seq, cursor, crc in connection.execute("SELECT sink, epoch, next_seq, cursor, crc FROM sink"):
+        if crc != fields_crc(sink, epoch, next_seq, cursor):
+            raise corrupt(f"the progress of sink {sink!r}")
+        progress[sink] = Progress(epoch, next_seq, cursor)
+    return progress
+
+
 def _read_pending(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, list[Chunk]]:
     pending: dict[str, list[Chunk]] = {}
     query = "SELECT sink, epoch, chunk, first_seq, count, payload, crc FROM outbox ORDER BY sink, first_seq"
     for sink, epoch, index, first_seq, count, payload, crc in connection.execute(query):
-        if crc != chunk_crc(sink, epoch, first_seq, count, payload):
-            raise corrupt(f"the outbox of sink {sink!r}, sequence {first_seq}, epoch {epoch}")
+        chunk = Chunk(sink, epoch, index, first_seq, count, payload)
+        if crc != chunk_crc(chunk):
+            raise corrupt(f"the outbox of sink {sink!r}, sequence {first_seq}, epoch {epoch},")
         chunks = pending.setdefault(sink, [])
         if chunks and chunks[-1].first_seq + chunks[-1].count != first_seq:
             raise corrupt(f"the outbox of sink {sink!r} has a gap before sequence {first_seq}: it")
-        chunks.append(Chunk(sink, epoch, index, first_seq, count, bytes(payload)))
+        chunks.append(chunk)
         ledger.next_seq[sink] = first_seq + count
     return pending
 
 
 def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Taken]:
     positions: dict[str, dict[str, Position]] = {}
-    query = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB) FROM source"
-    for source, partition, at, identity in connection.execute(query):
-        positions.setdefault(text_back(source), {})[text_back(partition)] = Position(at, text_back(identity))
+    query = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB), crc FROM source"
+    for *names, at, stored_identity, crc in connection.execute(query):
+        source, partition = map(text_back, names)
+        identity = text_back(stored_identity)
+        if crc != fields_crc(source, partition, at, identity):
+            raise corrupt(f"the position of source {source!r}, partition {partition!r},")
+        positions.setdefault(source, {})[partition] = Position(at, identity)
     ids: dict[str, list[str]] = {}
     query = "SELECT CAST(source AS BLOB), epoch, count, CAST(ids AS BLOB), crc FROM seen ORDER BY source, epoch"
     for name, epoch, count, blob, crc in connection.execute(query):
@@ -81,9 +109,7 @@ def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Tak
             raise corrupt(f"the ids that source {source!r} took in epoch {epoch}")
         ids.setdefault(source, []).extend(json.loads(blob))
         ledger.seen.setdefault(source, deque()).append((epoch, count))
-    return {
-        source: Taken(positions.get(source, {}), ids.get(source, ())) for source in sorted({*positions, *ids})
-    }
+    return {source: Taken(positions.get(source, {}), ids.get(source, ())) for source in sorted({*positions, *ids})}
 
 
 def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Install) -> None:
@@ -93,9 +119,10 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
         CorruptStateError: A row or delta does not match its checksum.
     """
     names = {step: name for name, step in ledger.steps.items()}
+    ledger.row_bytes.clear()
     waiting: dict[int, list[Entry]] = {}
-    for step, entries in _read_rows(connection, names):
-        ledger.row_bytes[step] = ledger.row_bytes.get(step, 0) + sum(len(e[0]) + len(e[2] or b"") for e in entries)
+    for step, entries, size in _read_rows(connection, names):
+        ledger.row_bytes[step] = ledger.row_bytes.get(step, 0) + size
         held = waiting.setdefault(step, [])
         held += entries
         if len(held) >= LOAD_ROWS:
@@ -104,32 +131,50 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
     for step, held in waiting.items():
         if held:
             install(names[step], held)
-    query = "SELECT epoch, step, count, CAST(payload AS BLOB), crc FROM state_delta ORDER BY id"
-    for epoch, step, count, payload, crc in connection.execute(query):
+    query = "SELECT epoch, step, count, bytes, CAST(payload AS BLOB), crc FROM state_delta ORDER BY id"
+    for epoch, step, count, size, payload, crc in connection.execute(query):
         if crc != delta_crc(step, epoch, payload) or step not in names:
             raise corrupt(f"the changes of step {names.get(step, step)!r} in epoch {epoch}")
         entries = delta_entries(payload)
-        if len(entries) != count:
+        if (len(entries), len(payload)) != (count, size):
             raise corrupt(f"the number of changes of step {names[step]!r} in epoch {epoch}")
         install(names[step], entries)
 
 
-def _read_rows(connection: sqlite3.Connection, names: dict[int, str]) -> Iterator[tuple[int, list[Entry]]]:
-    """Reads all rows in the order of the file, cut where the step changes."""
+def _read_rows(connection: sqlite3.Connection, names: dict[int, str]) -> Iterator[tuple[int, list[Entry], int]]:
+    """Reads all rows in the order of the file: step, entries, bytes, cut where the step changes.
+
+    Column by column, so that no Python code runs per row.
+    """
     cursor = connection.execute(
-        "SELECT step, CAST(key AS BLOB), CAST(sub AS BLOB), CAST(value AS BLOB), expires_ms, crc FROM state"
+        "SELECT step, CAST(key AS BLOB), CAST(sub AS BLOB), CAST(value AS BLOB), expires_ms, crc, "
+        "key_group << 24 | step FROM state"
     )
     while rows := cursor.fetchmany(LOAD_ROWS):
-        entries: list[Entry] = []
-        current = rows[0][0]
-        for step, key, sub, value, expires_ms, crc in rows:
-            if crc != row_crc(step, key, sub, value, expires_ms) or step not in names:
-                raise corrupt(f"the state of step {names.get(step, step)!r} for key {_shown(key)}, sub-key {_shown(sub)}")
-            if step != current:
-                yield current, entries
-                current, entries = step, []
-            entries.append(Entry(key, sub, value, expires_ms))
-        yield current, entries
+        steps, keys, subs, values, expires, crcs, places = zip(*rows, strict=True)
+        seeds = places if expires.count(None) == len(rows) else map(row_seed, places, expires)
+        found = list(map(crc32, values, map(crc32, subs, map(crc32, keys, seeds))))
+        if found != list(crcs):
+            step, key, sub, *_ = next(row for row, crc in zip(rows, found, strict=True) if row[5] != crc)
+            raise corrupt(f"the state of step {names.get(step, step)!r} for key {_shown(key)}, sub-key {_shown(sub)}")
+        entries = list(map(_make_entry, zip(keys, subs, values, expires, strict=True)))
+        for start, stop in _runs(steps):
+            if steps[start] not in names:
+                raise corrupt(f"a row of step {steps[start]}, which does not exist,")
+            size = sum(map(len, keys[start:stop])) + sum(map(len, values[start:stop]))
+            yield steps[start], entries[start:stop], size
+
+
+def _runs(steps: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where runs of equal items begin and end."""
+    if steps.count(steps[0]) == len(steps):
+        yield 0, len(steps)
+        return
+    start = 0
+    for _, run in groupby(steps):
+        stop = start + sum(1 for _ in run)
+        yield start, stop
+        start = stop
 
 
 def delta_entries(payload: bytes) -> list[Entry]:

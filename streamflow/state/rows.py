@@ -8,6 +8,9 @@ from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
+from streamflow.batch import Chunk
+from streamflow.state.store import Entry
+
 ROWS_PER_STATEMENT: Final = 250
 """Rows of one multi-row VALUES statement: each statement may cost a hand-over of the GIL."""
 
@@ -22,9 +25,26 @@ def text_back(value: bytes) -> str:
     return value.decode("utf-8", "surrogatepass")
 
 
-def row_crc(step: int, key: bytes, sub: bytes, value: bytes, expires_ms: int | None) -> int:
-    """Checksum of one state row."""
-    return crc32(b"%d|%b|%b|%b|%d" % (step, key, sub, value, -1 if expires_ms is None else expires_ms))
+def fields_crc(*fields: str | int | bytes) -> int:
+    """Checksum of a row's small fields."""
+    return crc32(ascii(fields).encode())
+
+
+def row_crc(place: int, entry: Entry) -> int:
+    """Checksum of one state row.
+
+    Args:
+        place: Key group and step in one number: ``key_group << 24 | step``.
+        entry: The entry.
+    """
+    key, sub, value, expires_ms = entry
+    assert value is not None, "a deletion has no row"
+    return crc32(value, crc32(sub, crc32(key, row_seed(place, expires_ms))))
+
+
+def row_seed(place: int, expires_ms: int | None) -> int:
+    """What a row's checksum starts from: another one for every place and expiry that differ by one bit."""
+    return place if expires_ms is None else (place ^ expires_ms ^ (expires_ms >> 32) ^ 0x5BD1E995) & 0xFFFFFFFF
 
 
 def delta_crc(step: int, epoch: int, payload: bytes) -> int:
@@ -32,9 +52,9 @@ def delta_crc(step: int, epoch: int, payload: bytes) -> int:
     return crc32(payload, crc32(b"%d|%d|" % (step, epoch)))
 
 
-def chunk_crc(sink: str, epoch: int, first_seq: int, count: int, payload: bytes) -> int:
+def chunk_crc(chunk: Chunk) -> int:
     """Checksum of one outbox chunk."""
-    return crc32(payload, crc32(b"%b|%d|%d|%d|" % (text(sink), epoch, first_seq, count)))
+    return crc32(chunk.payload, fields_crc(chunk.sink, chunk.epoch, chunk.index, chunk.first_seq, chunk.count))
 
 
 def blob_crc(epoch: int, payload: bytes) -> int:

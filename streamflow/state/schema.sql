@@ -8,12 +8,13 @@ CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE epoch(
   epoch INTEGER PRIMARY KEY, number INTEGER NOT NULL, now_ms INTEGER NOT NULL, at_ms INTEGER NOT NULL,
   generation INTEGER NOT NULL, records INTEGER NOT NULL, entries INTEGER NOT NULL, bytes INTEGER NOT NULL,
-  duration_ms REAL NOT NULL, digest BLOB NOT NULL
+  digest BLOB NOT NULL, crc INTEGER NOT NULL, duration_ms REAL NOT NULL
 );
 
 -- where each source partition resumes
 CREATE TABLE source(
   source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER NOT NULL, identity TEXT NOT NULL,
+  crc INTEGER NOT NULL,
   PRIMARY KEY(source, partition)
 ) WITHOUT ROWID;
 
@@ -21,7 +22,7 @@ CREATE TABLE source(
 CREATE TABLE seen(
   source TEXT NOT NULL, epoch INTEGER NOT NULL, count INTEGER NOT NULL, ids TEXT NOT NULL, crc INTEGER NOT NULL,
   PRIMARY KEY(source, epoch)
-);
+) WITHOUT ROWID;
 
 -- stateful steps; rows name them by id, so that a renamed step keeps its rows
 CREATE TABLE step(
@@ -48,11 +49,12 @@ CREATE TABLE outbox(
   sink TEXT NOT NULL, first_seq INTEGER NOT NULL, epoch INTEGER NOT NULL, chunk INTEGER NOT NULL,
   count INTEGER NOT NULL, payload BLOB NOT NULL, crc INTEGER NOT NULL,
   PRIMARY KEY(sink, first_seq)
-);
+) WITHOUT ROWID;
 
 -- how far each sink's broker is known to be
 CREATE TABLE sink(
-  sink TEXT PRIMARY KEY, epoch INTEGER NOT NULL, next_seq INTEGER NOT NULL, cursor BLOB NOT NULL
+  sink TEXT PRIMARY KEY, epoch INTEGER NOT NULL, next_seq INTEGER NOT NULL, cursor BLOB NOT NULL,
+  crc INTEGER NOT NULL
 ) WITHOUT ROWID;
 
 -- how each epoch's micro-batches were cut

@@ -4,76 +4,38 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import secrets
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import ParamSpec, TypeVar
-
-import msgspec
 
 from streamflow.batch import Chunk, Progress, Taken
-from streamflow.clock import Clock, SystemClock
-from streamflow.errors import CheckpointError, EpochWentBack, Fenced, StateError
-from streamflow.keys import HASH_NAME, PLAIN_SUB
+from streamflow.errors import CheckpointError, Fenced, StateError
 from streamflow.state import commit as writing
+from streamflow.state.claim import StoreOptions, claim, verify
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
 from streamflow.state.ledger import Ledger
 from streamflow.state.lock import FileLock, check_place
-from streamflow.state.manifest import apply_manifest
+from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
     as_checkpoint_error,
     as_state_error,
-    check_integrity,
     connect_readable,
     connect_writable,
     drop_connection,
-    is_new,
     is_passing,
-    make_durable,
-    make_schema,
     transaction,
-    value_of,
 )
 from streamflow.state.recovery import load_entries, read_checkpoint
-from streamflow.state.rows import Point, text
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
-from streamflow.state.views import make_views
 from streamflow.state.wal import WalKeeper
-from streamflow.state.witness import Witness, read_witness
+from streamflow.state.witness import Witness, check_not_gone
 
-P = ParamSpec("P")
-T = TypeVar("T")
+__all__ = ["SqliteStore", "StoreOptions"]
 
 log = logging.getLogger("streamflow.state")
-
-
-def _new_incarnation() -> str:
-    return secrets.token_hex(6)
-
-
-def _no_point(name: str) -> None:
-    """Production has no crash points."""
-
-
-@dataclass(frozen=True, slots=True)
-class StoreOptions:
-    """What a store is given besides its path.
-
-    Args:
-        clock: Tells when an epoch was committed.
-        force_place: Take a network file system all the same.
-        point: Called at ``commit.begun``, ``commit.written`` (before COMMIT), ``commit.done`` (before the witness),
-            ``spill.done`` and ``fold.written``; simulation raises there.
-        new_incarnation: Makes the id of a new store.
-    """
-
-    clock: Clock = field(default_factory=SystemClock)
-    force_place: bool = False
-    point: Point = _no_point
-    new_incarnation: Callable[[], str] = _new_incarnation
 
 
 class SqliteStore:
@@ -132,7 +94,7 @@ class SqliteStore:
         self._lock.acquire()
         try:
             if not self.path.exists() or not self.path.stat().st_size:
-                self._check_gone()
+                check_not_gone(self.path, self._witness.path)
             self._connection = connect_writable(self.path)
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
@@ -140,75 +102,17 @@ class SqliteStore:
             raise StateError(f"{self.path} cannot be opened: {error}", hint="Check owner and mode.") from error
         return self._connection
 
-    def _check_gone(self) -> None:
-        seen = read_witness(self._witness.path)
-        if seen is not None and seen.epoch > 0:
-            raise EpochWentBack(
-                f"{self.path} is gone or empty, and its witness says that epoch {seen.epoch} was committed",
-                hint="Bring the file back, or run `streamflow reset` to begin anew.",
-            )
-
     def _open(self, manifest: Manifest) -> Checkpoint:
         connection, ledger = self._open_connection(), self._ledger
         try:
-            if is_new(connection, self.path):
-                self._check_gone()
-                make_durable(connection)
-            else:
-                make_durable(connection)
-                clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
-                check_integrity(connection, self.path, thorough=clean != 1)
-                self._check_witness(connection, accept_missing=manifest.accept_missing)
+            verify(connection, self.path, self._witness.path, accept_missing=manifest.accept_missing)
             with transaction(connection):
-                self._claim(connection, manifest)
+                claim(connection, self.path, manifest, ledger, self._options)
             checkpoint = read_checkpoint(connection, ledger)
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
         self._tell_witness()
         return checkpoint
-
-    def _check_witness(self, connection: sqlite3.Connection, *, accept_missing: bool) -> None:
-        incarnation = value_of(connection, "SELECT value FROM meta WHERE key = 'incarnation'")
-        epoch = value_of(connection, "SELECT coalesce(max(epoch), 0) FROM epoch")
-        seen = read_witness(self._witness.path)
-        if seen is None or seen.incarnation != incarnation:
-            if epoch == 0 and seen is None:
-                return
-            if not accept_missing:
-                what = "is missing or unreadable" if seen is None else "belongs to another store"
-                raise EpochWentBack(
-                    f"the witness {self._witness.path} {what}, so {self.path} (epoch {epoch}) may be an older copy",
-                    hint="Bring the witness back, or start with --accept-missing if you know the store is the newest.",
-                )
-            self._witness.path.unlink(missing_ok=True)
-        elif epoch < seen.epoch:
-            raise EpochWentBack(
-                f"{self.path} is at epoch {epoch}, and its witness says that epoch {seen.epoch} was committed",
-                hint="It is an older copy, or its -wal file is gone: bring the newest back, or run `streamflow reset`.",
-            )
-
-    def _claim(self, connection: sqlite3.Connection, manifest: Manifest) -> None:
-        """Makes this instance the newest one: the opening transaction."""
-        ledger = self._ledger
-        if is_new(connection, self.path):
-            make_schema(connection)
-            writing.write_rows(
-                connection,
-                "INSERT INTO meta(key, value)",
-                "(?, ?)",
-                [
-                    *(("flow", manifest.flow), ("incarnation", self._options.new_incarnation())),
-                    *(("generation", 0), ("hash", HASH_NAME), ("fingerprint", manifest.fingerprint)),
-                    *(("clean", 0), ("created_ms", self._options.clock.now_ms())),
-                ],
-            )
-        connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-        connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
-        connection.execute("DELETE FROM outbox WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM epoch)")
-        meta = dict(connection.execute("SELECT key, value FROM meta"))
-        ledger.generation, ledger.incarnation = meta["generation"], meta["incarnation"]
-        apply_manifest(connection, manifest, ledger)
-        make_views(connection, ledger.steps, {name: shape.kind for name, shape in manifest.tables.items()})
 
     async def load(self, install: Install) -> None:
         """Hands every live entry to ``install`` on the store's thread."""
@@ -354,16 +258,8 @@ class SqliteStore:
         step = self._ledger.step(table)
         # only the connecting of the reader must not happen twice at once
         async with self._reading:
-            rows = await self._executor.read(
-                lambda: connect_readable(self.path), *_get_query(step, key, self._ledger.now_ms)
-            )
-        ((entry, value),) = rows
-        if entry is None:
-            return None if value is None else bytes(value)
-        fields = msgspec.json.decode(entry, type=list[msgspec.Raw])
-        if len(fields) == 2 or not _visible(bytes(fields[3]), self._ledger.now_ms):
-            return None
-        return bytes(fields[2])
+            rows = await self._executor.read(partial(connect_readable, self.path), *lookup(step, key))
+        return found(rows, self._ledger.now_ms)
 
     # -- the end -------------------------------------------------------------------------------------------------------
 
@@ -419,44 +315,3 @@ class SqliteStore:
         if self._connection is None or self._life == "abandoned":
             raise StateError(f"{self.path} is not open", hint="Open the store first.")
         return self._connection
-
-
-def _visible(expires: bytes, now_ms: int) -> bool:
-    return expires == b"null" or int(expires) > now_ms
-
-
-def _get_query(step: int, key: bytes, now_ms: int) -> tuple[str, list[object]]:
-    """Newest unfolded entry and row of one key, in one statement: one snapshot, one thread switch."""
-    from streamflow.keys import key_group
-
-    address = b"[" + key + b"," + PLAIN_SUB
-    found = (
-        "SELECT (SELECT CAST(e.value AS BLOB) FROM json_each(d.payload) AS e "
-        "WHERE json_extract(e.value, '$[0]', '$[1]') = CAST(?3 AS TEXT) ORDER BY e.key DESC LIMIT 1) AS entry "
-        "FROM state_delta AS d WHERE d.step = ?1 AND instr(d.payload, CAST(?2 AS TEXT)) AND entry IS NOT NULL "
-        "ORDER BY d.id DESC LIMIT 1"
-    )
-    row = (
-        "SELECT CAST(value AS BLOB) FROM state WHERE key_group = ?4 AND step = ?1 AND key = CAST(?5 AS TEXT) "
-        "AND sub = CAST(?6 AS TEXT) AND coalesce(expires_ms > ?7, 1)"
-    )
-    parameters = [step, address, address + b"]", key_group(key), key, PLAIN_SUB, now_ms]
-    return f"SELECT ({found}), ({row})", parameters
-
-
-def copy_as_found(path: str | Path, to: str | Path) -> None:
-    """Copies a store as another process would find it: file, WAL and witness, not the lock. For crash tests.
-
-    Not for a store that another process uses: reading the file drops SQLite's locks of this process.
-    """
-    source, target = Path(path), Path(to)
-    for suffix in ("", "-wal", ".epoch"):
-        one = source.with_name(source.name + suffix)
-        copy = target.with_name(target.name + suffix)
-        if one.exists():
-            copy.write_bytes(one.read_bytes())
-        else:
-            copy.unlink(missing_ok=True)
-
-
-__all__ = ["SqliteStore", "StoreOptions", "copy_as_found", "text"]

@@ -35,7 +35,7 @@ class Delta:
         groups: The key-group range it covers, first and last.
         count: Number of entries.
         payload: A JSON array of ``[key, sub, value, expires_ms]``, or ``[key, sub]`` for a deletion; each entry's
-            key, sub and value are JSON. Plain SQLite can read it with ``json_each``.
+            key, sub and value are JSON, without white space in between. Plain SQLite can read it with ``json_each``.
     """
 
     table: str
@@ -159,6 +159,11 @@ class Store(Protocol):
     epoch after the last one.
     """
 
+    @property
+    def fold_debt_bytes(self) -> int:
+        """Bytes of committed deltas that are not folded into rows yet."""
+        ...
+
     async def open(self, manifest: Manifest) -> Checkpoint:
         """Locks, opens, verifies and claims the store.
 
@@ -190,8 +195,13 @@ class Store(Protocol):
         """Writes outbox chunks of the epoch in the making ahead of its commit; invisible until then."""
         ...
 
-    async def fold(self) -> bool:
-        """Merges one slice (about 20 ms) of deltas into rows; returns False when nothing is left."""
+    async def fold(self, *, idle: bool = True) -> bool:
+        """Merges one slice (about 20 ms) of deltas into rows; returns False when nothing is left.
+
+        Args:
+            idle: Fold everything. Otherwise only tables whose deltas outweigh their rows, so that a key changed by
+                many epochs is written once; False then says that none is due.
+        """
         ...
 
     async def get(self, table: str, key: bytes) -> bytes | None:

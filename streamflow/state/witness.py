@@ -14,6 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final, NamedTuple
 
+from streamflow.errors import EpochWentBack
+
 FSYNC_SECONDS: Final = 1.0
 """The witness is synced at most this often: after a power cut it may be older than the store, never newer."""
 
@@ -95,3 +97,49 @@ def read_witness(path: Path) -> Seen | None:
             if found is None or seen.epoch > found.epoch:
                 found = seen
     return found
+
+
+def check_not_gone(path: Path, witness: Path) -> None:
+    """Refuses to begin anew where something was committed before.
+
+    Raises:
+        EpochWentBack: The state file is missing or empty, and its witness tells of epochs.
+    """
+    seen = read_witness(witness)
+    if seen is not None and seen.epoch > 0:
+        raise EpochWentBack(
+            f"{path} is gone or empty, and its witness says that epoch {seen.epoch} was committed",
+            hint="Bring the file and its -wal back, or run `streamflow reset` to begin anew.",
+        )
+
+
+def check_witness(path: Path, witness: Path, held: tuple[str, int], *, accept_missing: bool) -> None:
+    """Refuses a store that is behind its witness, or has lost it.
+
+    Args:
+        path: The state file.
+        witness: The witness file.
+        held: What the store says: its incarnation and epoch.
+        accept_missing: Whether a missing witness, or another store's, is made anew instead.
+
+    Raises:
+        EpochWentBack: It may be an older copy.
+    """
+    incarnation, epoch = held
+    seen = read_witness(witness)
+    if seen is not None and seen.incarnation == incarnation:
+        if epoch < seen.epoch:
+            raise EpochWentBack(
+                f"{path} is at epoch {epoch}, and its witness says that epoch {seen.epoch} was committed",
+                hint="It is an older copy, or its -wal file is gone: bring the newest back, or run `streamflow reset`.",
+            )
+        return
+    if seen is None and epoch == 0:
+        return
+    if not accept_missing:
+        what = "is missing or unreadable" if seen is None else "belongs to another store"
+        raise EpochWentBack(
+            f"the witness {witness} {what}, so {path} (epoch {epoch}) may be an older copy",
+            hint="Bring the witness back, or start with --accept-missing if you know that the store is the newest.",
+        )
+    witness.unlink(missing_ok=True)

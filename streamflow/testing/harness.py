@@ -20,7 +20,8 @@ from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.keyed import Table
-from streamflow.state.sqlite import SqliteStore, copy_as_found
+from streamflow.state.files import copy_as_found
+from streamflow.state.sqlite import SqliteStore
 
 if TYPE_CHECKING:
     from streamflow.flow import Flow, KeyedStream, Stream

@@ -27,8 +27,10 @@ def server_binary() -> str:
     return on_path
 
 
-def write_config(folder: Path, host: str, port: int, extra_config: str = "", *, name: str = "") -> Path:
-    """Write a server configuration that survives kill -9 and power loss, and return its path.
+def write_config(
+    folder: Path, host: str, port: int, extra_config: str = "", *, name: str = "", sync: str = "always"
+) -> Path:
+    """Write a server configuration and return its path.
 
     Args:
         folder: Holds the configuration and, in `data`, the streams.
@@ -36,6 +38,8 @@ def write_config(folder: Path, host: str, port: int, extra_config: str = "", *, 
         port: The port to bind.
         extra_config: More top-level configuration in the server's own syntax: users, nkeys, tls ...
         name: What the server calls itself in its greeting.
+        sync: The server's `sync_interval`. With `always` it calls fsync before every acknowledgement; with a time,
+            what was acknowledged since can be gone after a power loss, though not after a kill.
     """
     path = folder / "nats.conf"
     # JSON strings are valid in the server's configuration language, whatever the folder is called.
@@ -45,8 +49,7 @@ server_name: {json.dumps(name or f"streamflow-{port}")}
 listen: {json.dumps(f"{host}:{port}")}
 jetstream {{
   store_dir: {json.dumps(str(folder / "data"))}
-  # fsync before every acknowledgement: without it, what was acknowledged can be gone after a crash.
-  sync_interval: always
+  sync_interval: {json.dumps(sync)}
 }}
 {extra_config}
 """

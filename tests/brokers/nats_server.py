@@ -43,7 +43,7 @@ class NatsServer:
     ones that take time have an `..._async` twin that leaves the event loop free.
     """
 
-    def __init__(self, *, extra_config: str = "", port: int | None = None) -> None:
+    def __init__(self, *, extra_config: str = "", port: int | None = None, sync: str = "always") -> None:
         """Prepare a server; nothing runs before `start`.
 
         Args:
@@ -52,6 +52,7 @@ class NatsServer:
             port: The port to bind; a free one by default.
         """
         self.extra_config = extra_config
+        self.sync = sync
         self.host = "127.0.0.1"
         self._fixed_port = port is not None
         self.port = free_port() if port is None else port
@@ -184,7 +185,7 @@ class NatsServer:
         await self.close_async()
 
     def _start_once(self) -> None:
-        config = write_config(self.folder, self.host, self.port, self.extra_config, name=self._name)
+        config = write_config(self.folder, self.host, self.port, self.extra_config, name=self._name, sync=self.sync)
         self._process = start_tied([server_binary(), "-c", str(config)], self.log_path)
         deadline = time.monotonic() + READY_SECONDS
         while not self._is_ready():

@@ -318,6 +318,20 @@ class TestWriting:
             await sink.recover(Progress(1, 2, cursor), [])
         await sink.close()
 
+    async def test_a_copy_in_its_place_is_refused(self, path):
+        sink = await opened_sink(path)
+        progress = await sink.publish([chunk("one")], await sink.recover(None, []))
+        copy = path.with_suffix(".copy")
+        copy.write_bytes(path.read_bytes())
+        copy.replace(path)
+        with pytest.raises(ProgressUnknown):
+            await sink.publish([chunk("two", first_seq=2, epoch=2)], progress)
+        await sink.close()
+        sink = await opened_sink(path)
+        with pytest.raises(ProgressUnknown):
+            await sink.recover(progress, [])
+        await sink.close()
+
     async def test_a_shorter_file_is_refused(self, path):
         sink = await opened_sink(path)
         progress = await sink.publish([chunk("one", "two")], await sink.recover(None, []))

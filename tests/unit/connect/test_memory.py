@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import enum
 from dataclasses import dataclass
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from streamflow.batch import Chunk, Fragment, MicroBatch, Position, Progress, Taken, pack_frames
 from streamflow.connect.contracts import Sink, SinkContext, SinkOptions, SinkSpec, Source, SourceContext, SourceSpec
 from streamflow.connect.memory import MemoryTopic
+from streamflow.connect.memory_frames import Heads
 from streamflow.errors import DefinitionError, EncodeError, Fenced, NotFound, PositionAhead, RetentionGap, SinkAhead
 
 
@@ -17,6 +19,10 @@ from streamflow.errors import DefinitionError, EncodeError, Fenced, NotFound, Po
 class Order:
     user: str
     amount: int
+
+
+class Level(enum.IntEnum):
+    LOW = 1
 
 
 async def opened(topic: MemoryTopic, resume=None, seen=frozenset()) -> Source:
@@ -143,10 +149,9 @@ async def test_a_crashed_reader_on_a_closed_loop_is_forgotten():
     loop = asyncio.new_event_loop()
     await asyncio.to_thread(loop.run_until_complete, crash())
     loop.close()
-    abandoned[0].remove_done_callback  # noqa: B018 - still alive
     topic.send(1)
     assert topic.values == [1]
-    abandoned[0]._log_destroy_pending = False  # type: ignore[attr-defined]
+    abandoned[0]._log_destroy_pending = False  # type: ignore[attr-defined] # it is meant to be left pending
 
 
 async def test_a_queue_forgets_what_is_acknowledged():
@@ -209,6 +214,47 @@ async def test_the_key_of_the_stream_is_the_default():
     values = [Order("ann", 1)] * 3
     await sink.publish([chunk(sink, *values, keys=["ann", 7, ("a", 1)])], Progress(0, 1))
     assert [record.key for record in topic.records] == [b"ann", b"7", b'["a",1]']
+
+
+async def test_equal_keys_of_other_types_stay_apart():
+    topic = MemoryTopic("out", value=int)
+    sink = await opened_sink(topic)
+    chunks = [chunk(sink, 1, 2, keys=[1, None]), chunk(sink, 3, 4, first_seq=3, epoch=2, keys=[Level.LOW, 1])]
+    await sink.publish(chunks, Progress(0, 1))
+    assert [record.key for record in topic.records] == [b"1", None, b'{"enum":1}', b"1"]
+
+
+async def test_what_is_published_and_sent_keeps_its_order():
+    topic = MemoryTopic("out", value=int)
+    sink = await opened_sink(topic)
+    await sink.publish([chunk(sink, 1, 2, keys=["a", "b"])], Progress(0, 1))
+    topic.send(3, key=b"c")
+    await sink.publish([chunk(sink, 4, 5, first_seq=3, epoch=2, keys=["d", "e"])], Progress(1, 3))
+    topic.truncate_before(1)
+    topic.truncate_from(4)
+    await sink.publish([chunk(sink, 6, first_seq=5, epoch=3)], Progress(2, 5))
+    assert [(record.offset, record.value, record.key) for record in topic.records] == [
+        (1, 2, b"b"),
+        (2, 3, b"c"),
+        (3, 4, b"d"),
+        (4, 6, None),
+    ]
+
+
+async def test_a_partition_that_is_gone_stores_nothing():
+    before, after = MemoryTopic("out", partitions=("a", "b")), MemoryTopic("out", partitions=("a",))
+    maker = await opened_sink(before, options=SinkOptions(partition=lambda value: value))
+    sink = await opened_sink(after)
+    with pytest.raises(NotFound, match="no partition 'b'"):
+        await sink.publish([chunk(maker, 0, 1)], Progress(0, 1))
+    assert after.records == []
+
+
+def test_only_so_many_keys_are_remembered(monkeypatch):
+    monkeypatch.setattr("streamflow.connect.memory_frames.HEADS_MAX", 2)
+    heads = Heads()
+    assert list(heads.of(["a", "b", "c", "a"])) == [b"\1\0\0\0\1" + key for key in (b"a", b"b", b"c", b"a")]
+    assert len(heads) == 2
 
 
 @pytest.mark.parametrize("after", [0, 1, 3, None])

@@ -1,0 +1,71 @@
+"""What a graph says about itself, in words: the labels of steps and of the edges between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from streamflow.codecs import type_name
+from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
+
+
+def kind_of(step: Step) -> str:
+    """The verb that the user wrote."""
+    return str(step.options.get("verb", step.kind))
+
+
+def words_of(step: Step) -> str:
+    """What a step is, in a few words: what a connector reads or writes, what a stateful step keeps."""
+    words = []
+    if step.kind in (SOURCE, SINK):
+        words.append(str(step.options["spec"].describe()))
+    if step.traits.stateful:
+        words.append(_state_words(step))
+    if step.options.get("on_error") is OnError.SKIP:
+        words.append("errors are left out")
+    return "; ".join(words)
+
+
+def _state_words(step: Step) -> str:
+    facts = state_of(step)
+    key = f" per {facts['key']}" if facts["key"] else " per key"
+    words = f"state {step.name!r}: {facts['value']}{key}"
+    if facts["ttl_ms"] is not None:
+        words += f", ttl {_span(facts['ttl_ms'])}"
+    if facts["timers"]:
+        words += f"; timers {', '.join(facts['timers'])}"
+    return words
+
+
+def state_of(step: Step) -> Mapping[str, Any]:
+    """What a stateful step stores: kind, value type, key type, time to live, timers."""
+    spec, key = step.options["state"], step.options.get("key_type")
+    value = type_name(spec.type)
+    return {
+        "name": step.name,
+        "kind": spec.kind,
+        "value": value if spec.kind == "value" else f"{spec.kind} of {value}",
+        "key": "" if key is None else type_name(key),
+        "ttl_ms": spec.ttl_ms,
+        "timers": sorted(step.options.get("timers", ())),
+    }
+
+
+def _span(milliseconds: int) -> str:
+    for unit, size in (("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000)):
+        if milliseconds >= size and milliseconds % size == 0:
+            return f"{milliseconds // size}{unit}"
+    return f"{milliseconds}ms"
+
+
+def label_of(graph: Graph, port: Port) -> str:
+    """What distinguishes one output of a step from its others; empty if there is only one."""
+    step = graph.step(port.step)
+    if step.ports == 1:
+        return ""
+    if step.kind == "branch":
+        name = getattr(step.options["predicates"][port.out], "__name__", "")
+        return name if name.isidentifier() else f"branch {port.out + 1}"
+    if step.kind == "split":
+        return str(step.options["routes"][port.out])
+    return "" if port.out == 0 else str(step.options["outputs"][port.out - 1])

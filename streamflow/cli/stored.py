@@ -1,0 +1,31 @@
+"""What commands need of a flow's state without running it: its manifest, and its file."""
+
+from __future__ import annotations
+
+from streamflow.cli.output import one_line
+from streamflow.errors import StateError
+from streamflow.flow import Flow
+from streamflow.runtime.engine import Engine
+from streamflow.state.reader import StoreFacts, describe
+from streamflow.state.store import Manifest
+
+
+def manifest_of(flow: Flow) -> Manifest:
+    """What the store would hold the flow against; opens nothing."""
+    job = flow.job()
+    return job.manifest(Engine(job).bound)
+
+
+def facts_of(flow: Flow) -> StoreFacts:
+    """Describes the flow's state file.
+
+    Raises:
+        StateError: There is none, it cannot be read, or it is another flow's.
+    """
+    facts = describe(flow.state_path)
+    if facts.flow != flow.name:
+        raise StateError(
+            f"{flow.state_path} belongs to flow {one_line(facts.flow)!r}, not to {flow.name!r}",
+            hint="Give each flow a state file of its own: Flow(..., state=...).",
+        )
+    return facts

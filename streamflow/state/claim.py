@@ -1,0 +1,93 @@
+"""Claiming a store: what an opening verifies, and the transaction that makes this instance the newest one."""
+
+from __future__ import annotations
+
+import secrets
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from streamflow.clock import Clock, SystemClock
+from streamflow.keys import HASH_NAME
+from streamflow.state.ledger import Ledger
+from streamflow.state.manifest import apply_manifest
+from streamflow.state.opening import check_integrity, is_new, make_durable, make_schema, value_of
+from streamflow.state.rows import Point, write_rows
+from streamflow.state.store import Manifest
+from streamflow.state.views import make_views
+from streamflow.state.witness import check_not_gone, check_witness
+
+
+def _new_incarnation() -> str:
+    return secrets.token_hex(6)
+
+
+def _no_point(name: str) -> None:
+    """Production has no crash points."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoreOptions:
+    """What a store is given besides its path.
+
+    Args:
+        clock: Tells when an epoch was committed.
+        force_place: Take a network file system all the same.
+        point: Called at ``commit.begun``, ``commit.written`` (before COMMIT), ``commit.done`` (before the witness),
+            ``spill.done`` and ``fold.written``; simulation raises there.
+        new_incarnation: Makes the id of a new store: letters and digits.
+    """
+
+    clock: Clock = field(default_factory=SystemClock)
+    force_place: bool = False
+    point: Point = _no_point
+    new_incarnation: Callable[[], str] = _new_incarnation
+
+
+def verify(connection: sqlite3.Connection, path: Path, witness: Path, *, accept_missing: bool) -> None:
+    """Checks a file before anything is written to it, and makes it durable.
+
+    Raises:
+        StateError: It is another program's, of a newer format, damaged, or older than its witness.
+    """
+    if is_new(connection, path):
+        check_not_gone(path, witness)
+        make_durable(connection)
+        return
+    make_durable(connection)
+    clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
+    check_integrity(connection, path, thorough=clean != 1)
+    incarnation = value_of(connection, "SELECT value FROM meta WHERE key = 'incarnation'")
+    epoch = value_of(connection, "SELECT coalesce(max(epoch), 0) FROM epoch")
+    check_witness(path, witness, (incarnation, epoch), accept_missing=accept_missing)
+
+
+def claim(
+    connection: sqlite3.Connection, path: Path, manifest: Manifest, ledger: Ledger, options: StoreOptions
+) -> None:
+    """The opening transaction: a new generation, the flow as it is now, nothing spilled, the views.
+
+    Raises:
+        IncompatibleStateError: The flow does not fit; nothing is changed then.
+    """
+    assert connection.in_transaction, "a store is claimed in one transaction"
+    if is_new(connection, path):
+        make_schema(connection)
+        facts = {
+            "flow": manifest.flow,
+            "incarnation": options.new_incarnation(),
+            "generation": 0,
+            "hash": HASH_NAME,
+            "fingerprint": manifest.fingerprint,
+            "clean": 0,
+            "created_ms": options.clock.now_ms(),
+        }
+        write_rows(connection, "INSERT INTO meta(key, value)", "(?, ?)", list(facts.items()))
+    connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
+    connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+    connection.execute("DELETE FROM outbox WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM epoch)")
+    meta = dict(connection.execute("SELECT key, value FROM meta"))
+    ledger.generation, ledger.incarnation = meta["generation"], meta["incarnation"]
+    apply_manifest(connection, manifest, ledger)
+    make_views(connection, ledger.steps, {name: shape.kind for name, shape in manifest.tables.items()})

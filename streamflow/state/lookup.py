@@ -1,0 +1,49 @@
+"""Looking up one key in the file: the newest delta that is not folded yet, else the row."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from streamflow.keys import PLAIN_SUB, key_group
+
+# `instr` passes over deltas without the key at memory speed; what it finds json_each looks at closely, since the
+# text may also stand inside some value. The newest delta that has the key ends the search.
+_UNFOLDED: Final = """
+SELECT (SELECT CAST(e.value AS BLOB) FROM json_each(d.payload) AS e
+        WHERE json_extract(e.value, '$[0]', '$[1]') = CAST(:address AS TEXT) ORDER BY e.key DESC LIMIT 1) AS entry
+FROM state_delta AS d WHERE d.step = :step AND instr(d.payload, CAST(:start AS TEXT)) AND entry IS NOT NULL
+ORDER BY d.id DESC LIMIT 1"""
+_FOLDED: Final = """
+SELECT CAST('[' || key || ',' || sub || ',' || value || ',' || coalesce(expires_ms, 'null') || ']' AS BLOB)
+FROM state WHERE key_group = :group AND step = :step AND key = CAST(:key AS TEXT) AND sub = CAST(:sub AS TEXT)"""
+_QUERY: Final = f"SELECT coalesce(({_UNFOLDED}), ({_FOLDED}))"
+
+_decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
+
+
+def lookup(step: int, key: bytes) -> tuple[str, dict[str, Any]]:
+    """The query for one plain value: one statement, so one snapshot and one thread switch."""
+    start = b"[" + key + b"," + PLAIN_SUB
+    parameters = {
+        "step": step,
+        "start": start,
+        "address": start + b"]",
+        "group": key_group(key),
+        "key": key,
+        "sub": PLAIN_SUB,
+    }
+    return _QUERY, parameters
+
+
+def found(rows: Sequence[Sequence[Any]], now_ms: int) -> bytes | None:
+    """The value in the answer to `lookup`; None if it is absent, deleted or expired at ``now_ms``."""
+    ((entry,),) = rows
+    if entry is None:
+        return None
+    fields = [bytes(field) for field in _decode(entry)]
+    if len(fields) == 2 or (fields[3] != b"null" and int(fields[3]) <= now_ms):
+        return None
+    return fields[2]
