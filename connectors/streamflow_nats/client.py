@@ -90,6 +90,11 @@ class DirectClient(Client):
         """Wakes the task that writes to the socket."""
         await self._flush_pending()
 
+    async def finish(self) -> None:
+        """Sends what is queued and disconnects; does nothing where connecting had not even begun."""
+        if self._flush_queue is not None:
+            await self.close()
+
     def abort(self) -> None:
         """Cuts the connection without sending what is queued."""
         writer = getattr(self._transport, "_io_writer", None)

@@ -177,7 +177,7 @@ class Link:
             client.abort()
         try:
             async with asyncio.timeout(CLOSE_SECONDS):
-                await client.close()
+                await client.finish()
         except TimeoutError:
             client.abort()
         except (OSError, RuntimeError):
@@ -218,7 +218,8 @@ class Link:
             await self.subscribe(self.inbox + "q.*", self._on_answer)
         except (errors.Error, OSError, TimeoutError) as error:
             await self._give_up(client)
-            raise explain_refusal(error, self._last_error, url) from None
+            wants = bool(client.server_info.get("tls_verify"))
+            raise explain_refusal(error, self._last_error, url, wants_certificate=wants) from None
         except BaseException:
             await self._give_up(client)
             raise

@@ -15,12 +15,13 @@ async def login_options(nats: Nats) -> dict[str, Any]:
     """Reads the files that the settings name, off the loop, as arguments for nats-py."""
     try:
         import nats as nats_py
+        import nkeys
     except ImportError:
         raise MissingExtraError(
             "streamflow_nats needs nats-py, which is not installed",
             hint='Install the extra: pip install "streamflow-asyncio[nats]".',
         ) from None
-    del nats_py
+    del nats_py, nkeys
     options: dict[str, Any] = {}
     match nats.auth:
         case UserPassword(user, Secret() as password):
@@ -56,16 +57,26 @@ async def _read(path: str | Path, what: str) -> str:
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not text"
         raise SettingsError(f"the {what} file {path} cannot be read: {reason}", hint="Check the path.") from None
-    if what == "credentials" and "BEGIN NATS USER JWT" not in text:
+    if what == "credentials":
+        if "BEGIN NATS USER JWT" not in text or "BEGIN USER NKEY SEED" not in text:
+            raise SettingsError(
+                f"{path} is no NATS credentials file", hint="Pass the .creds file of a user, as nsc writes it."
+            )
+        return text
+    import nkeys
+
+    try:
+        nkeys.from_seed(bytearray(text.strip().encode())).wipe()
+    except (nkeys.NkeysError, ValueError):
         raise SettingsError(
-            f"{path} is no NATS credentials file", hint="Pass the .creds file of a user, as nsc writes it."
-        )
-    if what == "nkey seed" and not text.strip().startswith("SU"):
-        raise SettingsError(f"{path} holds no user nkey seed", hint="The file holds one line that starts with SU.")
+            f"{path} holds no user nkey seed", hint="The file holds one line that starts with SU."
+        ) from None
     return text
 
 
-def explain_refusal(error: BaseException, cause: BaseException | None, url: str) -> ConnectorError | SettingsError:
+def explain_refusal(
+    error: BaseException, cause: BaseException | None, url: str, *, wants_certificate: bool
+) -> ConnectorError:
     """Says in one sentence why no connection came about."""
     text = reason(error)
     if "authorization" in text.lower() or "authentication" in text.lower():
@@ -77,6 +88,11 @@ def explain_refusal(error: BaseException, cause: BaseException | None, url: str)
         return ConnectorError(
             f"TLS with NATS at {url} failed: {getattr(error, 'verify_message', '') or error.reason or error}",
             hint="Check Tls(ca=...), the client certificate, and the name in the server's certificate.",
+        )
+    if wants_certificate and isinstance(error, OSError) and not isinstance(error, TimeoutError):
+        return ConnectorError(
+            f"NATS at {url} wants a client certificate and ended the connection: {text}",
+            hint="Pass Tls(cert=..., key=...) with a certificate that the server's authority signed.",
         )
     if isinstance(error, TimeoutError) and cause is None:
         text = "no answer in time"

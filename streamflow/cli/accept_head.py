@@ -74,9 +74,7 @@ def _sink_step(flow: Flow, name: str) -> Step:
     return sinks[name]
 
 
-async def _refusal(
-    step: Step, ctx: SinkContext, stored: Progress | None, pending: Sequence[Chunk]
-) -> Refusal | None:
+async def _refusal(step: Step, ctx: SinkContext, stored: Progress | None, pending: Sequence[Chunk]) -> Refusal | None:
     """What the sink, opened anew, says against going on from there."""
     sink: Sink = new_sink(step)
     try:

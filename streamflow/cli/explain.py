@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -84,10 +84,10 @@ def _plan_lines(plan: Plan) -> Iterator[str]:
         yield f"  writes {', '.join(stage['writes']) or 'nothing'}"
         if stage["loop"]:
             yield ""
-            yield from (f"    {line}" for line in str(stage["loop"]).splitlines())
+            yield from (f"    {line}" for line in stage["loop"].splitlines())
 
 
-def _plan_data(plan: Plan) -> list[dict[str, object]]:
+def _plan_data(plan: Plan) -> list[dict[str, Any]]:
     from streamflow.plan import loop_text
 
     return [

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Never
 
 import click
 
@@ -45,12 +45,19 @@ class Commands(click.Group):
         command: click.Command = importlib.import_module(COMMANDS[cmd_name]).command
         return command
 
-    def main(self, args: Sequence[str] | None = None, prog_name: str | None = None, **settings: Any) -> Any:
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Never:
         """Runs a command and exits with its code."""
         arguments = list(sys.argv[1:] if args is None else args)
-        settings["standalone_mode"] = False
         try:
-            code = super().main(arguments, prog_name or "streamflow", **settings)
+            code = super().main(arguments, prog_name or "streamflow", complete_var, standalone_mode=False, **extra)
         except click.Abort:
             click.echo("interrupted", err=True)
             sys.exit(INTERRUPTED)

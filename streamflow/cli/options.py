@@ -17,9 +17,9 @@ def with_target(function: Function) -> Function:
 
 def with_traceback(function: Function) -> Function:
     """Adds ``--traceback``, which the group looks for when a command fails."""
-    return click.option(
-        "--traceback", is_flag=True, expose_value=False, help="Show the whole traceback of an error."
-    )(function)
+    return click.option("--traceback", is_flag=True, expose_value=False, help="Show the whole traceback of an error.")(
+        function
+    )
 
 
 def with_json(function: Function) -> Function:

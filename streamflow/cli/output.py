@@ -104,11 +104,10 @@ def figure(number: float) -> str:
 
 def size(count: float) -> str:
     """A number of bytes for people."""
-    for unit in _UNITS:
-        if count < 1024 or unit == _UNITS[-1]:
-            break
-        count /= 1024
-    return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+    steps = 0
+    while count >= 1024 and steps < len(_UNITS) - 1:
+        count, steps = count / 1024, steps + 1
+    return f"{count:.{1 if steps else 0}f} {_UNITS[steps]}"
 
 
 def plural(count: int, noun: str) -> str:

@@ -87,7 +87,8 @@ class Progress(Instrument):
     def connector_failed(self, kind: str, name: str, error: Exception, retry_in_seconds: float) -> None:
         what = self._describe.get((kind, name), "")
         about = f" ({what})" if what else ""
-        text = f"{kind} {name!r}{about} failed: {_said(error)}; trying again in {retry_in_seconds:g} s.{_way_out(error)}"
+        again = f"trying again in {retry_in_seconds:g} s.{_way_out(error)}"
+        text = f"{kind} {name!r}{about} failed: {_said(error)}; {again}"
         facts = {"kind": kind, "name": name, "error": _said(error), "retry_in_seconds": retry_in_seconds}
         self._voice.warn("connector_failed", text, facts)
 

@@ -79,14 +79,13 @@ def _list(flow: Flow, *, as_json: bool) -> None:
             for name, table in facts.tables.items()
         ]
         sources = {name: dict(partitions) for name, partitions in facts.positions.items()}
-        sinks = {
-            name: {"unpublished": sink.frames, "next_seq": sink.next_seq} for name, sink in facts.sinks.items()
-        }
+        sinks = {name: {"unpublished": sink.frames, "next_seq": sink.next_seq} for name, sink in facts.sinks.items()}
         echo_json({"flow": facts.flow, "epoch": facts.epoch, "tables": tables, "positions": sources, "sinks": sinks})
         return
     click.echo(f"flow {printable(facts.flow)}, epoch {facts.epoch:,}, in {flow.state_path}")
     click.echo("")
-    echo_table(["view", "kind", "entries"], [(table.view, table.kind, table.entries) for table in facts.tables.values()])
+    views = [(table.view, table.kind, table.entries) for table in facts.tables.values()]
+    echo_table(["view", "kind", "entries"], views)
     if facts.positions or facts.ids:
         click.echo("")
         positions = [(name, part, at) for name, parts in facts.positions.items() for part, at in parts.items()]

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, MutableMapping
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
-from streamflow.keys import Key, canonical, key_class
-from streamflow.state.keyed import MISSING, Table
+from streamflow.keys import Key, canonical
+from streamflow.state.keyed import Table
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+_SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
+
+
+def _read(table: Table[V], key: Key, sub: object) -> V:
+    """Reads an element; one that nobody can change in place is not touched, so it is not written again."""
+    value = table.peek((key, sub))
+    return value if value.__class__ in _SCALARS else table.get((key, sub))
 
 
 class MapState(MutableMapping[K, V], Generic[K, V]):
     """A mapping kept per key; each item is a state entry of its own.
 
     GUARANTEE: iteration is in the order of the sub-keys' canonical JSON, before and after a restart. Valid only
-    during the step call that got it. Sub-keys are of the types that keys may have.
+    during the step call that got it. Sub-keys are of the types that keys may have, all of one type.
     """
 
     __slots__ = ("_key", "_table")
@@ -26,19 +34,28 @@ class MapState(MutableMapping[K, V], Generic[K, V]):
         self._key = key
 
     def __getitem__(self, sub: K) -> V:
-        value = self._table.get((self._key, sub))
-        if value is MISSING:
+        if sub not in self:
             raise KeyError(sub)
-        return value
+        return _read(self._table, self._key, self._checked(sub))
 
     def __setitem__(self, sub: K, value: V) -> None:
-        key_class(sub)
-        self._table.put((self._key, sub), value)
+        self._table.put((self._key, self._checked(sub)), value)
 
     def __delitem__(self, sub: K) -> None:
-        if sub not in self._table.index.get(self._key, ()):
+        if sub not in self:
             raise KeyError(sub)
-        self._table.delete((self._key, sub))
+        self._table.delete((self._key, self._checked(sub)))
+
+    def clear(self) -> None:
+        for sub in list(self._table.index.get(self._key, ())):
+            self._table.delete((self._key, sub))
+
+    def _checked(self, sub: K) -> K:
+        # 1, True and 1.0 are one key in memory and three on disk
+        check = self._table.sub_check
+        if sub.__class__ is not check.kind:
+            check.check(sub)
+        return sub
 
     def __contains__(self, sub: object) -> bool:
         return sub in self._table.index.get(self._key, ())
@@ -73,7 +90,7 @@ class ListState(Generic[V]):
 
     def drop(self, count: int = 1) -> None:
         """Removes ``count`` elements at the front, or all there are."""
-        for ordinal in self._ordinals()[:count]:
+        for ordinal in self._ordinals()[: max(0, count)]:
             self._table.delete((self._key, ordinal))
 
     def clear(self) -> None:
@@ -84,10 +101,10 @@ class ListState(Generic[V]):
         return list(self._table.index.get(self._key, ()))
 
     def __getitem__(self, index: int) -> V:
-        return self._table.get((self._key, self._ordinals()[index]))
+        return _read(self._table, self._key, self._ordinals()[index])
 
     def __iter__(self) -> Iterator[V]:
-        return iter([self._table.get((self._key, ordinal)) for ordinal in self._ordinals()])
+        return iter([_read(self._table, self._key, ordinal) for ordinal in self._ordinals()])
 
     def __len__(self) -> int:
         return len(self._table.index.get(self._key, ()))

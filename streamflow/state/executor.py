@@ -109,7 +109,7 @@ class StoreConnection(aiosqlite.Connection):
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
-        def deliver(give: Callable[[Any], None], what: object) -> None:
+        def deliver(give: Callable[[Any], object], what: object) -> None:
             with suppress(RuntimeError):
                 loop.call_soon_threadsafe(lambda: future.done() or give(what))
 
@@ -172,8 +172,9 @@ class ThreadExecutor:
     async def read(self, connect: Connect, sql: str, parameters: Parameters) -> list[Row]:
         """Queries on the reader's own thread."""
         if self._reader is None:
-            self._reader = StoreConnection(connect)
-            await self._reader
+            reader = StoreConnection(connect)
+            await reader
+            self._reader = reader
         rows = await self._reader.execute_fetchall(sql, parameters)
         return [tuple(row) for row in rows]
 

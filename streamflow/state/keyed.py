@@ -190,7 +190,8 @@ class Table(Generic[V]):
     def delete(self, key: Any) -> None:
         """Removes an entry, if it exists."""
         known = key in self._base or key in self._sealed
-        self._remember(key, self.peek(key))
+        if self.undo is not None:
+            self._remember(key, self.peek(key))
         self.hot.pop(key, None)
         self._expires.pop(key, None)
         self._expires_hot.pop(key, None)
@@ -209,12 +210,13 @@ class Table(Generic[V]):
     def expired(self, key: Any, now_ms: int) -> bool:
         """Whether an entry of a table with a ttl is absent or its time is over."""
         expires = self._expires.get(key)
-        return expires is None or expires <= now_ms
+        return self.peek(key) is MISSING if expires is None else expires <= now_ms
 
     def renew(self, key: Any, now_ms: int) -> bool:
         """Drops an entry that has expired, gives it its full ttl, and says whether it was there."""
         assert self.ttl_ms is not None
-        self._remember(key, self.peek(key))
+        if self.undo is not None:
+            self._remember(key, self.peek(key))
         expires = self._expires.get(key)
         if expires is not None and expires <= now_ms:
             self.delete(key)
@@ -320,10 +322,10 @@ class Table(Generic[V]):
         value = self._sealed[key]
         encoded = self._encode(key, value) if early is None else early
         self._base[key] = value
-        if self.ttl_ms is None:
+        expires = self._expires_sealed.get(key, self._expires.get(key)) if self.ttl_ms is not None else None
+        if expires is None:
             return b"[" + address + b"," + encoded + b",null]"
-        expires = self._expires_sealed.get(key)
-        return b"[%b,%b,%d]" % (address, encoded, self._expires[key] if expires is None else expires)
+        return b"[%b,%b,%d]" % (address, encoded, expires)
 
     def _address(self, key: Any) -> bytes:
         try:
@@ -396,6 +398,8 @@ class Table(Generic[V]):
             # rows come in the order of their text, in which 10 stands before 9: ordinals of lists need their own
             pairs = [*self._base, *self.hot]
             pairs.sort(key=lambda pair: _ordinal(pair[1]))
+            if pairs:
+                self.sub_check.check(pairs[0][1])
             for key, sub in pairs:
                 self.index.setdefault(key, {})[sub] = None
         self._expiring = deque(sorted(((expires, key) for key, expires in self._expires.items()), key=lambda e: e[0]))

@@ -197,7 +197,7 @@ def _check_sinks(connection: sqlite3.Connection, manifest: Manifest) -> None:
         if old in pending and old not in manifest.drop:
             raise IncompatibleStateError(
                 f"sink {old!r} is gone, and outputs for it are not published yet",
-                hint="Run the old flow once more until it stops by itself, or give them up: "
+                hint="Run the old flow once more and stop it when all is published, or give them up: "
                 f'Flow(..., drop=["{old}"]).',
             )
         if old in manifest.drop or old in manifest.renamed:

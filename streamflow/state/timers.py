@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -11,6 +12,9 @@ from streamflow.keys import Key, canonical
 from streamflow.state.keyed import MISSING, Table
 
 TIMERS_SUFFIX = "@timers"
+
+_Item = tuple[int, bytes, str, int, Key]
+"""What the heap holds: due time, canonical key, name, a serial number (keys need not compare), and the key."""
 
 
 class Timers:
@@ -28,15 +32,18 @@ class Timers:
     def __init__(self, step: str, names: Iterable[str], key_type: Any = None) -> None:
         self.names = frozenset(names)
         self.table: Table[int] = Table(step + TIMERS_SUFFIX, JsonCodec[int](int), subs=True, key_type=key_type)
-        self._heap: list[tuple[int, bytes, str, Key]] = []
-        self._armed: dict[tuple[Key, str], int] = {}
+        self._heap: list[_Item] = []
+        self._armed: dict[tuple[Key, str], _Item] = {}
+        self._serial = itertools.count()
         self._firing_ms: int | None = None
-        self._deferred: list[tuple[int, bytes, str, Key]] = []
+        self._deferred: list[_Item] = []
 
     def set(self, key: Key, name: str, due_ms: int) -> None:
         """Sets or replaces a timer."""
         self.table.put((key, name), due_ms)
-        if self._armed.get((key, name), due_ms + 1) > due_ms:
+        armed = self._armed.get((key, name))
+        # one that is armed for earlier finds out when it is popped; not while timers fire, when that may be now
+        if armed is None or armed[0] > due_ms or (self._firing_ms is not None and due_ms <= self._firing_ms):
             self._arm(key, name, due_ms)
 
     def cancel(self, key: Key, name: str) -> None:
@@ -48,8 +55,9 @@ class Timers:
         self._firing_ms = now_ms
         try:
             while self._heap and self._heap[0][0] <= now_ms:
-                armed_ms, _, name, key = heapq.heappop(self._heap)
-                if self._armed.get((key, name)) != armed_ms:
+                item = heapq.heappop(self._heap)
+                armed_ms, _, name, _, key = item
+                if self._armed.get((key, name)) is not item:
                     continue
                 del self._armed[key, name]
                 due_ms = self.table.peek((key, name))
@@ -76,7 +84,8 @@ class Timers:
         """Arms a key's timers again after their entries were rolled back."""
         for name in self.table.index.get(key, ()):
             due_ms = self.table.peek((key, name))
-            if self._armed.get((key, name)) != due_ms:
+            armed = self._armed.get((key, name))
+            if armed is None or armed[0] != due_ms:
                 self._arm(key, name, due_ms)
 
     def installed(self) -> None:
@@ -84,14 +93,16 @@ class Timers:
         self.table.installed()
         for key, names in self.table.index.items():
             for name in names:
-                self._armed[key, name] = due_ms = self.table.peek((key, name))
-                self._heap.append((due_ms, canonical(key), name, key))
+                self._armed[key, name] = item = self._item(key, name, self.table.peek((key, name)))
+                self._heap.append(item)
         heapq.heapify(self._heap)
 
     def _arm(self, key: Key, name: str, due_ms: int) -> None:
-        self._armed[key, name] = due_ms
-        item = (due_ms, canonical(key), name, key)
+        self._armed[key, name] = item = self._item(key, name, due_ms)
         if self._firing_ms is not None and due_ms <= self._firing_ms:
             self._deferred.append(item)
         else:
             heapq.heappush(self._heap, item)
+
+    def _item(self, key: Key, name: str, due_ms: int) -> _Item:
+        return (due_ms, canonical(key), name, next(self._serial), key)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 from streamflow.errors import Unavailable
 from streamflow.testing.harness import FlowTest
@@ -36,7 +37,7 @@ async def with_three_crashes(t: FlowTest, case: Case, work_turns: int) -> None:
     """Feeds all records through three crashes, each at another kind of place."""
     payloads = case.payloads()
     cuts = [len(payloads) * part // 4 for part in range(5)]
-    first, second, third, fourth = (payloads[start:stop] for start, stop in zip(cuts, cuts[1:], strict=False))
+    first, second, third, fourth = (payloads[start:stop] for start, stop in pairwise(cuts))
 
     await feed(t, case, first)
     await t.crash()  # at rest: everything is committed and published
@@ -62,7 +63,7 @@ async def with_random_crashes(t: FlowTest, case: Case, crashes: int, seed: int) 
     chance = random.Random(seed)
     payloads = case.payloads()
     cuts = [0, *sorted(chance.choices(range(len(payloads) + 1), k=crashes))]
-    for start, stop in zip(cuts, cuts[1:], strict=False):
+    for start, stop in pairwise(cuts):
         _maybe_break(t, case, chance)
         arrive(t, case, payloads[start:stop])
         await turns(chance.randrange(80))

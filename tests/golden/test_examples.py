@@ -1,16 +1,10 @@
 """Every example gives its expected result: clean, through crashes, and for real on files."""
 
-import importlib.util
-import shutil
-import sys
-from types import ModuleType
-
 import pytest
 
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import CASES, EXAMPLE_CASES, Case, rows, rows_in
 from tests.golden.crashing import feed, with_random_crashes, with_three_crashes
-from tests.golden.inputs import EXAMPLES
 
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_example = pytest.mark.parametrize("case", EXAMPLE_CASES, ids=lambda case: case.name)
@@ -47,28 +41,6 @@ async def test_twenty_random_crashes_on_the_way(case, seed):
         await with_random_crashes(t, case, 20, seed)
         check(t, case)
         assert t.crashes == 20
-
-
-@pytest.fixture
-def copied(tmp_path):
-    """Loads an example from a copy of the folder, so that its state and its output are the test's own."""
-    shutil.copytree(EXAMPLES, tmp_path / "examples", ignore=shutil.ignore_patterns("__pycache__", "*.db*", "*.jsonl.*"))
-    shutil.rmtree(tmp_path / "examples/out")
-    (tmp_path / "examples/out").mkdir()
-    loaded = []
-
-    def load(name: str) -> ModuleType:
-        unique = f"copied_{name}"
-        spec = importlib.util.spec_from_file_location(unique, tmp_path / "examples" / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[unique] = module  # dataclasses look their annotations up there
-        loaded.append(unique)
-        spec.loader.exec_module(module)
-        return module
-
-    yield load
-    for name in loaded:
-        del sys.modules[name]
 
 
 @every_example

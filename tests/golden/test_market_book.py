@@ -68,10 +68,10 @@ async def test_three_crashes_on_the_way():
         for quote in QUOTES[200:]:
             t.topic("book").send_bytes(quote)
         await t.crash()
-        await t.send(orders, *ORDERS[:100])
+        await t.send(orders, *ORDERS[:5])
         t.topic("rejected").unreachable = True
-        await t.send(orders, *ORDERS[100:])
-        assert len(t.sink("rejected")) < 15
+        await t.send(orders, *ORDERS[5:])
+        assert 0 < len(t.sink("rejected")) < 15
         await t.crash()
         t.topic("rejected").unreachable = False
         await t.advance("10s")

@@ -166,7 +166,7 @@ async def test_client_certificates(tmp_path):
         await goes_through(Nats(server.url, tls=good))
         wrong = Tls(ca=own / "ca.pem", cert=strange / "client.pem", key=strange / "client.key")
         for tls in (Tls(ca=own / "ca.pem"), wrong):
-            await is_refused(Nats(server.url, tls=tls), ConnectorError, "NATS at|answers at")
+            await is_refused(Nats(server.url, tls=tls), ConnectorError, "wants a client cert|TLS with NATS")
 
 
 async def test_credentials_do_not_go_over_an_open_line(tmp_path):

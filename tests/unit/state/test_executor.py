@@ -113,7 +113,7 @@ async def test_aiosqlite_runs_a_whole_function_on_one_thread_of_its_own():
     assert connection._thread.daemon, "a process that forgets to close would hang"
     assert isinstance(connection._connection, sqlite3.Connection)
     await connection.close()
-    assert connection._connection is None
+    assert not connection._running
     with pytest.raises(StateError, match="closed"):
         await connection.run(lambda: None)
 

@@ -26,7 +26,7 @@ from tests.unit.state.given import (
 
 
 @pytest.fixture(params=["inline", "thread"])
-def kind(request) -> str:
+def kind(request):
     return request.param
 
 
