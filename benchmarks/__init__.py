@@ -1,1 +1,1 @@
-"""Benchmarks: the figures that the project promises, measured on this machine."""
+"""Benchmarks: every figure in docs/performance.md comes from one of these."""

@@ -90,6 +90,14 @@ class DirectClient(Client):
         """Wakes the task that writes to the socket."""
         await self._flush_pending()
 
+    def watch(self, ended: Callable[[], None]) -> None:
+        """Calls ``ended`` when nothing is read any more, for whatever reason.
+
+        nats-py's own callback for that is left out when its last flush fails, as after a kill of the server.
+        """
+        assert self._reading_task is not None, "watched before it was connected"
+        self._reading_task.add_done_callback(lambda _: ended())
+
     async def finish(self) -> None:
         """Sends what is queued and disconnects; does nothing where connecting had not even begun."""
         if self._flush_queue is not None:

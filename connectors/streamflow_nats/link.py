@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 PING_SECONDS: Final = 10
 PINGS_OUTSTANDING_MAX: Final = 2
 CLOSE_SECONDS: Final = 2.0
+ABORT_SECONDS: Final = 0.2
 VERSION_MIN: Final = (2, 10, 0)
 NO_RESPONDERS: Final = b"NATS/1.0 503"
 FENCE_TOKEN: Final = "sf-fence"
@@ -176,7 +177,7 @@ class Link:
         if dead:
             client.abort()
         try:
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(ABORT_SECONDS if dead else CLOSE_SECONDS):
                 await client.finish()
         except TimeoutError:
             client.abort()
@@ -204,10 +205,10 @@ class Link:
                     pending_size=0,
                     inbox_prefix=self.nats.inbox_prefix,
                     error_cb=self._on_error,
-                    closed_cb=self._on_closed,
                     **options,
                 )
             self._client = client
+            client.watch(self._on_ended)
             self.info = client.server_info
             if self.version < VERSION_MIN:
                 raise SettingsError(
@@ -251,7 +252,7 @@ class Link:
                 )
             )
 
-    async def _on_closed(self) -> None:
+    def _on_ended(self) -> None:
         cause = self._last_error
         self.fail(
             Unavailable(

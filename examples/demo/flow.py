@@ -1,4 +1,4 @@
-"""The flow of the demo: lines of text in, every word's running count out, from one NATS stream to another.
+"""The flow of the demo: lines of text in, the running count of every word out, from one NATS stream to another.
 
 DEMO_NATS=nats://127.0.0.1:4222 DEMO_STATE=demo.db streamflow run examples.demo.flow:flow
 """
@@ -9,7 +9,7 @@ import re
 import streamflow as sf
 from streamflow_nats import Nats
 
-WORD = re.compile(r"[A-Za-z]+")
+WORD = re.compile("[A-Za-z]+")
 
 nats = Nats(os.environ.get("DEMO_NATS", "nats://127.0.0.1:4222"))
 flow = sf.Flow("demo", state=os.environ.get("DEMO_STATE", "demo.db"))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from streamflow.batch import Chunk, Progress
 from streamflow.cli.failing import UsageError
 from streamflow.connect.contracts import Sink, SinkContext
-from streamflow.errors import ConnectorError, Refusal
+from streamflow.errors import ConnectorError, Fenced, ForeignWriter, Refusal, SinkAhead
 from streamflow.flow import Flow
 from streamflow.graph import SINK, Step
 from streamflow.runtime.engine import Engine
@@ -22,6 +22,7 @@ class Outcome:
     Args:
         changed: False if the sink refused nothing, so that there was nothing to accept.
         refusal: What the sink had refused.
+        meaning: What may be lost or doubled by it.
         first_seq: The first record that the store did not know to be published.
         dropped: Records from there on that are committed and will never be published; the broker may hold some.
         next_seq: Number of the next record.
@@ -29,6 +30,7 @@ class Outcome:
 
     changed: bool
     refusal: str = ""
+    meaning: str = ""
     first_seq: int = 1
     dropped: int = 0
     next_seq: int = 1
@@ -54,15 +56,23 @@ async def accept_head(flow: Flow, name: str) -> Outcome:
         first = stored.next_seq if stored is not None else 1
         end = max(first, *(chunk.first_seq + chunk.count for chunk in pending)) if pending else first
         if refusal is None:
-            return Outcome(False, "", first, 0, first)
+            return Outcome(False, first_seq=first, next_seq=first)
         head = replace(await _head(step, ctx, refusal), epoch=checkpoint.epoch, next_seq=end)
         left = await _refusal(step, ctx, head, ())
         if left is not None:
             raise _cannot_adopt(step, left) from left
         await job.store.note({}, {name: head})
-        return Outcome(True, refusal.message, first, end - first, end)
+        return Outcome(True, refusal.message, _meaning(refusal), first, end - first, end)
     finally:
         await job.store.close()
+
+
+def _meaning(refusal: Refusal) -> str:
+    if isinstance(refusal, SinkAhead):
+        return "What the broker holds beyond this state comes again when its input is read again: doubled."
+    if isinstance(refusal, ForeignWriter):
+        return "What the other writer wrote stays; whether dropped records arrived before it, nobody can tell."
+    return "Nobody can tell which of the dropped records arrived: they may be lost."
 
 
 def _sink_step(flow: Flow, name: str) -> Step:
@@ -80,6 +90,9 @@ async def _refusal(step: Step, ctx: SinkContext, stored: Progress | None, pendin
     try:
         await sink.open(ctx)
         await sink.recover(stored, pending)
+    except Fenced:
+        # not the broker's content but another instance: it must be stopped, not accepted
+        raise
     except Refusal as refusal:
         return refusal
     finally:

@@ -54,49 +54,56 @@ def _reset(flow: Flow, *, yes: bool, offline: bool, as_json: bool) -> None:
     from streamflow.cli.output import echo_json
     from streamflow.state.files import destroy
 
-    with locked(flow.state_path):
-        facts = _described(flow, offline=offline)
-        if facts is not None:
-            _confirm(f"Delete {flow.state_path} ({_content(facts)})?", yes=yes)
-        fenced: list[str] = []
-        if facts is not None and not offline:
-            refuse_unless_gone(flow, facts)
-            fenced = asyncio.run(fence_all(flow, facts))
-    if offline:
-        click.echo("warning: nothing was fenced; be sure that no other instance of this flow is alive.", err=True)
-    destroy(flow.state_path)
+    path = flow.state_path
+    fenced: list[str] = []
+    there = path.exists() or path.with_name(path.name + ".epoch").exists()
+    if there:
+        with locked(path):
+            facts = _described(flow, offline=offline)
+            _confirm(f"Delete {path} ({_content(facts)})?", yes=yes)
+            if facts is not None and not offline:
+                refuse_unless_gone(flow, facts)
+                fenced = asyncio.run(fence_all(flow, facts))
+        if offline:
+            click.echo("warning: nothing was fenced: be sure that no other instance of this flow is alive.", err=True)
+        destroy(path)
+    names = f"; fenced: {', '.join(fenced)}" if fenced else ""
     if as_json:
-        echo_json({"flow": flow.name, "deleted": str(flow.state_path), "fenced": fenced})
+        echo_json({"flow": flow.name, "deleted": str(path) if there else None, "fenced": fenced})
+    elif there:
+        click.echo(f"{path} is deleted{names}. The next run of {flow.name} begins anew.")
     else:
-        names = f"; fenced: {', '.join(fenced)}" if fenced else ""
-        click.echo(f"{flow.state_path} is deleted{names}. The next run of {flow.name} begins anew.")
+        click.echo(f"there is no state file {path}: nothing to reset.")
 
 
 def _described(flow: Flow, *, offline: bool) -> StoreFacts | None:
-    """What the state file holds; None if there is none, or it need not be read because nothing is fenced.
+    """What the state file holds; None if it cannot be told and need not be, because nothing is fenced.
 
     Raises:
-        StateError: It cannot be read, so that nobody knows what to fence.
+        StateError: It cannot be read, so that nobody knows what to fence; or it is another flow's.
     """
-    from streamflow.cli.stored import facts_of
+    from streamflow.cli.stored import check_owner
     from streamflow.errors import StateError
+    from streamflow.state.reader import describe
 
-    if not flow.state_path.is_file():
-        return None
     try:
-        return facts_of(flow)
+        facts = describe(flow.state_path)
     except StateError as error:
-        if offline and error.hint.startswith("Give each flow") is False:
+        if offline:
             return None
         raise StateError(
             f"{error.message}; so it is not known which sinks to fence",
-            hint="Stop every instance of this flow, then: streamflow reset ... --offline, which fences nothing.",
+            hint="Stop every instance of this flow, then add --offline, which fences nothing.",
         ) from error
+    check_owner(flow, facts)
+    return facts
 
 
-def _content(facts: StoreFacts) -> str:
+def _content(facts: StoreFacts | None) -> str:
     from streamflow.cli.output import plural
 
+    if facts is None:
+        return "nobody can tell what it holds"
     entries = sum(table.entries for table in facts.tables.values())
     waiting = sum(sink.frames for sink in facts.sinks.values())
     unpublished = f", {plural(waiting, 'record')} committed and never published" if waiting else ""
@@ -118,6 +125,7 @@ def _accept_head(flow: Flow, sink: str, *, yes: bool, as_json: bool) -> None:
                 "sink": sink,
                 "changed": outcome.changed,
                 "refusal": outcome.refusal,
+                "meaning": outcome.meaning,
                 "dropped": outcome.dropped,
                 "first_dropped": outcome.first_seq if outcome.dropped else None,
                 "next_seq": outcome.next_seq,
@@ -130,6 +138,8 @@ def _accept_head(flow: Flow, sink: str, *, yes: bool, as_json: bool) -> None:
         dropped = f"{plural(outcome.dropped, 'record')} (number {outcome.first_seq:,} to {last:,})"
         lost = f"{dropped} dropped" if outcome.dropped else "no record dropped"
         click.echo(f"sink {sink!r} goes on behind its broker's head, with record {outcome.next_seq:,}; {lost}.")
+        click.echo(f"It had refused: {outcome.refusal}.")
+        click.echo(outcome.meaning)
 
 
 def _confirm(question: str, *, yes: bool) -> None:

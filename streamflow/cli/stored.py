@@ -23,9 +23,18 @@ def facts_of(flow: Flow) -> StoreFacts:
         StateError: There is none, it cannot be read, or it is another flow's.
     """
     facts = describe(flow.state_path)
+    check_owner(flow, facts)
+    return facts
+
+
+def check_owner(flow: Flow, facts: StoreFacts) -> None:
+    """Refuses a state file that is another flow's.
+
+    Raises:
+        StateError: It is.
+    """
     if facts.flow != flow.name:
         raise StateError(
             f"{flow.state_path} belongs to flow {one_line(facts.flow)!r}, not to {flow.name!r}",
             hint="Give each flow a state file of its own: Flow(..., state=...).",
         )
-    return facts

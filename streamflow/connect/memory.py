@@ -59,7 +59,7 @@ class MemoryTopic(Generic[T]):
     """A topic in memory, source and sink at once; its records outlive the flows that run over it.
 
     GUARANTEE: exactly-once both ways unless ``blind``. BOUND: keeps every record until it is truncated (with
-    ``ids``: acknowledged). Use it from one thread.
+    ``ids``: acknowledged). Use it from one thread. Its sinks keep a key only where ``.to(key=...)`` gives one.
 
     Args:
         name: Name for messages and for people.
@@ -210,6 +210,10 @@ class MemoryTopic(Generic[T]):
     def values(self) -> list[T]:
         """The values of `records`."""
         return [self._decoded(payload) for part in self._log.partitions.values() for payload in part.payloads]
+
+    def __len__(self) -> int:
+        """How many records there are; decodes nothing."""
+        return sum(part.end - part.first for part in self._log.partitions.values())
 
     # What may go wrong with a broker.
 

@@ -72,10 +72,10 @@ class MemorySink:
 
     def encode(self, records: Fragment) -> Frames:
         options = self._settings.options
-        values, keys = records.values, records.keys
+        values = records.values
         try:
-            if options.key is not None:
-                keys = list(map(options.key, values))
+            # the stream's own key is left out: it costs as much as encoding a small value, and few look at it
+            keys = None if options.key is None else list(map(options.key, values))
             if options.headers is not None or options.partition is not None:
                 return list(map(self._dressed, values, keys or repeat(None)))
             heads = self._heads.of(keys) if keys else repeat(BARE)

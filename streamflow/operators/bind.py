@@ -5,10 +5,13 @@ The generated loop and the plain one (`streamflow.operators.plain`) run on the s
 
 from __future__ import annotations
 
+import os
+import sysconfig
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -20,14 +23,15 @@ from streamflow.codecs import Codec, codec_for
 from streamflow.errors import StepError, StreamflowError
 from streamflow.graph import Graph, OnError, Step
 from streamflow.keys import Key
-from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context
+from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
 from streamflow.plan import Stage
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.keyed import MISSING, KeyCheck, Table
 from streamflow.state.timers import Timers
 
-_HOME = str(Path(streamflow.__file__).parent)
+_HOME = str(Path(streamflow.__file__).parent) + os.sep
+_LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,8 @@ class StateSpec:
         factory: Makes the value of a new key; None for maps, lists and where absence is a value.
         ttl_ms: State is gone this long after the key's last record; None keeps it.
         migrate: Turns an old value, as plain JSON, into one of ``type``.
+        codec: Encodes values; default is typed JSON.
+        sub_type: Type of a map's keys; needed to restore Enums.
     """
 
     kind: str
@@ -48,6 +54,7 @@ class StateSpec:
     ttl_ms: int | None = None
     migrate: Callable[[Any], Any] | None = None
     codec: Codec[Any] | None = None
+    sub_type: Any = None
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
@@ -55,7 +62,13 @@ class StateSpec:
         if self.type in (str, bytes) and self.codec is None:
             codec = json_codec(self.type)
         return Table(
-            name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
+            name,
+            codec,
+            self.factory,
+            subs=self.kind != "value",
+            ttl_ms=self.ttl_ms,
+            key_type=key_type,
+            sub_type=self.sub_type,
         )
 
 
@@ -83,8 +96,9 @@ class BoundStage:
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
-    step_of_line: Mapping[int, int] = field(default_factory=dict)
+    step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
+    blamed: tuple[int, Any] | None = None
     _acted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -160,48 +174,47 @@ class BoundStage:
         """Makes the error that stops the flow out of what a step raised, with its exact place."""
         if isinstance(error, StreamflowError) and not isinstance(error, StepError):
             return error
-        step = self._culprit(error.__traceback__)
-        where = self.place(part, row)
-        lines = traceback.extract_tb(error.__traceback__)
-        users = next((line for line in reversed(lines) if not line.filename.startswith((_HOME, "<"))), None)
-        at = f" at {Path(users.filename).name}:{users.lineno}" if users else ""
+        step, key = self._culprit(error.__traceback__)
+        where = self.place(part, row, key)
+        at = _users_line(error.__traceback__)
         hint = getattr(error, "hint", "") or "Fix the step or the record; on_error=sf.skip leaves such records out."
         if isinstance(error, StepError):
             return type(error)(f"{error.message} ({where})", step=step.name, hint=hint)
         what = f"{type(error).__name__}: {error}"
         return StepError(f"step {step.name!r} raised {what}{at} ({where})", step=step.name, hint=hint)
 
-    def _culprit(self, trace: TracebackType | None) -> Step:
-        found = 0
+    def _culprit(self, trace: TracebackType | None) -> tuple[Step, Key]:
+        """The step that raised and the key it was working on; MISSING where it has none."""
+        found, key = self.blamed or (0, MISSING)
+        self.blamed = None
         while trace is not None:
-            if trace.tb_frame.f_code.co_filename == self.file:
-                found = self.step_of_line.get(trace.tb_lineno, found)
+            if trace.tb_frame.f_code.co_filename == self.file and trace.tb_lineno in self.step_of_line:
+                found, name = self.step_of_line[trace.tb_lineno]
+                key = trace.tb_frame.f_locals.get(name, MISSING) if name else MISSING
             trace = trace.tb_next
-        return self.stage.steps[found]
+        return self.stage.steps[found], key
 
-    def lost(self, n: int, error: Exception, part: Fragment, row: int) -> None:
+    def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
         """Counts a record that policy ``skip`` leaves out."""
         step = self.stage.steps[n]
         self.skipped[step.name] += 1
-        self.report(step.name, self.place(part, row), error)
+        self.report(step.name, self.place(part, row, key), error)
 
-    def place(self, part: Fragment, row: int) -> str:
+    def place(self, part: Fragment, row: int, key: Key = MISSING) -> str:
         """Says where a row of a fragment came from."""
+        about = f", key {key!r:.60}" if key is not MISSING else ""
         if part.origins is not None and 0 <= row < len(part.origins):
-            key = f", key {part.keys[row]!r:.60}" if part.keys is not None else ""
             row = part.origins[row][0]
-        else:
-            key = ""
         found = part.batch.locate(row) if row >= 0 else None
         if found is None:
-            return f"a timer, number {part.batch.number}"
+            return f"a timer{about}, number {part.batch.number}"
         (source, _, records), at = found
         spot = f"source {source!r}"
         if records.partition:
             spot += f", partition {records.partition!r}"
         if records.positions is not None:
-            return f"{spot}, the record before position {records.positions[at]}{key}"
-        return f"{spot}, message {(records.ids or ())[at]}{key}"
+            return f"{spot}, the record before position {records.positions[at]}{about}"
+        return f"{spot}, message {(records.ids or ())[at]}{about}"
 
 
 @dataclass(slots=True)
@@ -219,17 +232,16 @@ class Fold:
         try:
             before = table.get(key)
             after = own(value) if before is MISSING else self.step.call(before, value)
-            if after is None:
+            if after is None and before is not MISSING:
                 self.none()
             table.put(key, after)
-            result = options["result"](after) if options.get("result") is not None else after
-            if after.__class__ not in FROZEN:
-                table.codec.encode(after)
+            result = own(options["result"](after) if options.get("result") is not None else after)
+            table.verify()
         except BaseException:
             table.roll_back()
             raise
         table.keep()
-        return key, own(result)
+        return key, result
 
     def none(self) -> None:
         raise TypeError(f"the function of {self.step.kind} step {self.step.name!r} returned None, not the new value")
@@ -266,7 +278,10 @@ class Process:
         self.context: Context[Any, Any] = Context(bound.graph.flow, step.name, self.timers, options["outputs"])
 
     def names(self) -> dict[str, Any]:
-        timers = {"due": self.timers.due, "fire": self.fire} if self.timers is not None else {}
+        timers: dict[str, Any] = {}
+        if self.timers is not None:
+            fire = self.attempt_timer if handled(self.step) else self.fire
+            timers = {"due": self.timers.due, "fire": fire, "mark": partial(timer_mark, self.step.name)}
         return {
             "t": self.table,
             "c": self.context,
@@ -288,51 +303,70 @@ class Process:
 
     def put(self, key: Key, value: Any) -> None:
         """Stores what a call assigned to ``ctx.state``, or removes the key's state."""
-        if value is not CLEARED:
-            self.table.put(key, value)
-        elif self.spec.kind == "value":
-            self.table.delete(key)
+        if self.spec.kind == "value":
+            if value is CLEARED:
+                self.table.delete(key)
+            else:
+                self.table.put(key, value)
+        elif value is not CLEARED:
+            raise TypeError(
+                f"ctx.state of {self.step.name!r} is a {self.spec.kind}: change it in place, do not assign it"
+            )
         else:
             for sub in list(self.table.index.get(key, ())):
                 self.table.delete((key, sub))
 
     def attempt(self, key: Key, value: Any, origin: tuple[int, ...]) -> list[Any]:
         """One call under a policy other than stop: its outputs, all of them, or the state as it was and the error."""
-        context, tables = self.context, [self.table] + ([self.timers.table] if self.timers else [])
-        for table in tables:
-            table.begin()
+        return self._atomic(key, origin, lambda context: self.step.call(context, value))
+
+    def attempt_timer(self, key: Key, name: str, origin: tuple[int, ...]) -> list[Any]:
+        """`attempt` for a timer's handler; the timer itself is spent in any case."""
+        return self._atomic(key, origin, self.step.options["timers"][name])
+
+    def _atomic(self, key: Key, origin: tuple[int, ...], call: Callable[[Any], Any]) -> list[Any]:
+        context, table, timers = self.context, self.table, self.timers
+        table.begin()
+        if timers is not None:
+            timers.begin(key)
         try:
-            state = self.view(key, context.batch.now_ms)
-            context.key, context.origin, context.state = key, origin, state
-            outputs = [own(output) for output in _all_of(self.step.call(context, value) or ())]
-            if context.state is not state:
-                self.put(key, context.state)
-            if self.spec.kind == "value" and (after := self.table.peek(key)) is not MISSING:
-                self.table.codec.encode(after)
+            outputs = _all_of(self._outputs(key, origin, call))
+            table.verify()
         except BaseException:
-            for table in tables:
-                table.roll_back()
-            if self.timers is not None:
-                self.timers.rearm(key)
+            table.roll_back()
+            if timers is not None:
+                timers.roll_back()
             context.drain()
             raise
-        for table in tables:
-            table.keep()
+        table.keep()
+        if timers is not None:
+            timers.table.keep()
         return outputs
 
-    def fire(self, key: Key, name: str, due_ms: int, origin: tuple[int, ...]) -> Iterator[Any]:
+    def fire(self, key: Key, name: str, origin: tuple[int, ...]) -> Iterator[Any]:
         """Calls a timer's handler and gives what it gives."""
+        return self._outputs(key, origin, self.step.options["timers"][name])
+
+    def _outputs(self, key: Key, origin: tuple[int, ...], call: Callable[[Any], Any]) -> Iterator[Any]:
+        """Makes one call; each output is taken as it is when it is given."""
         context = self.context
         state = self.view(key, context.batch.now_ms)
         context.key, context.origin, context.state = key, origin, state
-        context.enter_timer(name, due_ms)
-        try:
-            for output in self.step.options["timers"][name](context) or ():
-                yield own(output)
-            if context.state is not state:
-                self.put(key, context.state)
-        finally:
-            context.leave_timer()
+        outputs = call(context)
+        if outputs is not None:
+            yield from map(own, outputs)
+        if context.state is not state:
+            self.put(key, context.state)
+
+
+def _users_line(trace: TracebackType | None) -> str:
+    """Where the user's code was: its innermost line, or the innermost of a library where only those are known."""
+    lines = [line for line in reversed(traceback.extract_tb(trace)) if not line.filename.startswith((_HOME, "<"))]
+    own_code = (
+        line for line in lines if not line.filename.startswith(_LIBRARY) and "site-packages" not in line.filename
+    )
+    found = next(own_code, lines[0] if lines else None)
+    return f" at {Path(found.filename).name}:{found.lineno}" if found is not None else ""
 
 
 def _all_of(outputs: Any) -> list[Any]:
@@ -357,7 +391,9 @@ def _router(step: Step) -> Callable[[Any], int]:
         try:
             return routes[name]
         except KeyError:
-            raise ValueError(f"split {step.name!r} has no route {name!r:.60}, only {', '.join(map(repr, routes))}") from None
+            raise ValueError(
+                f"split {step.name!r} has no route {name!r:.60}, only {', '.join(map(repr, routes))}"
+            ) from None
 
     return route
 

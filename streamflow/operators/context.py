@@ -5,14 +5,15 @@ from __future__ import annotations
 import datetime
 import random
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, TypeVar
 
 from streamflow.batch import END, MicroBatch, Origin
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
-from streamflow.keys import canonical, stable_hash
+from streamflow.keys import Key, canonical, stable_hash
+from streamflow.operators.values import own
 from streamflow.state.timers import Timers
 
 K = TypeVar("K")
@@ -60,7 +61,7 @@ class Context(Generic[K, S]):
         state: The key's state in a `process` step: change it in place or assign it.
     """
 
-    __slots__ = ("_flow", "_outputs", "_side", "_source", "_step", "_timers", "batch", "key", "origin", "state")
+    __slots__ = ("_flow", "_outputs", "_side", "_step", "_timers", "batch", "key", "origin", "state")
 
     def __init__(self, flow: str, step: str, timers: Timers | None = None, outputs: tuple[str, ...] = ()) -> None:
         self._flow = flow
@@ -68,7 +69,6 @@ class Context(Generic[K, S]):
         self._timers = timers
         self._outputs = {name: at for at, name in enumerate(outputs, start=1)}
         self._side: list[tuple[int, Any]] = []
-        self._source: tuple[str, ...] = ()
         self.batch: MicroBatch = MicroBatch(0, 0)
         self.origin: Origin = ()
         self.key: K = None  # type: ignore[assignment]
@@ -81,19 +81,20 @@ class Context(Generic[K, S]):
         Made from flow, step, source, partition, position and the ordinals on the way here; for a timer from step,
         key, name and due time.
         """
-        parts = (self._flow, self._step, *(self._source or self._place()))
+        parts = (self._flow, self._step, *self._place())
         return stable_hash(*(part.encode() for part in parts)).hex()
 
     def _place(self) -> tuple[str, ...]:
         row, *rest = self.origin
-        path = ".".join("s" if step == END else str(step) for step in rest)
+        if row < 0:
+            # a timer: its step and its ordinal in the number are told by its mark already
+            return ("timer", str(rest[2]), _path(rest[3:]))
         found = self.batch.locate(row)
-        if found is None:
-            return ("number", str(self.batch.number), str(row), path)
+        assert found is not None, f"row {row} of number {self.batch.number} comes from nowhere"
         part, at = found
         records = part.records
         position = records.positions[at] if records.positions is not None else (records.ids or ())[at]
-        return (part.source, records.partition, str(position), path)
+        return (part.source, records.partition, str(position), _path(rest))
 
     @property
     def headers(self) -> Mapping[str, str]:
@@ -167,7 +168,7 @@ class Context(Generic[K, S]):
             )
         if len(self._side) >= CALL_OUTPUTS_MAX:
             raise ValueError(f"more than {CALL_OUTPUTS_MAX} side outputs in one call")
-        self._side.append((port, value))
+        self._side.append((port, own(value)))
 
     def clear(self) -> None:
         """Removes the key's state; the next record of the key finds a new one."""
@@ -178,10 +179,11 @@ class Context(Generic[K, S]):
         side, self._side = self._side, []
         return side
 
-    def enter_timer(self, name: str, due_ms: int) -> None:
-        """Prepares a timer's call; called by the engine."""
-        self._source = ("timer", canonical(self.key).decode(), name, str(due_ms))
 
-    def leave_timer(self) -> None:
-        """Ends a timer's call; called by the engine."""
-        self._source = ()
+def timer_mark(step: str, key: Key, name: str, due_ms: int) -> int:
+    """What identifies a timer's firing; it stands in the origin of all that follows from it."""
+    return int.from_bytes(stable_hash(step.encode(), canonical(key), name.encode(), str(due_ms).encode()))
+
+
+def _path(ordinals: Sequence[int]) -> str:
+    return ".".join("s" if ordinal == END else str(ordinal) for ordinal in ordinals)

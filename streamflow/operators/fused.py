@@ -28,6 +28,7 @@ def compile_loop(bound: BoundStage, taps: Sequence[Port] = ()) -> Transform:
     The text stands in `linecache`, so tracebacks and debuggers show it.
     """
     written = loop_text(bound.graph, bound.stage, taps)
+    linecache.cache.pop(bound.file, None)
     bound.file = f"<streamflow {bound.graph.flow} stage {bound.stage.index} #{next(_serial)}>"
     bound.step_of_line = written.step_of_line
     linecache.cache[bound.file] = (len(written.text), None, written.text.splitlines(keepends=True), bound.file)

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from streamflow.batch import Fragment, Origin
-from streamflow.graph import OnError
+from streamflow.graph import OnError, Port
 from streamflow.operators.bind import BoundStage
+from streamflow.plan import leaving
 
 
 class MapBatch:
@@ -21,6 +22,8 @@ class MapBatch:
         self._bound = bound
         self._step = bound.stage.steps[0]
         self._taps = taps
+        port = Port(self._step.id)
+        self._leaving = [leaving(bound.stage, port, step) for step in bound.graph.consumers(port)]
 
     def run(self, part: Fragment) -> Iterator[tuple[Fragment, ...]]:
         """A Transform."""
@@ -43,11 +46,11 @@ class MapBatch:
         edge = exits[x].edge if x < len(exits) else None
         if edge is None:
             return Fragment(part.batch, outputs, part.last, upto=part.upto)
-        number = next(
-            at for at, port in enumerate(edge.entries) if port.step == self._step.id
-        )
-        keys = [None] * len(outputs) if edge.keyed else None
-        ports = [number] * len(outputs)
-        if len(exits) > 1:
-            origins = [(*origin, x) for origin in origins]
-        return Fragment(part.batch, outputs, part.last, keys, ports, origins, part.upto)
+        # a row goes to each step behind the edge, with the origin that a split gives it: its place among the consumers
+        targets = [(c, number) for c, (to, number) in enumerate(self._leaving) if to == x]
+        if len(self._leaving) > 1:
+            origins = [(*origin, c) for origin in origins for c, _ in targets]
+        values = [value for value in outputs for _ in targets] if len(targets) > 1 else outputs
+        keys = [None] * len(values) if edge.keyed else None
+        ports = [number for _ in outputs for _, number in targets]
+        return Fragment(part.batch, values, part.last, keys, ports, origins, part.upto)

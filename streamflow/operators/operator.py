@@ -97,5 +97,3 @@ class Sync:
             for table in self.bound.tables.values():
                 table.seal()
             self.shard.arrive(epoch, self.bound.stage.index)
-
-

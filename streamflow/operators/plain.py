@@ -6,15 +6,16 @@ recursion into which one can step. It gives a fragment per row that reaches an e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from streamflow.batch import END, Fragment, Origin
-from streamflow.graph import SINK, Port, Step
+from streamflow.graph import Port, Step
 from streamflow.operators.bind import BoundStage, handled
 from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
+from streamflow.plan import Entry, leaving
 from streamflow.state.keyed import MISSING
 
 
@@ -33,8 +34,8 @@ class _Row:
         return _Row(value, self.key, (*self.origin, *path))
 
 
-_Left = tuple[int, _Row, int]
-"""A row that leaves: exit, row, port number in the target."""
+_Left = tuple[int, _Row, int, Origin]
+"""A row that leaves: exit, row, port number in the target, and how far every edge is complete then."""
 
 
 @dataclass(frozen=True)
@@ -49,26 +50,34 @@ class _Plain:
                 for left in self._timers(part):
                     yield self._fragments(part, left, last=False)
             for row, value in enumerate(part.values):
-                port = self.bound.stage.entries[part.ports[row] if part.ports else 0]
+                entry = self.bound.stage.entries[part.ports[row] if part.ports else 0]
                 origin = part.origins[row] if part.origins else (row,)
                 here = _Row(value, part.keys[row] if part.keys else None, origin)
-                for left in self._emit(port, here, part, row):
+                for left in self._enter(entry, here, part, row):
                     yield self._fragments(part, left, last=False)
         except Exception as error:
             raise self.bound.fail(error, part, row) from error
         yield self._fragments(part, None, last=part.last)
 
     def _fragments(self, part: Fragment, left: _Left | None, *, last: bool) -> tuple[Fragment, ...]:
-        exits = [(exit.keyed, exit.edge is not None) for exit in self.bound.stage.exits] + [(False, False)] * len(self.taps)
-        upto = part.upto if left is None else (*left[1].origin, END)
+        exits = [(exit.keyed, exit.edge is not None) for exit in self.bound.stage.exits] + [(False, False)] * len(
+            self.taps
+        )
+        upto = part.upto if left is None else left[3]
         out = []
         for x, (keyed, edge) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
-            values, keys = [row.value for _, row, _ in rows], [row.key for _, row, _ in rows]
-            ports, origins = [port for _, _, port in rows], [row.origin for _, row, _ in rows]
+            values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
+            ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
             columns = (keys if keyed else None, ports if edge else None, origins if edge else None)
             out.append(Fragment(part.batch, values, last, *columns, upto))
         return tuple(out)
+
+    def _enter(self, entry: Entry, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
+        if entry.into:
+            step = self.bound.graph.step(entry.into)
+            return self._step(self.bound.stage.steps.index(step), step, row, part, at)
+        return self._emit(Port(entry.step, entry.out), row, part, at)
 
     def _timers(self, part: Fragment) -> Iterator[_Left]:
         env, graph = self.bound.env, self.bound.graph
@@ -77,37 +86,33 @@ class _Plain:
                 continue
             env[f"c{n}"].batch = part.batch
             for j, (key, name, due_ms) in enumerate(env[f"due{n}"](part.batch.now_ms)):
-                origin = (-1, -graph.steps.index(step), j)
-                for m, value in enumerate(env[f"fire{n}"](key, name, due_ms, origin)):
+                origin = (-1, -graph.steps.index(step), j, env[f"mark{n}"](key, name, due_ms))
+                try:
+                    outputs = env[f"fire{n}"](key, name, origin)
+                except Exception as error:
+                    if not handled(step):
+                        raise
+                    self.bound.lost(n, error, part, -1, key)
+                    continue
+                for m, value in enumerate(self._watched(n, key, outputs)):
                     yield from self._emit(Port(step.id), _Row(value, key, (*origin, m)), part, -1)
                 yield from self._sides(n, step, _Row(None, key, origin), part, -1)
 
     def _emit(self, port: Port, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         """Walks a row from a port to every exit that it reaches, depth first."""
-        stage, graph = self.bound.stage, self.bound.graph
+        stage = self.bound.stage
         for t, tap in enumerate(self.taps):
             if tap == port:
-                yield len(stage.exits) + t, row, 0
-        branches: list[tuple[int, Step | None, int]] = []
-        edges: set[int] = set()
-        here = {step.id: n for n, step in enumerate(stage.steps)}
-        for step in graph.consumers(port):
-            if step.id in here:
-                branches.append((here[step.id], step, 0))
-                continue
-            for x, exit in enumerate(stage.exits):
-                if exit.edge is None:
-                    if step.id == f"{SINK}:{exit.name}":
-                        branches.append((x, None, 0))
-                elif step.kind != SINK and port in exit.edge.entries and x not in edges:
-                    edges.add(x)
-                    branches.append((x, None, exit.edge.entries.index(port)))
-        for c, (n, inside, number) in enumerate(branches):
-            inner = row.to(row.value, c) if len(branches) > 1 else row
-            if inside is None:
-                yield n, inner, number
+                # the row itself is still to come: complete is what stands before it
+                yield len(stage.exits) + t, row, 0, (*row.origin[:-1], row.origin[-1] - 1, END)
+        consumers = self.bound.graph.consumers(port)
+        for c, step in enumerate(consumers):
+            inner = row.to(row.value, c) if len(consumers) > 1 else row
+            if step in stage.steps:
+                yield from self._step(stage.steps.index(step), step, inner, part, at)
             else:
-                yield from self._step(n, inside, inner, part, at)
+                x, number = leaving(stage, port, step)
+                yield x, inner, number, (*inner.origin, END)
 
     def _step(self, n: int, step: Step, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         env = self.bound.env
@@ -115,21 +120,32 @@ class _Plain:
             context = env[f"c{n}"]
             context.batch, context.key, context.origin = part.batch, row.key, row.origin
         if not handled(step):
-            outputs = self._call(n, step, row, part)
+            outputs = self._watched(n, row.key if self._keyed(step) else MISSING, self._call(n, step, row, part))
         else:
             try:
                 outputs = iter(list(self._call(n, step, row, part)))
             except Exception as error:
-                self.bound.lost(n, error, part, at)
+                self.bound.lost(n, error, part, at, *[row.key] * self._keyed(step))
                 return
         for out, result in outputs:
             yield from self._emit(Port(step.id, out), result, part, at)
         if step.kind == "process":
             yield from self._sides(n, step, row, part, at)
 
+    def _keyed(self, step: Step) -> bool:
+        return any(self.bound.graph.step(port.step).keyed for port in step.inputs)
+
+    def _watched(self, n: int, key: Any, outputs: Iterable[Any]) -> Iterator[Any]:
+        """Notes whose call it was that raised; what the rows behind it raise does not pass here."""
+        try:
+            yield from outputs
+        except Exception:
+            self.bound.blamed = (n, key)
+            raise
+
     def _sides(self, n: int, step: Step, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         for j, (out, value) in enumerate(self.bound.env[f"side{n}"]()):
-            yield from self._emit(Port(step.id, out), row.to(own(value), END, j), part, at)
+            yield from self._emit(Port(step.id, out), row.to(value, END, j), part, at)
 
     def _call(self, n: int, step: Step, row: _Row, part: Fragment) -> Iterator[tuple[int, _Row]]:
         """One call of a step: pairs of port and row."""
@@ -147,7 +163,8 @@ class _Plain:
             case "merge":
                 yield 0, row
             case "flat_map":
-                for j, output in enumerate(step.call(*arguments)):
+                outputs = step.call(*arguments)
+                for j, output in enumerate(env[f"all{n}"](outputs) if handled(step) else outputs):
                     yield 0, row.to(output, j)
             case "key_by":
                 new = step.call(*arguments)
@@ -181,7 +198,7 @@ class _Plain:
             after = own(value)
         else:
             after = step.call(before, value)
-        if after is None:
+        if after is None and before is not MISSING:
             self.bound.env[f"none{n}"]()
         table.put(key, after)
         result = step.options.get("result")
@@ -195,7 +212,8 @@ class _Plain:
             return
         context, state = env[f"c{n}"], env[f"view{n}"](row.key, part.batch.now_ms)
         context.state = state
-        for j, output in enumerate(step.call(context, row.value) or ()):
+        outputs = step.call(context, row.value)
+        for j, output in enumerate(() if outputs is None else outputs):
             yield 0, row.to(own(output), j)
         if context.state is not state:
             env[f"put{n}"](row.key, context.state)

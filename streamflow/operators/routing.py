@@ -35,6 +35,7 @@ class Merge:
         part = await self._inlets[behind].get()
         origins, ports = part.origins, part.ports
         assert origins is not None and ports is not None, "an edge into a merge carries origins"
+        assert not origins or origins[0] > self._upto[behind], "an edge is complete up to where it said"
         keys = part.keys or [None] * len(origins)
         self._rows += zip(origins, [behind] * len(origins), part.values, keys, ports, strict=True)
         assert part.last or part.upto is not None, "a fragment says how far its edge is complete"

@@ -1,6 +1,6 @@
 """The planner: graph -> stages and edges, and the source text of each stage's loop. Pure: no loop, no clock, no I/O."""
 
 from streamflow.plan.loop import loop_text
-from streamflow.plan.stages import Edge, Exit, Plan, Stage, make_plan
+from streamflow.plan.stages import Edge, Entry, Exit, Plan, Stage, leaving, make_plan
 
-__all__ = ["Edge", "Exit", "Plan", "Stage", "loop_text", "make_plan"]
+__all__ = ["Edge", "Entry", "Exit", "Plan", "Stage", "leaving", "loop_text", "make_plan"]

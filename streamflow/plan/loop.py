@@ -20,18 +20,24 @@ from dataclasses import dataclass, field
 from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.codecs import immutable
 from streamflow.graph import SINK, Graph, OnError, Port, Step
-from streamflow.plan.stages import Stage
+from streamflow.plan.stages import Entry, Stage, leaving
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
 
+DEPTH_MAX = 70
+"""CPython allows 100 levels of indentation."""
+
+LENGTH_MAX = 30
+"""Steps written one inside the other; the writer is recursive."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopText:
-    """Source text of a stage's loop, and which step each line belongs to (an index into the stage's steps)."""
+    """Source text of a stage's loop, and per line the step it belongs to and the name of its key, if it has one."""
 
     text: str
-    step_of_line: dict[int, int]
+    step_of_line: dict[int, tuple[int, str]]
 
 
 def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = ()) -> LoopText:
@@ -71,16 +77,20 @@ class _Writer:
     graph: Graph
     stage: Stage
     taps: tuple[Port, ...]
-    lines: list[tuple[str, int]] = field(default_factory=list)
+    lines: list[tuple[str, int, str]] = field(default_factory=list)
     depth: int = 0
     blocks: int = 0
     step: int = -1
+    key: str = ""
+    length: int = 0
     wanted: list[Port] = field(default_factory=list)
+    reached: dict[Port, set[int]] = field(default_factory=dict)
+    expanding: dict[Port, bool] = field(default_factory=dict)
 
     # -- text ----------------------------------------------------------------------------------------------------
 
     def line(self, text: str) -> None:
-        self.lines.append((" " * self.depth + text, self.step))
+        self.lines.append((" " * self.depth + text, self.step, self.key))
 
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
@@ -94,6 +104,7 @@ class _Writer:
 
     def write(self) -> LoopText:
         track = tracks_origins(self.stage)
+        self._measure()
         with self.block("def make(env):"):
             self.line("values_of = env.__getitem__")
             for name in self._bound_names():
@@ -108,8 +119,8 @@ class _Writer:
                 self._continuations(track)
                 self.lines += body
             self.line("return loop")
-        steps = {number: step for number, (_, step) in enumerate(self.lines, start=1) if step >= 0}
-        return LoopText("\n".join(text for text, _ in self.lines) + "\n", steps)
+        steps = {number: (step, key) for number, (_, step, key) in enumerate(self.lines, start=1) if step >= 0}
+        return LoopText("\n".join(text for text, _, _ in self.lines) + "\n", steps)
 
     def _bound_names(self) -> list[str]:
         names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "END"]
@@ -120,7 +131,7 @@ class _Writer:
                 names.append(f"f{n}")
             names += [f"{name}{n}" for name in _HELPERS.get(step.kind, ())]
             if step.kind == "process":
-                names += [f"due{n}", f"fire{n}"] if step.options["timers"] else []
+                names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
                 names.append(f"c{n}")
         return names
@@ -145,7 +156,7 @@ class _Writer:
 
     def _rows(self, track: bool) -> None:
         entry = self.stage.index == 0
-        keyed = any(self._keyed(port) for port in self.stage.entries)
+        keyed = any(self._keyed(entry) for entry in self.stage.entries)
         columns, names = ["it"], ["v"]
         for want, column, name in (
             (keyed, "keys", "k"),
@@ -162,16 +173,23 @@ class _Writer:
             rows, row = f"enumerate({rows})", f"i, {row}" if len(names) == 1 else f"i, ({row})"
         path = () if not track else ("i",) if entry else ("*o",)
         with self.block("try:"), self.block(f"for {row} in {rows}:"):
-            for p, port in enumerate(self.stage.entries):
+            for p, at in enumerate(self.stage.entries):
                 scope = _Scope("v", "k", path)
                 if len(self.stage.entries) == 1:
-                    self.emit(port, scope)
+                    self._enter(at, scope)
                 else:
                     with self.block(f"{'if' if p == 0 else 'elif'} p == {p}:"):
-                        self.emit(port, scope)
+                        self._enter(at, scope)
         self.step = -1
         with self.block("except Exception as error:"):
             self.line("raise fail(error, part, len(values) - 1 - it.__length_hint__()) from error")
+
+    def _enter(self, entry: Entry, scope: _Scope) -> None:
+        """Writes what happens to a row that comes in."""
+        if entry.into:
+            self._step(self.graph.step(entry.into), scope, keyed=self._keyed(entry))
+        else:
+            self.emit(Port(entry.step, entry.out), scope)
 
     def _timers(self, track: bool) -> None:
         steps = [n for n, step in enumerate(self.stage.steps) if step.kind == "process" and step.options["timers"]]
@@ -187,13 +205,15 @@ class _Writer:
                 self.line("raise fail(error, part, -1) from error")
 
     def _timers_of(self, n: int, step: Step, track: bool) -> None:
-        self.step = n
+        self.step, self.key = n, "k"
         with self.block(f"for j, (k, name, at) in enumerate(due{n}(now)):"):
-            self.line(f"o = (-1, {-self.graph.steps.index(step)}, j)")
-            with self.block(f"for m, v in enumerate(fire{n}(k, name, at, o)):"):
-                self.emit(Port(step.id), _Scope("v", "k", ("*o", "m") if track else ()))
-                self._pause(Port(step.id), ("*o", "m"))
-            self._side(n, step, _Scope("v", "k", ("*o",) if track else ()))
+            self.line(f"o = (-1, {-self.graph.steps.index(step)}, j, mark{n}(k, name, at))")
+            with self._guarded(n, step, f"r = fire{n}(k, name, o)"):
+                with self.block("for m, v in enumerate(r):"):
+                    self.emit(Port(step.id), _Scope("v", "k", ("*o", "m") if track else ()))
+                    self._pause(Port(step.id), ("*o", "m"))
+                self._side(n, step, _Scope("v", "k", ("*o",) if track else ()))
+        self.key = ""
 
     def _continuations(self, track: bool) -> None:
         done: set[Port] = set()
@@ -202,10 +222,12 @@ class _Writer:
             if port in done:
                 continue
             done.add(port)
-            self.step, self.blocks = -1, 0
+            self.step, self.key, self.blocks, self.length = -1, "", 0, 0
             with self.block(f"def {self._function(port)}(v, k{', o' if track else ''}):"):
                 self._consume(port, _Scope("v", "k", ("*o",) if track else ()))
                 self.line("return")
+                if self._expands(port):
+                    self.line("yield")  # its callers iterate over it, also where what it expands reaches no exit
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
@@ -241,7 +263,7 @@ class _Writer:
 
     # -- the graph, as this stage sees it ----------------------------------------------------------------------------
 
-    def _keyed(self, port: Port) -> bool:
+    def _keyed(self, port: Port | Entry) -> bool:
         return self.graph.step(port.step).keyed
 
     def _inside(self, port: Port) -> list[Step]:
@@ -250,28 +272,25 @@ class _Writer:
 
     def _outside(self, port: Port) -> list[tuple[int, int]]:
         """Exits a port leaves by: (exit, port number in the target stage)."""
-        found = []
-        for x, exit in enumerate(self.stage.exits):
-            if exit.edge is None:
-                sink = self.graph.step(f"{SINK}:{exit.name}")
-                found += [(x, 0)] * (sink.inputs[0] == port)
-            elif port in exit.edge.entries:
-                found.append((x, exit.edge.entries.index(port)))
-        return found
+        return [leaving(self.stage, port, step) for step in self.graph.consumers(port) if step not in self.stage.steps]
 
     def _reached(self, port: Port) -> set[int]:
-        found = {x for x, _ in self._outside(port)}
-        found |= {len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port}
-        for step in self._inside(port):
-            for index in range(step.ports):
-                found |= self._reached(Port(step.id, index))
-        return found
+        return self.reached[port]
 
     def _expands(self, port: Port) -> bool:
-        return any(
-            step.traits.expands or any(self._expands(Port(step.id, index)) for index in range(step.ports))
-            for step in self._inside(port)
-        )
+        return self.expanding[port]
+
+    def _measure(self) -> None:
+        """Finds out per port which exits its rows reach and whether they are multiplied on the way, last ports first."""
+        entered = [Port(entry.step, entry.out) for entry in self.stage.entries]
+        given = [Port(step.id, index) for step in self.stage.steps for index in range(step.ports)]
+        for port in reversed(entered + given):
+            inside = self._inside(port)
+            behind = [Port(step.id, index) for step in inside for index in range(step.ports)]
+            exits = {x for x, _ in self._outside(port)} if port in given or not self.stage.index else set()
+            taps = {len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port}
+            self.reached[port] = taps.union(exits, *(self.reached[after] for after in behind))
+            self.expanding[port] = any(step.traits.expands for step in inside) or any(map(self.expanding.get, behind))
 
     def _handled(self, step: Step) -> bool:
         return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
@@ -279,7 +298,8 @@ class _Writer:
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)
         shared = step.kind == "merge" or (step.kind == "process" and (step.options["timers"] or port.out > 0))
-        return (shared or self.blocks >= BLOCKS_MAX or self.depth > 70) and step in self.stage.steps
+        deep = self.blocks >= BLOCKS_MAX or self.depth > DEPTH_MAX or self.length > LENGTH_MAX
+        return (shared or deep) and step in self.stage.steps
 
     def _function(self, port: Port) -> str:
         index = next(n for n, step in enumerate(self.stage.steps) if step.id == port.step)
@@ -302,40 +322,26 @@ class _Writer:
         self.line(f"yield from {call}" if self._expands(port) else call)
 
     def _consume(self, port: Port, scope: _Scope) -> None:
-        step_before = self.step
-        inside, outside = self._inside(port), self._outside(port)
-        split = len(inside) + len(outside) > 1
-        branches: list[tuple[Step | int, int]] = [*outside]
-        branches += [(step, 0) for step in inside]
-        wrote = False
-        for t, tap in enumerate(self.taps):
-            if tap == port:
-                self.line(f"add_xv{len(self.stage.exits) + t}({scope.value})")
-                wrote = True
-        for c, (target, number) in enumerate(sorted(branches, key=lambda branch: self._order(port, branch))):
-            path = (*scope.path, str(c)) if split and scope.path else scope.path
+        consumers = self.graph.consumers(port)
+        taps = [len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port]
+        for x in taps:
+            self.line(f"add_xv{x}({scope.value})")
+        for c, step in enumerate(consumers):
+            path = (*scope.path, str(c)) if len(consumers) > 1 and scope.path else scope.path
             inner = _Scope(scope.value, scope.key, path)
-            if isinstance(target, int):
-                self._leave(target, port, inner, number)
+            if step in self.stage.steps:
+                self._step(step, inner, keyed=self._keyed(port))
             else:
-                self.step = self.stage.steps.index(target)
-                _STEPS[target.kind](self, self.step, target, inner)
-                self.step = step_before
-            wrote = True
-        if not wrote:
+                x, number = leaving(self.stage, port, step)
+                self._leave(x, port, inner, number)
+        if not consumers and not taps:
             self.line("pass")
 
-    def _order(self, port: Port, branch: tuple[Step | int, int]) -> int:
-        """Branches of a split run in the order in which their steps were defined, whatever stage these are in."""
-        target, _ = branch
-        consumers = self.graph.consumers(port)
-        if isinstance(target, Step):
-            return consumers.index(target)
-        exit = self.stage.exits[target]
-        if exit.edge is None:
-            return next(at for at, step in enumerate(consumers) if step.id == f"{SINK}:{exit.name}")
-        here = {step.id for step in self.stage.steps}
-        return next(at for at, step in enumerate(consumers) if step.id not in here and step.kind != SINK)
+    def _step(self, step: Step, scope: _Scope, *, keyed: bool) -> None:
+        before = self.step, self.key, self.length
+        self.step, self.key, self.length = self.stage.steps.index(step), scope.key if keyed else "", self.length + 1
+        _STEPS[step.kind](self, self.step, step, scope)
+        self.step, self.key, self.length = before
 
     def _call(self, n: int, step: Step, scope: _Scope, function: str = "f") -> str:
         if not step.options.get("context"):
@@ -355,7 +361,8 @@ class _Writer:
         with self.block("try:"):
             self.line(assignment)
         with self.block("except Exception as error:"):
-            self.line(f"lost({n}, error, part, len(values) - 1 - it.__length_hint__())")
+            key = f", {self.key}" if self.key else ""
+            self.line(f"lost({n}, error, part, len(values) - 1 - it.__length_hint__(){key})")
         with self.block("else:"):
             yield
 
@@ -412,7 +419,10 @@ class _Writer:
         self.emit(Port(step.id), scope)
 
     def _branch(self, n: int, step: Step, scope: _Scope) -> None:
-        choice = " else ".join(f"{j} if f{n}_{j}({scope.value})" for j in range(step.ports)) + f" else none{n}({scope.value})"
+        choice = (
+            " else ".join(f"{j} if f{n}_{j}({scope.value})" for j in range(step.ports))
+            + f" else none{n}({scope.value})"
+        )
         with self._guarded(n, step, f"b{n} = {choice}"):
             self._by_port(n, step, scope)
 
@@ -446,14 +456,13 @@ class _Writer:
             self.line(f"a{n} = miss{n}({key})")
         if step.kind == "reduce":
             self.line(f"r{n} = own({scope.value}) if a{n} is MISSING else f{n}(a{n}, {scope.value})")
-            self.line(f"hot{n}[{key}] = r{n}")
         else:
             self.line(f"r{n} = f{n}(a{n}, {scope.value})")
-            with self.block(f"if r{n} is None:"):
-                self.line(f"none{n}()")
-            self.line(f"hot{n}[{key}] = r{n}")
-            if step.options["result"] is not None:
-                self.line(f"r{n} = result{n}(r{n})")
+        with self.block(f"if r{n} is None and a{n} is not MISSING:"):
+            self.line(f"none{n}()")
+        self.line(f"hot{n}[{key}] = r{n}")
+        if step.options.get("result") is not None:
+            self.line(f"r{n} = result{n}(r{n})")
         if step.options.get("result") is not None or not immutable(step.options["state"].type):
             self._own(f"r{n}")
         self.line(f"v{n} = ({key}, r{n})")
@@ -493,7 +502,6 @@ class _Writer:
         if step.ports == 1:
             return
         with self.block(f"for j{n}, (b{n}, v{n}) in enumerate(side{n}()):"):
-            self._own(f"v{n}")
             for index in range(1, step.ports):
                 path = (*scope.path, "END", f"j{n}") if scope.path else ()
                 with self.block(f"{'if' if index == 1 else 'elif'} b{n} == {index}:"):
@@ -507,7 +515,7 @@ _HELPERS = {
     "branch": ("none",),
     "split": ("route",),
     "count": ("t", "miss"),
-    "reduce": ("t", "miss", "attempt"),
+    "reduce": ("t", "miss", "attempt", "none"),
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),

@@ -8,8 +8,21 @@ edge leads from a lower to a higher one; hence the oldest number in flight can a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
+
+
+class Entry(NamedTuple):
+    """Where rows come into a stage: the port they were given by, and the step that takes them.
+
+    A port with two consumers in a stage has two entries, and its rows are sent twice: so each row's origin, and the
+    order of a merge behind it, do not depend on where the graph is cut. Source rows have no single consumer.
+    """
+
+    step: str
+    out: int
+    into: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +39,7 @@ class Edge:
     source: int | None
     target: int
     keyed: bool
-    entries: tuple[Port, ...]
+    entries: tuple[Entry, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +64,13 @@ class Stage:
     Args:
         index: Its number.
         steps: The steps, each behind its inputs; a sink is no step of a stage but an exit.
-        entries: The ports whose rows come in; a row's ``port`` is an index into this.
+        entries: Where rows come in; a row's ``port`` is an index into this.
         exits: Where its rows go, edges first, in the order of the fragments that its loop yields.
     """
 
     index: int
     steps: tuple[Step, ...]
-    entries: tuple[Port, ...]
+    entries: tuple[Entry, ...]
     exits: tuple[Exit, ...]
 
     @property
@@ -87,8 +100,7 @@ def make_plan(graph: Graph) -> Plan:
     edges = [Edge(None, 0, False, tuple(entries[0]))]
     for target in range(1, len(groups)):
         for source in sorted({stage_of[port.step] for port in entries[target]}):
-            ports = [port for port in entries[target] if stage_of[port.step] == source]
-            keyed = any(graph.step(port.step).keyed for port in ports)
+            keyed = any(graph.step(entry.step).keyed for entry in entries[target] if stage_of[entry.step] == source)
             edges.append(Edge(source, target, keyed, tuple(entries[target])))
     stages = tuple(
         Stage(index, tuple(group), tuple(entries[index]), _exits(graph, index, stage_of, edges))
@@ -113,14 +125,16 @@ def _groups(graph: Graph) -> list[list[Step]]:
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
 
 
-def _entries(graph: Graph, index: int, stage_of: dict[str, int]) -> list[Port]:
+def _entries(graph: Graph, index: int, stage_of: dict[str, int]) -> list[Entry]:
     if index == 0:
-        return [Port(step.id) for step in graph.of_kind(SOURCE)]
-    ports: list[Port] = []
-    for step in graph.steps:
-        if stage_of.get(step.id) == index:
-            ports += [port for port in step.inputs if stage_of[port.step] != index and port not in ports]
-    return ports
+        return [Entry(step.id, 0) for step in graph.of_kind(SOURCE)]
+    return [
+        Entry(*port, step.id)
+        for step in graph.steps
+        if stage_of.get(step.id) == index
+        for port in dict.fromkeys(step.inputs)
+        if stage_of[port.step] != index
+    ]
 
 
 def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]) -> tuple[Exit, ...]:
@@ -129,3 +143,14 @@ def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]
         if stage_of[sink.inputs[0].step] == index:
             exits.append(Exit(sink.name, None, sink.keyed))
     return tuple(exits)
+
+
+def leaving(stage: Stage, port: Port, step: Step) -> tuple[int, int]:
+    """How a row of a port leaves a stage towards a step elsewhere: its exit, and its port number there."""
+    for x, exit in enumerate(stage.exits):
+        if exit.edge is None:
+            if step.id == f"{SINK}:{exit.name}":
+                return x, 0
+        elif (entry := Entry(*port, step.id)) in exit.edge.entries:
+            return x, exit.edge.entries.index(entry)
+    raise AssertionError(f"stage {stage.index} has no exit to {step.id}")

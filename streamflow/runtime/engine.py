@@ -320,7 +320,6 @@ class Engine:
         await self.intake.run()
         limit = duration_ms(self.job.settings.stop_timeout) / 1000
         self._drained.clear()  # it was set whenever the outboxes were empty before
-        self._drained.clear()
         if not self._is_drained():
             drained = asyncio.ensure_future(self._drained.wait())
             timeout = asyncio.ensure_future(sleep(self.job.clock, limit))

@@ -137,8 +137,9 @@ class Committer:
         while True:
             epoch = await self._gate.wait()
             await self._commit(self._intake.cuts[epoch])
-            while not self._gate.ready and await self._on_thread(self._store.fold(idle=self._intake.quiet)):
-                pass
+            while not self._gate.ready and not self._intake.closing:
+                if not await self._on_thread(self._store.fold(idle=self._intake.quiet)):
+                    break
 
     async def note(self, progress: Mapping[str, Progress]) -> None:
         """Stores progress without an epoch."""

@@ -141,6 +141,11 @@ class Intake:
         return not self._pushes and not any(pump.waiting for pump in self.pumps)
 
     @property
+    def closing(self) -> bool:
+        """Whether nothing more will be taken: it was stopped, or every source has ended."""
+        return self._stopping or (all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes)
+
+    @property
     def stall(self) -> str:
         """Why no records are taken now; empty while they are."""
         return self._stall
@@ -151,8 +156,7 @@ class Intake:
         """Forms numbers until it is stopped or every source has ended, and the last epoch's barrier is on its way."""
         while True:
             self._stall = self.stalled()
-            ended = all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes
-            closing = self._stopping or ended
+            closing = self.closing
             rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
@@ -220,8 +224,7 @@ class Intake:
         return Fragment(batch, values, True, None, ports if len(self.pumps) > 1 else None)
 
     def _barrier(self) -> int | None:
-        closing = self._stopping or all(pump.ended and not pump.waiting for pump in self.pumps)
-        at = self._pacer.due_at(pending=self._dirty, closing=closing)
+        at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
         if at is None or at > self._clock.monotonic():
             return None
         self._epoch += 1

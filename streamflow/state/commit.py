@@ -10,9 +10,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from streamflow.batch import Chunk, Progress, Taken
-from streamflow.errors import Fenced
+from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.ledger import Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
+from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Delta, Epoch
 
 HISTORY_EPOCHS: Final = 1000
@@ -23,6 +24,11 @@ SEEN_IDS_MAX: Final = 1_000_000
 """Ids remembered per source, at least; whole epochs beyond that are forgotten, oldest first."""
 DELTA_BYTES_MAX: Final = 1 << 20
 """Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is."""
+
+DELTAS_CHECKED_FIRST: Final = 8
+DELTAS_CHECKED_EVERY: Final = 256
+"""A table's first deltas since the opening, and every so many after them, are parsed before they are committed: what
+a codec writes that is not JSON must not be found by the next recovery."""
 
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
@@ -167,6 +173,7 @@ def _write_deltas(connection: sqlite3.Connection, ledger: Ledger, epoch: int, de
     rows = []
     for delta in deltas:
         step = ledger.step(delta.table)
+        _check_delta(ledger, step, delta)
         crc = delta_crc(step, epoch, delta.payload)
         rows.append((epoch, step, *delta.groups, delta.count, len(delta.payload), delta.payload, crc))
     write_rows(
@@ -177,6 +184,20 @@ def _write_deltas(connection: sqlite3.Connection, ledger: Ledger, epoch: int, de
     )
     for step in {row[1] for row in rows} & ledger.retyped.keys():
         connection.execute("UPDATE step SET value_type = ? WHERE id = ?", (ledger.retyped[step], step))
+
+
+def _check_delta(ledger: Ledger, step: int, delta: Delta) -> None:
+    seen = ledger.checked.get(step, 0)
+    ledger.checked[step] = seen + 1
+    if seen < DELTAS_CHECKED_FIRST or seen % DELTAS_CHECKED_EVERY == 0:
+        try:
+            found = len(delta_entries(delta.payload))
+        except CorruptStateError as error:
+            raise CheckpointError(
+                f"the state of step {delta.table!r} is not encoded as JSON: {error}",
+                hint="Give the step a state type or codec whose values are JSON.",
+            ) from error
+        assert found == delta.count, f"{delta.table}: a delta of {found} entries says {delta.count}"
 
 
 def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequence[Chunk]) -> None:

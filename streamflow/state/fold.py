@@ -17,8 +17,9 @@ from streamflow.keys import key_group
 from streamflow.state.commit import check_generation
 from streamflow.state.ledger import Ledger
 from streamflow.state.opening import transaction
-from streamflow.state.recovery import corrupt, delta_entries
+from streamflow.state.recovery import corrupt
 from streamflow.state.rows import ROWS_PER_STATEMENT, delta_crc, row_crc, write_rows
+from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Entry
 
 FOLD_SLICE_SECONDS: Final = 0.008
@@ -28,7 +29,7 @@ FOLD_ROUND_BYTES: Final = 8 << 20
 FOLD_BYTES_MIN: Final = 1 << 20
 """Under load a table with less than this unfolded is left alone."""
 FOLD_BYTES_MAX: Final = 16 << 20
-"""Under load a table with more than this unfolded is folded, however many rows it has."""
+"""Under load folding is due as soon as more than this is unfolded, however many rows there are."""
 
 _MERGE_ENTRIES: Final = 1024
 
@@ -81,7 +82,8 @@ class Folder:
         return True
 
     def _choose(self, *, idle: bool) -> int | None:
-        """The table with the largest debt among those that are due."""
+        """The table with the largest debt among those that are due; all are once they owe too much together."""
+        idle = idle or self._ledger.debt_bytes > FOLD_BYTES_MAX
         due = {
             step: size
             for step, size in self._ledger.debt.items()

@@ -23,6 +23,7 @@ class Ledger:
         seen: Source -> (epoch, number of ids) of each blob of remembered ids, oldest first.
         debt: Step id -> bytes of unfolded deltas.
         row_bytes: Step id -> estimated bytes of its rows.
+        checked: Step id -> number of its deltas seen; some are looked at closely.
         spilled_bytes: Bytes of the chunks spilled for the epoch in the making.
         measured: An epoch and how many milliseconds it took, its COMMIT included; told by the next commit.
     """
@@ -38,6 +39,7 @@ class Ledger:
     seen: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
     debt: dict[int, int] = field(default_factory=dict)
     row_bytes: dict[int, int] = field(default_factory=dict)
+    checked: dict[int, int] = field(default_factory=dict)
     spilled_bytes: int = 0
     measured: tuple[int, float] | None = None
 

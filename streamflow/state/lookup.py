@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
-import msgspec
-
 from streamflow.keys import PLAIN_SUB, key_group
+from streamflow.state.splitting import delta_entries
 
 # `instr` passes over deltas without the key at memory speed; what it finds json_each looks at closely, since the
 # text may also stand inside some value. The newest delta that has the key ends the search.
@@ -20,8 +19,6 @@ _FOLDED: Final = """
 SELECT CAST('[' || key || ',' || sub || ',' || value || ',' || coalesce(expires_ms, 'null') || ']' AS BLOB)
 FROM state WHERE key_group = :group AND step = :step AND key = CAST(:key AS TEXT) AND sub = CAST(:sub AS TEXT)"""
 _QUERY: Final = f"SELECT coalesce(({_UNFOLDED}), ({_FOLDED}))"
-
-_decode = msgspec.json.Decoder(list[msgspec.Raw]).decode
 
 
 def lookup(step: int, key: bytes) -> tuple[str, dict[str, Any]]:
@@ -43,7 +40,6 @@ def found(rows: Sequence[Sequence[Any]], now_ms: int) -> bytes | None:
     ((entry,),) = rows
     if entry is None:
         return None
-    fields = [bytes(field) for field in _decode(entry)]
-    if len(fields) == 2 or (fields[3] != b"null" and int(fields[3]) <= now_ms):
-        return None
-    return fields[2]
+    (read,) = delta_entries(b"[" + entry + b"]")
+    expired = read.expires_ms is not None and read.expires_ms <= now_ms
+    return None if expired else read.value

@@ -35,8 +35,7 @@ def connect_writable(path: Path) -> sqlite3.Connection:
     """
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
     connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    _distrust(connection)
-    return connection
+    return _distrusting(connection)
 
 
 def connect_readable(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
@@ -48,14 +47,18 @@ def connect_readable(path: Path, *, immutable: bool = False) -> sqlite3.Connecti
     """
     address = path.absolute().as_uri() + "?mode=ro" + ("&immutable=1" if immutable else "")
     connection = sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
-    _distrust(connection)
-    connection.execute("PRAGMA query_only=ON")
+    return _distrusting(connection, "query_only=ON")
+
+
+def _distrusting(connection: sqlite3.Connection, *more: str) -> sqlite3.Connection:
+    """Makes SQLite believe nothing that the file says beyond its rows; closes the connection if it cannot."""
+    try:
+        for setting in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0", *more):
+            connection.execute(f"PRAGMA {setting}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
-
-
-def _distrust(connection: sqlite3.Connection) -> None:
-    for setting in ("trusted_schema=OFF", "cell_size_check=ON", "mmap_size=0"):
-        connection.execute(f"PRAGMA {setting}").fetchall()
 
 
 def make_durable(connection: sqlite3.Connection) -> None:
@@ -214,7 +217,7 @@ def drop_connection(connection: sqlite3.Connection, path: Path) -> None:
     """
     reader: sqlite3.Connection | None = None
     try:
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError, UnicodeDecodeError):
             reader = connect_readable(path)
             reader.execute("SELECT count(*) FROM sqlite_master").fetchall()
         connection.close()
@@ -235,6 +238,15 @@ def as_state_error(error: sqlite3.Error, path: Path) -> StateError:
     if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
         return CorruptStateError(f"{path} is damaged: {error}", hint=RESTORE)
     return StateError(f"{path} cannot be used: {error} ({name})", hint=_hint(name))
+
+
+UNREADABLE: Final = (UnicodeDecodeError, KeyError, TypeError, ValueError)
+"""What reading raises, besides SQLite's own errors, where rows or SQLite's messages hold rubbish."""
+
+
+def as_corrupt(error: Exception, path: Path) -> CorruptStateError:
+    """Translates what rubbish in a file that passed SQLite's checks made Python raise."""
+    return CorruptStateError(f"{path} holds values that make no sense: {error!r:.200}", hint=RESTORE)
 
 
 def as_checkpoint_error(error: sqlite3.Error, path: Path, doing: str) -> CheckpointError:

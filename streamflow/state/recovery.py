@@ -11,13 +11,12 @@ from itertools import groupby
 from typing import Any, Final
 from zlib import crc32
 
-import msgspec
-
 from streamflow.batch import Chunk, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
 from streamflow.state.ledger import Ledger
 from streamflow.state.opening import RESTORE
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
+from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Checkpoint, Entry, Install
 
 LOAD_ROWS: Final = 256
@@ -25,7 +24,6 @@ LOAD_ROWS: Final = 256
 
 # `Entry._make` without its Python frame
 _make_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
-_decode_delta = msgspec.json.Decoder(list[list[msgspec.Raw]]).decode
 
 
 def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoint:
@@ -175,26 +173,6 @@ def _runs(steps: Sequence[int]) -> Iterator[tuple[int, int]]:
         stop = start + sum(1 for _ in run)
         yield start, stop
         start = stop
-
-
-def delta_entries(payload: bytes) -> list[Entry]:
-    """Splits a delta into its entries, whose JSON stays as it was written.
-
-    Raises:
-        CorruptStateError: It is not an array of entries.
-    """
-    try:
-        return [_entry(fields) for fields in _decode_delta(payload)]
-    except (msgspec.DecodeError, ValueError) as error:
-        raise corrupt(f"a delta of {len(payload)} bytes ({error})") from error
-
-
-def _entry(fields: Sequence[Any]) -> Entry:
-    if len(fields) == 2:
-        return Entry(bytes(fields[0]), bytes(fields[1]), None)
-    key, sub, value, expires = fields
-    expires = bytes(expires)
-    return Entry(bytes(key), bytes(sub), bytes(value), None if expires == b"null" else int(expires))
 
 
 def _shown(raw: bytes) -> str:

@@ -20,7 +20,9 @@ from streamflow.state.ledger import Ledger
 from streamflow.state.lock import FileLock, check_place
 from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
+    UNREADABLE,
     as_checkpoint_error,
+    as_corrupt,
     as_state_error,
     connect_readable,
     connect_writable,
@@ -90,9 +92,9 @@ class SqliteStore:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        check_place(self.path, force=self._options.force_place)
-        self._lock.acquire()
         try:
+            check_place(self.path, force=self._options.force_place)
+            self._lock.acquire()
             if not self.path.exists() or not self.path.stat().st_size:
                 check_not_gone(self.path, self._witness.path)
             self._connection = connect_writable(self.path)
@@ -111,6 +113,8 @@ class SqliteStore:
             checkpoint = read_checkpoint(connection, ledger)
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
+        except UNREADABLE as error:
+            raise as_corrupt(error, self.path) from error
         self._tell_witness()
         return checkpoint
 

@@ -37,6 +37,7 @@ class Timers:
         self._serial = itertools.count()
         self._firing_ms: int | None = None
         self._deferred: list[_Item] = []
+        self._before: dict[tuple[Key, str], _Item | None] = {}
 
     def set(self, key: Key, name: str, due_ms: int) -> None:
         """Sets or replaces a timer."""
@@ -80,13 +81,19 @@ class Timers:
         """When the earliest timer may be due; a cancelled or later one is found out by `due`."""
         return self._heap[0][0] if self._heap else None
 
-    def rearm(self, key: Key) -> None:
-        """Arms a key's timers again after their entries were rolled back."""
-        for name in self.table.index.get(key, ()):
-            due_ms = self.table.peek((key, name))
-            armed = self._armed.get((key, name))
-            if armed is None or armed[0] != due_ms:
-                self._arm(key, name, due_ms)
+    def begin(self, key: Key) -> None:
+        """Keeps how a key's timers are armed, until `roll_back`."""
+        self._before = {(key, name): self._armed.get((key, name)) for name in self.names}
+        self.table.begin()
+
+    def roll_back(self) -> None:
+        """Restores the timers of the key given to `begin`; what was armed since is found stale when popped."""
+        self.table.roll_back()
+        for timer, item in self._before.items():
+            if item is None:
+                self._armed.pop(timer, None)
+            else:
+                self._armed[timer] = item
 
     def installed(self) -> None:
         """Ends loading: arms every timer of the table."""

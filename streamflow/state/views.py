@@ -58,6 +58,15 @@ def make_views(connection: sqlite3.Connection, steps: Mapping[str, int], kinds: 
         connection.execute(wanted[name])
 
 
+def are_ours(connection: sqlite3.Connection) -> bool:
+    """Whether the file's views are exactly those that `make_views` makes for its tables."""
+    steps = connection.execute("SELECT name, id, kind FROM step").fetchall()
+    taken = {row[0].lower() for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    names = view_names([name for name, _, _ in steps], taken)
+    wanted = {(names[name], _view(names[name], step, kind)) for name, step, kind in steps}
+    return wanted == set(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
+
+
 def view_names(tables: Collection[str], taken: Collection[str]) -> dict[str, str]:
     """Returns each table's view: its own name, with ``_`` behind it while that name is taken.
 

@@ -139,7 +139,8 @@ class FlowTest:
 
     def topic(self, name: str) -> MemoryTopic[Any]:
         """The memory topic that stands for a source or a sink, to make it fail."""
-        return self._topics.get(f"{SINK}:{name}") or self._topics[f"{SOURCE}:{name}"]
+        sink = f"{SINK}:{name}"
+        return self._topics[sink if sink in self._topics else f"{SOURCE}:{name}"]
 
     def state(self, stream: KeyedStream[Any, Any]) -> dict[Any, Any]:
         """All state of a step, as the step sees it now."""

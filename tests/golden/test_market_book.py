@@ -63,7 +63,8 @@ async def test_clean():
 async def test_three_crashes_on_the_way():
     async with flow.test() as t:
         for quote in QUOTES[:200]:
-            await t.send_bytes(book, quote)
+            t.topic("book").send_bytes(quote)
+        await t.settle()
         await t.crash()
         for quote in QUOTES[200:]:
             t.topic("book").send_bytes(quote)

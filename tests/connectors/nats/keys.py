@@ -35,7 +35,7 @@ def make_seed(kind: str) -> str:
 
 
 def public(seed: str) -> str:
-    return nkeys.from_seed(bytearray(seed.encode())).public_key.decode()
+    return str(nkeys.from_seed(bytearray(seed.encode())).public_key.decode())
 
 
 def jwt(issuer_seed: str, subject: str, name: str, claims: dict[str, Any]) -> str:
@@ -84,26 +84,14 @@ def certificates(folder: Path, name: str = "ca") -> Path:
         subprocess.run(["openssl", *arguments], cwd=base, check=True, capture_output=True)
 
     ca_extensions = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+    curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     openssl(
-        "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "ca.key", "-out", "ca.pem",
+        "req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.pem",
         "-days", "2", "-subj", f"/CN={name}", *ca_extensions,
     )  # fmt: skip
     for who, alternative in (("server", "IP:127.0.0.1"), ("other", "DNS:elsewhere.example"), ("client", "DNS:client")):
         (base / f"{who}.ext").write_text(f"subjectAltName={alternative}\n")
-        openssl(
-            "req",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-            "-nodes",
-            "-keyout",
-            f"{who}.key",
-            "-out",
-            f"{who}.csr",
-            "-subj",
-            f"/CN={who}",
-        )
+        openssl("req", *curve, "-keyout", f"{who}.key", "-out", f"{who}.csr", "-subj", f"/CN={who}")
         openssl(
             "x509", "-req", "-in", f"{who}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial",
             "-out", f"{who}.pem", "-days", "2", "-extfile", f"{who}.ext",

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
-from streamflow_nats import Limits, Nats, NatsStream
 from streamflow.testing.conformance import SinkConformance, SourceConformance
+from streamflow_nats import Limits, Nats, NatsStream
 from tests.connectors.nats.broker import Broker
 
 NAME = "CONFORMANCE"
@@ -18,8 +18,8 @@ LIMITS = Limits(read_ahead_records=64, ack_wait_seconds=1.0)
 class NatsStage:
     """Hooks that source and sink share."""
 
-    config: dict[str, Any] = {}
-    subjects = ["conf.x"]
+    config: ClassVar[dict[str, Any]] = {}
+    subjects: ClassVar[list[str]] = ["conf.x"]
     environment: Broker
 
     @pytest.fixture(name="environment")
@@ -69,7 +69,7 @@ class TestPositionalSource(NatsStage, SourceConformance):
 
 
 class TestFilteredSource(TestPositionalSource):
-    subjects = ["conf.>"]
+    subjects: ClassVar[list[str]] = ["conf.>"]
 
     def spec(self) -> NatsStream[bytes]:
         return self.nats.stream(NAME, subject="conf.x", limits=LIMITS)
@@ -77,12 +77,12 @@ class TestFilteredSource(TestPositionalSource):
 
 class TestWorkQueueSource(TestPositionalSource):
     by_ids = True
-    config = {"retention": "workqueue"}
+    config: ClassVar[dict[str, Any]] = {"retention": "workqueue"}
 
 
 class TestInterestSource(TestPositionalSource):
     by_ids = True
-    config = {"retention": "interest"}
+    config: ClassVar[dict[str, Any]] = {"retention": "interest"}
 
     async def start(self) -> None:
         await super().start()
@@ -114,8 +114,8 @@ class TestChainSink(SinkStage):
 
 class TestBatchSink(SinkStage):
     mode = "batch"
-    subjects = ["conf.x", f"{NAME}._sf.>"]
-    config = {"allow_atomic": True}
+    subjects: ClassVar[list[str]] = ["conf.x", f"{NAME}._sf.>"]
+    config: ClassVar[dict[str, Any]] = {"allow_atomic": True}
 
 
 class TestMessageIdSink(SinkStage):

@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from streamflow.connect.contracts import SinkOptions
-from streamflow.errors import ConnectorError, NotFound, SettingsError, Unavailable
+from streamflow.errors import ConnectorError, NotFound, SettingsError, StreamflowError, Unavailable
 from streamflow_nats import Creds, Nats, NKey, Tls, Token, UserPassword
 from streamflow_nats.link import Link
 from tests.brokers import NatsServer
@@ -59,7 +59,7 @@ async def goes_through(nats: Nats) -> None:
     await source.close()
 
 
-async def is_refused(nats: Nats, error: type[Exception], match: str, caplog=None) -> None:
+async def is_refused(nats: Nats, error: type[StreamflowError], match: str) -> None:
     stream = nats.stream("S", value=str)
     source = stream.source()
     with pytest.raises(error, match=match) as caught:
@@ -120,19 +120,14 @@ async def test_nkey(tmp_path):
 
 async def test_creds(tmp_path):
     config, creds = operator_setup(tmp_path)
-    _, others = operator_setup_elsewhere(tmp_path)
+    (tmp_path / "other").mkdir()
+    _, others = operator_setup(tmp_path / "other")
     (tmp_path / "no.creds").write_text("hello")
     async with NatsServer(extra_config=config) as server:
         await goes_through(Nats(server.url, auth=Creds(creds)))
         await is_refused(Nats(server.url, auth=Creds(others)), ConnectorError, "refuses the credentials")
         await is_refused(Nats(server.url, auth=Creds(tmp_path / "no.creds")), SettingsError, "no NATS credentials")
         await is_refused(Nats(server.url), ConnectorError, "refuses the credentials")
-
-
-def operator_setup_elsewhere(tmp_path):
-    folder = tmp_path / "other"
-    folder.mkdir()
-    return operator_setup(folder)
 
 
 async def test_tls(tmp_path):
@@ -198,7 +193,6 @@ async def test_forbidden_subjects_are_named_at_once():
             source = ann.stream("S").source()
             with pytest.raises(ConnectorError, match="forbids what the connector needs") as caught:
                 await source.open(source_context(), {})
-                await source.read()
             await source.close()
         assert "consumer.create" in str(caught.value)
 

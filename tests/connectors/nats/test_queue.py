@@ -20,7 +20,7 @@ def numbers(start: int, stop: int) -> list[bytes]:
 
 
 async def left(broker, name: str) -> int:
-    return (await broker.js.stream_info(name)).state.messages
+    return int((await broker.js.stream_info(name)).state.messages)
 
 
 async def drained(broker, name: str) -> None:
@@ -31,7 +31,7 @@ async def drained(broker, name: str) -> None:
 
 @pytest.fixture(params=["workqueue", "interest"])
 def retention(request) -> str:
-    return request.param
+    return str(request.param)
 
 
 async def queue(broker, retention: str, count: int):

@@ -204,7 +204,7 @@ def test_the_client_is_the_one_that_was_tested():
 def test_another_inside_of_nats_py_is_refused(monkeypatch):
     from streamflow_nats import client
 
-    monkeypatch.setattr(client.Client, "_send_command", lambda self, cmd: None)
+    monkeypatch.setattr(client.DirectClient.__base__, "_send_command", lambda self, cmd: None)
     with pytest.raises(SettingsError, match="_send_command"):
         client.check_client()
 

@@ -28,6 +28,11 @@ def numbers(start: int, stop: int) -> list[bytes]:
     return [b"%d" % number for number in range(start, stop)]
 
 
+async def until_refused(source, found) -> None:
+    while True:
+        found += await take(source, 1)
+
+
 async def test_headers_keys_and_times_are_delivered(broker):
     name = await broker.stream("{}.x")
     before = time.time() * 1000 - 2000
@@ -94,8 +99,7 @@ async def test_messages_that_expire_while_the_source_lags_are_a_gap(broker):
     found = await take(source, 1)
     await broker.js.purge_stream(name, seq=31)
     with pytest.raises(RetentionGap, match="begins at 31") as caught:
-        while True:
-            found += await take(source, 1)
+        await until_refused(source, found)
     assert [payload for payload, _ in found] == numbers(0, len(found))
     assert len(found) <= 16
     assert caught.value.hint
@@ -169,7 +173,7 @@ async def test_a_lost_delivery_is_noticed_and_repeated(broker):
     await nothing(source, 0.1)
     reader = source._reader
     original = reader.pulls._on_message
-    dropped = []
+    dropped: list[bytes] = []
 
     def drop_the_third(subject, reply, data, headers):
         if data == b"2" and not dropped:
@@ -284,6 +288,7 @@ async def test_reading_across_server_kills(mortal):
     resume: dict[str, Position] = {}
     while len(found) < total:
         source = stream.source()
+        killer = None
         try:
             await source.open(source_context(), resume)
             killer = asyncio.create_task(_kill_soon(mortal, chance)) if kills < 4 else None
@@ -321,3 +326,23 @@ async def test_a_frozen_server_is_noticed(mortal, monkeypatch):
         await source.close()
     finally:
         mortal.server.resume()
+
+
+async def test_a_kill_is_noticed_although_the_client_fails_to_flush(mortal, monkeypatch):
+    """nats-py leaves out its closed callback when its last flush raises; the source must not wait for heartbeats."""
+    name = await mortal.stream("{}.x")
+    source = await opened(mortal.nats.stream(name))
+    await nothing(source, 0.1)
+    client = source._link._client
+
+    async def broken() -> None:
+        raise ConnectionResetError("Connection lost")
+
+    monkeypatch.setattr(client._transport, "drain", broken)
+    client._pending.append(b"PING\r\n")
+    client._pending_data_size += 6
+    await mortal.server.kill_async()
+    with pytest.raises(Unavailable, match="is lost"):
+        async with asyncio.timeout(3):
+            await source.read()
+    await source.close()

@@ -208,28 +208,29 @@ async def test_keys_headers_and_partitions_of_a_sink():
         chunk(sink, Order("ann", 2))
 
 
-async def test_the_key_of_the_stream_is_the_default():
-    topic = MemoryTopic("out", value=Order)
-    sink = await opened_sink(topic)
-    values = [Order("ann", 1)] * 3
-    await sink.publish([chunk(sink, *values, keys=["ann", 7, ("a", 1)])], Progress(0, 1))
-    assert [record.key for record in topic.records] == [b"ann", b"7", b'["a",1]']
+async def test_a_key_is_kept_when_it_is_asked_for():
+    keys = {1: "ann", 2: 7, 3: ("a", 1), 4: None}
+    for options, kept in ((SinkOptions(), [None] * 4), (SinkOptions(keys.get), [b"ann", b"7", b'["a",1]', None])):
+        topic = MemoryTopic("out", value=int)
+        sink = await opened_sink(topic, options=options)
+        await sink.publish([chunk(sink, *keys, keys=["stream's own"] * 4)], Progress(0, 1))
+        assert [record.key for record in topic.records] == kept
 
 
 async def test_equal_keys_of_other_types_stay_apart():
     topic = MemoryTopic("out", value=int)
-    sink = await opened_sink(topic)
-    chunks = [chunk(sink, 1, 2, keys=[1, None]), chunk(sink, 3, 4, first_seq=3, epoch=2, keys=[Level.LOW, 1])]
+    sink = await opened_sink(topic, options=SinkOptions({1: 1, 2: None, 3: Level.LOW, 4: 1}.get))
+    chunks = [chunk(sink, 1, 2), chunk(sink, 3, 4, first_seq=3, epoch=2)]
     await sink.publish(chunks, Progress(0, 1))
     assert [record.key for record in topic.records] == [b"1", None, b'{"enum":1}', b"1"]
 
 
 async def test_what_is_published_and_sent_keeps_its_order():
     topic = MemoryTopic("out", value=int)
-    sink = await opened_sink(topic)
-    await sink.publish([chunk(sink, 1, 2, keys=["a", "b"])], Progress(0, 1))
+    sink = await opened_sink(topic, options=SinkOptions({1: "a", 2: "b", 4: "d", 5: "e"}.get))
+    await sink.publish([chunk(sink, 1, 2)], Progress(0, 1))
     topic.send(3, key=b"c")
-    await sink.publish([chunk(sink, 4, 5, first_seq=3, epoch=2, keys=["d", "e"])], Progress(1, 3))
+    await sink.publish([chunk(sink, 4, 5, first_seq=3, epoch=2)], Progress(1, 3))
     topic.truncate_before(1)
     topic.truncate_from(4)
     await sink.publish([chunk(sink, 6, first_seq=5, epoch=3)], Progress(2, 5))

@@ -1,0 +1,190 @@
+"""Random flows: every kind of step, wired at random, over small integers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hypothesis import strategies as st
+
+import streamflow as sf
+from streamflow.flow import Flow, KeyedStream, Stream
+from streamflow.graph import Port
+
+Pick = Callable[[int], int]
+"""Chooses a number below the one given."""
+
+SIDE = sf.Output("side", int)
+
+
+def number(value: Any) -> int:
+    """One small integer for whatever a step gave."""
+    if isinstance(value, int):
+        return value % 997
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        value = [*value.values()]
+    return sum((at + 1) * number(part) for at, part in enumerate(value)) % 997
+
+
+class Steps:
+    """The functions of one step; under policy skip they fail on some records, half way where they can."""
+
+    def __init__(self, at: int, policy: sf.OnError) -> None:
+        self.at, self.name, self.policy = at, f"s{at}", policy
+        self.options: dict[str, Any] = {"name": self.name, "on_error": policy}
+
+    def risk(self, value: Any) -> int:
+        if self.policy is sf.skip and (number(value) + self.at) % 7 == 3:
+            raise ValueError(f"{self.name} refuses {value!r}")
+        return number(value)
+
+    def map(self, value: Any) -> int:
+        return self.risk(value) * 3 + self.at
+
+    def map_context(self, ctx: sf.Context[Any, Any], value: Any) -> int:
+        return self.risk(value) + int(ctx.id[:8], 16) + ctx.random.randrange(9) + len(ctx.headers)
+
+    def filter(self, value: Any) -> bool:
+        return self.risk(value) % 4 != 1
+
+    def flat_map(self, value: Any) -> Iterator[int]:
+        for ordinal in range(number(value) % 4):
+            yield number(value) + ordinal
+            if ordinal == 1:
+                self.risk(value)
+
+    def key(self, value: Any) -> str:
+        return f"k{self.risk(value) % 3}"
+
+    def reduce(self, so_far: int, value: Any) -> int:
+        return (number(so_far) + self.risk(value)) % 997
+
+    def add(self, total: dict[str, int], value: Any) -> dict[str, int]:
+        total["n"] = total.get("n", 0) + number(value)
+        self.risk(value)
+        return total
+
+    def process(self, ctx: sf.Context[str, dict[str, int]], value: Any) -> Iterator[Any]:
+        ctx.state["n"] = ctx.state.get("n", 0) + number(value)
+        ctx.timer("a", after=f"{number(value) % 5}ms")
+        ctx.emit(SIDE, number(value) + 1)
+        yield ctx.state
+        if number(value) % 5 == 0:
+            ctx.timer("b", after="3ms")
+            ctx.cancel_timer("a")
+        self.risk(value)
+        ctx.state["m"] = ctx.state["n"] * 2
+        yield ctx.state
+        if number(value) % 13 == 0:
+            ctx.clear()
+
+    def on_a(self, ctx: sf.Context[str, dict[str, int]]) -> Iterator[Any]:
+        yield ctx.state.get("n", 0) + int(ctx.id[:6], 16)
+        ctx.state["fired"] = ctx.state.get("fired", 0) + 1
+        ctx.timer("b", after="2ms")
+        self.risk(ctx.state["fired"])
+        ctx.emit(SIDE, 7)
+
+    def on_b(self, ctx: sf.Context[str, dict[str, int]]) -> None:
+        ctx.state["b"] = self.risk(ctx.state.get("b", 0) + 1)
+
+
+KINDS = ("map", "map_context", "filter", "flat_map", "inspect", "branch", "split", "merge", "key_by", "map_batch", "dedup")
+KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited")
+
+
+def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: bool) -> list[Stream[Any]]:
+    """Adds one random step behind a random stream; with ``fused``, a map stands where a batch step would."""
+    stream = streams[pick(len(streams))]
+    keyed = isinstance(stream, KeyedStream)
+    steps = Steps(at, (sf.stop, sf.skip)[pick(2)])
+    options, name = steps.options, steps.name
+    kinds = KINDS + KEYED * 2 if keyed else (*KINDS, "key_by", "key_by")
+    kind = kinds[pick(len(kinds))]
+    match kind:
+        case "map":
+            return [stream.map(steps.map, **options)]
+        case "map_context":
+            return [stream.map(steps.map_context, **options)]
+        case "filter":
+            return [stream.filter(steps.filter, **options)]
+        case "flat_map":
+            return [stream.flat_map(steps.flat_map, **options)]
+        case "inspect":
+            return [stream.inspect(steps.risk, **options)]
+        case "branch":
+            return list(stream.branch(steps.filter, sf.otherwise, **options))
+        case "split":
+            routes = ["k0", "k1", "k2"]
+            return list(stream.split(steps.key, routes, **options).values())
+        case "merge":
+            others = [streams[pick(len(streams))] for _ in range(1 + pick(3))]
+            same = [other for other in others if isinstance(other, KeyedStream) == keyed]
+            return [stream.merge(*(same or [stream]), name=name)]
+        case "key_by":
+            return [stream.key_by(steps.key, **options)]
+        case "dedup":
+            within = (None, "2ms")[pick(2)]
+            return [stream.dedup(steps.map, within=within, **options)]
+        case "map_batch":
+            steps.policy = sf.stop
+            if fused:
+                step = flow._builder.add("map", name, [stream._port], steps.map, on_error=sf.stop)
+                return [Stream(flow, Port(step.id))]
+            return [stream.map_batch(lambda values: [steps.map(value) for value in values], name=name)]
+    assert isinstance(stream, KeyedStream)
+    match kind:
+        case "count":
+            return [stream.count(name=name)]
+        case "reduce":
+            return [stream.map(number, name=f"{name}-n").reduce(steps.reduce, **options)]  # type: ignore[attr-defined]
+        case "aggregate":
+            return [stream.aggregate(dict, steps.add, **options)]
+        case "batch":
+            return [stream.map(number, name=f"{name}-n").batch(3, within="4ms", name=name)]
+        case "limited":
+            return [stream.process(state=dict, ttl="3ms", **options)(lambda ctx, value: steps.add(ctx.state, value).items())]
+    process = stream.process(state=dict, outputs=[SIDE], **options)(steps.process)
+    process.on_timer("a")(steps.on_a)
+    process.on_timer("b")(steps.on_b)
+    return [process, process.output(SIDE)]
+
+
+@st.composite
+def flows(draw: Callable[[Any], Any], steps_max: int = 9) -> tuple[Flow, Flow]:
+    """The same flow twice: as it is, and with a map instead of each batch step, so that it is one stage."""
+    picked: list[int] = []
+
+    def pick(count: int) -> int:
+        picked.append(draw(st.integers(0, count - 1)))
+        return picked[-1]
+
+    flow = build(pick, steps_max, fused=False)
+    again = iter(picked)
+    return flow, build(lambda count: next(again), steps_max, fused=True)
+
+
+def build(pick: Pick, steps_max: int, *, fused: bool) -> Flow:
+    """Builds a flow of two sources, some random steps and up to three sinks."""
+    flow = Flow("random")
+    streams: list[Stream[Any]] = [flow.source(sf.MemoryTopic(f"in{n}")) for n in range(2)]
+    for at in range(1 + pick(steps_max)):
+        streams += grow(pick, flow, streams, at, fused)
+    for n in range(1 + pick(3)):
+        streams[-1 - n].to(sf.MemoryTopic(f"out{n}"))
+    return flow
+
+
+records = st.lists(
+    st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40
+).map(lambda rows: _timed(rows))
+
+
+def _timed(rows: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
+    now, found = 1000, []
+    for step, source, value in rows:
+        now += step
+        found.append((now, source, value))
+    return found
