@@ -20,23 +20,28 @@ Duration = str | datetime.timedelta
 """``"250ms"``, ``"5s"``, ``"1m"``, ``"2h"``, ``"7d"``, or a timedelta."""
 
 _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "w": 7 * 86_400_000}
-_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+_DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", re.ASCII)
 
 
 def duration_ms(value: Duration) -> int:
     """Turns a duration into milliseconds.
 
     Raises:
-        SettingsError: It is not one of the forms of `Duration`, or is negative.
+        SettingsError: It is not one of the forms of `Duration`, is negative, or is too short to tell from none.
     """
     if isinstance(value, datetime.timedelta):
-        milliseconds = value // datetime.timedelta(milliseconds=1)
-        if milliseconds >= 0:
-            return milliseconds
+        exact = value / datetime.timedelta(milliseconds=1)
     elif isinstance(value, str) and (match := _DURATION.fullmatch(value)):
-        return round(float(match[1]) * _UNITS_MS[match[2]])
+        exact = float(match[1]) * _UNITS_MS[match[2]]
+    else:
+        exact = -1.0
+    milliseconds = round(exact)
+    # what is too short to tell must not become "at once" or "never" unseen
+    if exact >= 0 and (milliseconds > 0 or exact == 0):
+        return milliseconds
     raise SettingsError(
-        f"{value!r} is not a duration", hint='Write "250ms", "5s", "1m", "2h", "7d", or pass a timedelta.'
+        f"{value!r} is not a duration of whole milliseconds",
+        hint='Write "250ms", "5s", "1m", "7d", or pass a timedelta.',
     )
 
 

@@ -146,7 +146,8 @@ class Graph:
     def fingerprint(self) -> str:
         """Changes when a step is added, removed, renamed or wired otherwise; the same in every process."""
         parts = [
-            f"{step.id}|{step.kind}|{','.join(f'{port.step}.{port.out}' for port in step.inputs)}" for step in self.steps
+            f"{step.id}|{step.kind}|{','.join(f'{port.step}.{port.out}' for port in step.inputs)}"
+            for step in self.steps
         ]
         return stable_hash(*(part.encode() for part in sorted(parts)), size=8).hex()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 import msgspec
@@ -14,18 +14,20 @@ from streamflow.errors import ConnectorError, Fenced, ForeignWriter, NotFound, P
 from streamflow_nats.frames import Frame, unpack
 from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, StreamConfig, StreamInfo
 from streamflow_nats.link import Link
-from streamflow_nats.publisher import Outgoing
+from streamflow_nats.publisher import (
+    BATCH_BYTES_MAX,
+    BATCH_HEADER_BYTES,
+    BATCH_MESSAGES_MAX,
+    BATCH_PASSING,
+    BATCH_VERSION_MIN,
+    Outgoing,
+)
 from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
 from streamflow_nats.subjects import any_covers
 
-BATCH_RECORDS_MAX: Final = 999
-"""The server takes 1000 messages in a batch; one is the marker."""
-BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
-VERSION_MIN: Final = (2, 12)
+RECORDS_MAX: Final = BATCH_MESSAGES_MAX - 1
+"""One message of a batch is the marker."""
 _EXPECTED: Final = b"Nats-Expected-Last-Subject-Sequence: %d\r\n"
-_BATCH_BYTES: Final = len(b"Nats-Batch-Id: \r\nNats-Batch-Sequence: 1000\r\nNats-Batch-Commit: 1\r\n") + 32
-# The batch was thrown away for a reason that passes: incomplete (timed out), or too many are open.
-_BATCH_PASSING: Final = (10176, 10210)
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -170,7 +172,7 @@ class AtomicSink(NatsSink):
     async def _write_marker(self) -> bool:
         """Writes the marker in this instance's name; False if somebody else was faster."""
         marker = msgspec.structs.replace(self._marker, generation=self._generation, instance=self._instance)
-        outcome = await self._publisher.run([self._marker_message(marker, b"")])
+        outcome = await self._publisher.run([self._marker_message(marker)])
         if outcome.error is not None:
             if outcome.error.err_code in WRONG_LAST_SEQUENCE:
                 return False
@@ -186,7 +188,7 @@ class AtomicSink(NatsSink):
         for seq, packed in self._live(chunks, first):
             frame = unpack(packed)
             size += len(frame.payload) + len(frame.headers) + self._overhead()
-            if len(records) == BATCH_RECORDS_MAX or (records and size > BATCH_BYTES_MAX):
+            if len(records) == RECORDS_MAX or (records and size > BATCH_BYTES_MAX):
                 return records, seq
             records.append((seq, frame))
         return records, end
@@ -198,10 +200,10 @@ class AtomicSink(NatsSink):
             Fenced: A newer instance has moved the marker.
         """
         marker = Marker(next_seq, self._generation, self._instance)
-        if records:
-            outcome = await self._publisher.run_batch(list(self._batch(records, marker)))
-        else:  # only records that were given up are left
-            outcome = await self._publisher.run([self._marker_message(marker, b"")])
+        messages = [
+            (self._subject(seq, frame), frame.headers + self._guard_lines(seq), frame.payload) for seq, frame in records
+        ]
+        outcome = await self._publisher.run_batch([*messages, self._marker_message(marker)])
         error = outcome.error
         if error is None:
             assert outcome.last is not None, "what is published is acknowledged"
@@ -215,28 +217,20 @@ class AtomicSink(NatsSink):
                 self._check_open().fail(fenced)
                 raise fenced
             return bool(self._marker.next_seq >= next_seq)
-        if error.err_code in _BATCH_PASSING or error.code in (408, 429, 503):
+        if error.err_code in BATCH_PASSING or error.code in (408, 429, 503):
             return False
         at = min(outcome.failed_at, len(records) - 1)
         raise self._refused(records[at][0] if records else next_seq, error)
 
-    def _batch(self, records: list[tuple[int, Frame]], marker: Marker) -> Iterator[Outgoing]:
-        batch = secrets.token_hex(16).encode()
-        for index, (seq, frame) in enumerate(records, 1):
-            lines = b"Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n" % (batch, index)
-            yield self._subject(seq, frame), frame.headers + self._guard_lines(seq) + lines, frame.payload
-        lines = b"Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\nNats-Batch-Commit: 1\r\n" % (batch, len(records) + 1)
-        yield self._marker_message(marker, lines)
-
-    def _marker_message(self, marker: Marker, lines: bytes) -> Outgoing:
-        headers = b"sf-marker: 1\r\n" + _EXPECTED % self._marker_seq + lines
+    def _marker_message(self, marker: Marker) -> Outgoing:
+        headers = b"sf-marker: 1\r\n" + _EXPECTED % self._marker_seq
         return self._marker_subject.encode(), headers, msgspec.json.encode(marker)
 
     def _guard_lines(self, seq: int) -> bytes:
         return b"sf-fence: %s\r\nsf-seq: %d\r\n" % (self._fence.encode(), seq)
 
     def _overhead(self) -> int:
-        return super()._overhead() + _BATCH_BYTES
+        return super()._overhead() + BATCH_HEADER_BYTES
 
     def _cursor(self, created: str) -> bytes:
         return msgspec.json.encode(Cursor(created, self._marker_seq, marker=self._marker_subject))
@@ -244,7 +238,7 @@ class AtomicSink(NatsSink):
 
 def atomic_problem(config: StreamConfig, link: Link) -> ConnectorError | None:
     """Says why mode batch cannot work on this stream, if it cannot."""
-    if link.version < VERSION_MIN:
+    if link.version < BATCH_VERSION_MIN:
         return ConnectorError(
             f"mode batch needs NATS 2.12 or newer; {link.nats} is {link.info.get('version')}",
             hint='Upgrade the server, or use mode="chain" on a stream with one writer.',

@@ -13,13 +13,23 @@ from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
 from streamflow_nats.fence import take_over
 from streamflow_nats.frames import unpack
-from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, StoredMessage, StreamInfo, parse_headers
-from streamflow_nats.publisher import Outgoing
+from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, ApiError, StoredMessage, StreamInfo, parse_headers
+from streamflow_nats.publisher import (
+    BATCH_BYTES_MAX,
+    BATCH_HEADER_BYTES,
+    BATCH_MESSAGES_MAX,
+    BATCH_PASSING,
+    BATCH_VERSION_MIN,
+    ELSEWHERE,
+    Outcome,
+    Outgoing,
+)
 from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
 
 _EXPECTED: Final = b"Nats-Expected-Last-Sequence: %d\r\n"
 _EXPECTED_ID: Final = b"Nats-Expected-Last-Msg-Id: %s\r\n"
 _ID: Final = b"Nats-Msg-Id: %s\r\n"
+_OWN_ID: Final = b"sf-id: %s\r\n"
 _LINK_BYTES: Final = 12
 _LINKS_BYTES: Final = len(_EXPECTED_ID) + len(_ID) + 4 * _LINK_BYTES
 
@@ -71,6 +81,10 @@ class ChainSink(NatsSink):
 
     _last = b""
     """Id of the last message handed to the publisher."""
+    _last_seq = 0
+    """Its number."""
+    _in_batches = False
+    """Whether the stream takes atomic batches."""
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._check_open()
@@ -88,27 +102,66 @@ class ChainSink(NatsSink):
         return Progress(0, 1, _encode(info.created, info.state.last_seq, _linked(b"", 0, seed)))
 
     async def _opened(self, info: StreamInfo) -> None:
-        await take_over(self._check_open(), self._fence, self._generation)
+        link = self._check_open()
+        self._in_batches = info.config.allow_atomic and link.version >= BATCH_VERSION_MIN
+        await take_over(link, self._fence, self._generation)
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._check_open()
-        cursor = msgspec.json.decode(at.cursor, type=Cursor)
+        end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
         progress = at
         for _ in range(ROUNDS_MAX):
-            outcome = await self._publisher.run(
-                self._messages(chunks, progress.next_seq, cursor), first_seq=cursor.seq + 1
-            )
-            if outcome.error is None:
-                end = max(progress.next_seq, chunks[-1].first_seq + chunks[-1].count)
-                return progress_at(end, at, chunks, _encode(cursor.created, cursor.seq + outcome.acked, self._last))
-            if outcome.error.err_code not in WRONG_LAST_SEQUENCE:
-                raise self._refused(self._seq_of(chunks, progress.next_seq, outcome.failed_at), outcome.error)
-            progress = await self._compare(chunks, progress)
-            cursor = msgspec.json.decode(progress.cursor, type=Cursor)
+            if progress.next_seq >= end:
+                return progress
+            progress, outcome = await self._send(chunks, progress, end)
+            if outcome.error is not None:
+                progress = await self._after(outcome.error, outcome.failed_at, chunks, progress)
+        if progress.next_seq >= end:
+            return progress
         raise Unavailable(
             f"stream {self._settings.name} refuses the sequence that it names itself",
             hint="Is its cluster changing its leader? It is tried again.",
         )
+
+    async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int) -> tuple[Progress, Outcome]:
+        """Publishes what is not there yet, up to ``end`` or the first refusal."""
+        progress, outcome = at, Outcome()
+        cursor = msgspec.json.decode(at.cursor, type=Cursor)
+        messages = self._messages(chunks, at.next_seq, cursor)
+        while progress.next_seq < end:
+            if self._in_batches:  # one at a time: the next one's place is known when this one has landed
+                batch = self._next_batch(messages, cursor.seq)
+                outcome = await self._publisher.run_batch(batch) if batch else Outcome()
+                landed, next_seq = len(batch), self._last_seq + 1 if batch else end
+            else:
+                outcome = await self._publisher.run(messages, first_seq=cursor.seq + 1)
+                landed, next_seq = outcome.acked, end
+            if outcome.error is None and outcome.last is not None and outcome.last.seq != cursor.seq + landed:
+                outcome.error = ELSEWHERE
+            if outcome.error is not None:
+                break
+            cursor = Cursor(cursor.created, cursor.seq + landed, self._last.decode())
+            progress = progress_at(next_seq, at, chunks, msgspec.json.encode(cursor))
+        return progress, outcome
+
+    async def _after(self, error: ApiError, index: int, chunks: Sequence[Chunk], at: Progress) -> Progress:
+        """Finds out how far things are after a refusal, or raises what it means."""
+        if error.err_code in BATCH_PASSING:
+            return at
+        if error.err_code in WRONG_LAST_SEQUENCE:
+            return await self._compare(chunks, at)
+        raise self._refused(self._seq_of(chunks, at.next_seq, index), error)
+
+    def _next_batch(self, messages: Iterator[Outgoing], last: int) -> list[Outgoing]:
+        """Takes messages for one batch, the first of which names the sequence it must follow."""
+        batch: list[Outgoing] = []
+        size = 0
+        for subject, headers, payload in messages:
+            batch.append((subject, headers if batch else headers + _EXPECTED % last, payload))
+            size += len(headers) + len(payload)
+            if len(batch) == BATCH_MESSAGES_MAX or size >= BATCH_BYTES_MAX:
+                break
+        return batch
 
     async def _compare(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         """Finds out what stands where the next record was to land."""
@@ -193,8 +246,13 @@ class ChainSink(NatsSink):
             frame = unpack(packed)
             subject = self._subject(seq, frame)
             self._last = link = _linked(self._last, seq, packed)
-            headers = b"".join((frame.headers, self._guard_lines(seq), _ID % link, _EXPECTED % expected, previous))
-            previous = _EXPECTED_ID % link
+            self._last_seq = seq
+            guard = frame.headers + self._guard_lines(seq)
+            if self._in_batches:
+                headers = guard + _OWN_ID % link
+            else:
+                headers = b"".join((guard, _ID % link, _EXPECTED % expected, previous))
+                previous = _EXPECTED_ID % link
             yield subject, headers, frame.payload
 
     def _seq_of(self, chunks: Sequence[Chunk], next_seq: int, index: int) -> int:
@@ -204,7 +262,7 @@ class ChainSink(NatsSink):
         return b"sf-fence: %s\r\nsf-gen: %d\r\nsf-seq: %d\r\n" % (self._fence.encode(), self._generation, seq)
 
     def _overhead(self) -> int:
-        return super()._overhead() + _LINKS_BYTES
+        return super()._overhead() + max(_LINKS_BYTES, BATCH_HEADER_BYTES + len(_OWN_ID) + 2 * _LINK_BYTES)
 
 
 def _linked(link: bytes, seq: int, frame: bytes) -> bytes:
@@ -223,4 +281,4 @@ def _mark(message: StoredMessage) -> _Mark | None:
     seq, generation = headers.get("sf-seq", ""), headers.get("sf-gen", "")
     if "sf-fence" not in headers or not seq.isdigit() or not generation.isdigit():
         return None
-    return _Mark(headers["sf-fence"], int(seq), int(generation), headers.get("Nats-Msg-Id", ""))
+    return _Mark(headers["sf-fence"], int(seq), int(generation), headers.get("sf-id") or headers.get("Nats-Msg-Id", ""))

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Iterable
+import secrets
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -20,6 +21,11 @@ from streamflow_nats.settings import Limits
 
 SEND_RECORDS_MAX: Final = 128
 """Messages joined into one write; bounds how long the loop is held."""
+BATCH_MESSAGES_MAX: Final = 1000
+BATCH_BYTES_MAX: Final = 8 * 1024 * 1024
+BATCH_VERSION_MIN: Final = (2, 12)
+BATCH_PASSING: Final = (10176, 10210)
+"""Why the server throws a batch away for reasons that pass: incomplete (timed out), or too many are open."""
 NOBODY: Final = ApiError(503, 503, "no stream listens on the subject")
 ELSEWHERE: Final = ApiError(400, 10071, "the message landed, or is known, at another sequence")
 
@@ -53,6 +59,11 @@ class Outcome:
     error: ApiError | None = None
     last: PubAck | None = None
 
+
+_BATCH: Final = b"Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n"
+_COMMIT: Final = b"Nats-Batch-Commit: 1\r\n"
+BATCH_HEADER_BYTES: Final = len(_BATCH + _COMMIT) + 32 + 4
+"""What being part of a batch adds to a message, at most."""
 
 _decode = msgspec.json.Decoder(PubAck).decode
 
@@ -109,24 +120,31 @@ class Publisher:
             await self._wait()
         return outcome
 
-    async def run_batch(self, messages: list[Outgoing]) -> Outcome:
-        """Publishes one atomic batch, of which the server answers the first and the last message only.
+    async def run_batch(self, messages: Sequence[Outgoing]) -> Outcome:
+        """Publishes one atomic batch (ADR-50): all of it lands, or nothing; the server answers the first and the last.
+
+        Args:
+            messages: At most `BATCH_MESSAGES_MAX`; a single one is published plainly.
 
         Raises:
             Unavailable: The connection is lost, or no acknowledgement came in time.
         """
+        if len(messages) == 1:
+            return await self.run(messages)
         self._run = b"%d" % next(self._runs)
         last = len(messages) - 1
         self._sizes, self._in_flight_bytes, self._first_seq = {0: 0, last: 0}, 0, 0
         outcome = self._outcome = Outcome()
+        batch = secrets.token_hex(16).encode()
         for at in range(0, len(messages), SEND_RECORDS_MAX):
             lines = []
             for index, (subject, headers, payload) in enumerate(messages[at : at + SEND_RECORDS_MAX], at):
-                size = len(headers) + 12
+                block = b"".join((headers, _BATCH % (batch, index + 1), _COMMIT if index == last else b""))
+                size = len(block) + 12
                 reply = b"%s%s.%d" % (self._inbox, self._run, index) if index in (0, last) else b""
                 lines.append(
                     b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
-                    % (subject, reply, size, size + len(payload), headers, payload)
+                    % (subject, reply, size, size + len(payload), block, payload)
                 )
             await self._link.send(b"".join(lines))
         while self._sizes:

@@ -32,7 +32,7 @@ from examples.demo.worker import COMMAND, FlowDied, FlowProcess
 from tests.brokers import BrokerError, NatsServer
 
 TOP_WORDS = 10
-POLL_SECONDS = 0.01
+POLL_SECONDS = 0.02
 STANDSTILL_SECONDS = 30.0
 INTERRUPTED = 130
 

@@ -31,7 +31,7 @@ async def read_stream(url: str, stream: str) -> AsyncIterator[list[bytes]]:
         StreamHole: The server's own numbers, of the stream and of the delivery, do not rise by exactly one.
     """
     address = urlsplit(url)
-    reader, writer = await asyncio.open_connection(address.hostname, address.port)
+    reader, writer = await asyncio.open_connection(address.hostname, address.port, limit=_READ_BYTES)
     try:
         consumer = json.dumps({"stream_name": stream, "config": {"name": "audit", **_CONSUMER}}).encode()
         writer.write(b"CONNECT %s\r\nSUB audit.* 1\r\n" % json.dumps(_CONNECT).encode())
@@ -60,7 +60,6 @@ async def _deliveries(
             expected += 1
         payloads = [payload for _, payload in messages]
         if messages:
-            print(messages[-1], len(messages)) if pending<0 else 0
             pending = int(messages[-1][0].rpartition(b".")[2])
         while asked - expected < _BATCH * (_PULLS - 1):
             writer.write(pull)

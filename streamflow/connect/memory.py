@@ -211,6 +211,18 @@ class MemoryTopic(Generic[T]):
         """The values of `records`."""
         return [self._decoded(payload) for part in self._log.partitions.values() for payload in part.payloads]
 
+    def empty_copy(self) -> MemoryTopic[T]:
+        """Makes another topic with the same settings and no records."""
+        copy: MemoryTopic[Any] = MemoryTopic(
+            self.name,
+            value=self._codec,
+            partitions=tuple(self._log.partitions),
+            ids=self._ids,
+            blind=self._blind,
+            start="latest" if self._latest else "earliest",
+        )
+        return copy
+
     def __len__(self) -> int:
         """How many records there are; decodes nothing."""
         return sum(part.end - part.first for part in self._log.partitions.values())

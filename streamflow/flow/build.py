@@ -114,7 +114,7 @@ def stable_name(kind: str, function: Callable[..., Any] | None, name: str | None
     found = name or function_name(function)
     if not found:
         raise DefinitionError(
-            f"a {kind} step needs a stable name, since its state is stored under it", hint='Write name="..."'
+            f"this {kind} step needs a stable name, since its state is stored under it", hint='Write name="..."'
         )
     return found
 
@@ -127,7 +127,9 @@ def hints(function: Callable[..., Any] | None) -> Mapping[str, Any]:
     try:
         return typing.get_type_hints(target)
     except Exception:  # annotations may name anything, also what does not exist at run time
-        return {key: value for key, value in getattr(target, "__annotations__", {}).items() if not isinstance(value, str)}
+        return {
+            key: value for key, value in getattr(target, "__annotations__", {}).items() if not isinstance(value, str)
+        }
 
 
 def returns(function: Callable[..., Any] | None) -> Any:

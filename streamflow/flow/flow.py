@@ -119,7 +119,9 @@ class Flow:
             on_error: What happens to a record that cannot be decoded.
         """
         if not isinstance(spec, SourceSpec):
-            raise DefinitionError(f"{spec!r:.60} is not a source", hint="Pass what a connector made, e.g. sf.lines(...).")
+            raise DefinitionError(
+                f"{spec!r:.60} is not a source", hint="Pass what a connector made, e.g. sf.lines(...)."
+            )
         step = self._builder.add(
             SOURCE, name or spec.name, [], spec=spec, message=message, on_error=build.check_policy(on_error)
         )
@@ -184,7 +186,9 @@ class Flow:
         )
 
     @asynccontextmanager
-    async def running(self, instrument: Instrument | None = None, *, accept_missing: bool = False) -> AsyncIterator[Running]:
+    async def running(
+        self, instrument: Instrument | None = None, *, accept_missing: bool = False
+    ) -> AsyncIterator[Running]:
         """Runs the flow beside the body of ``async with``; ends it cleanly at the end of the body.
 
         The body starts once the flow is processing, and is cancelled if the flow dies; its error is raised then.
@@ -193,7 +197,7 @@ class Flow:
         self.check_guarantees()
         run = Running(lambda: self.job(instrument, accept_missing=accept_missing))
         await run.start()
-        run._guards = True
+        run.guard()
         try:
             yield run
         except BaseException as error:
@@ -221,4 +225,3 @@ class Flow:
 
 def _reasons(given: tuple[Guarantee, Guarantee]) -> tuple[str, str]:
     return given[0].reason, given[1].reason
-

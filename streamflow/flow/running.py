@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, overload
 
 from streamflow.codecs import JsonCodec
 from streamflow.errors import DefinitionError, StreamflowError
-from streamflow.flow.stream import KeyedStream, Stream
+from streamflow.flow.keyed import KeyedStream, Process
+from streamflow.flow.stream import Stream
 from streamflow.graph import SOURCE, Port, Step
 from streamflow.keys import canonical
 from streamflow.operators.bind import StateSpec
@@ -31,7 +32,9 @@ class TableView(Generic[K, S]):
     def __init__(self, supervisor: Supervisor, step: Step) -> None:
         spec: StateSpec = step.options["state"]
         if spec.kind != "value":
-            raise DefinitionError(f"step {step.name!r} keeps a {spec.kind}; read it with SQL", hint="streamflow state ...")
+            raise DefinitionError(
+                f"step {step.name!r} keeps a {spec.kind}; read it with SQL", hint="streamflow state ..."
+            )
         self._supervisor = supervisor
         self._name = step.name
         self._decode = spec.codec.decode if spec.codec is not None else JsonCodec[S](spec.type).decode
@@ -56,11 +59,17 @@ class Running:
         self._task: asyncio.Task[None] | None = None
         self._listeners: dict[Port, list[_Listener]] = {}
         self._dying = False
+        self._host: asyncio.Task[Any] | None = None
 
     @property
     def engine(self) -> Any:
         """The engine of the shard, for tests and tools."""
         return self._supervisor.engine
+
+    @overload
+    def table(self, stream: Process[K, S, Any]) -> TableView[K, S]: ...
+    @overload
+    def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]: ...
 
     def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]:
         """Committed state of a stateful step."""
@@ -140,7 +149,6 @@ class Running:
 
     async def start(self) -> None:
         """Starts the flow; returns once it is processing, raises if it cannot start."""
-        host = asyncio.current_task()
         self._task = asyncio.create_task(self._supervisor.run())
         ready = asyncio.create_task(self._supervisor.ready.wait())
         try:
@@ -154,24 +162,28 @@ class Running:
         if self._task.done():
             self._task.result()
             return
-        self._task.add_done_callback(lambda task: self._ended(task, host))
+        self._task.add_done_callback(self._ended)
 
-    def _ended(self, task: asyncio.Task[None], host: asyncio.Task[Any] | None) -> None:
+    def guard(self) -> None:
+        """From now on until `finish` the current task is cancelled if the flow dies."""
+        self._host = asyncio.current_task()
+        if self._task is not None and self._task.done():
+            self._ended(self._task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.wake.set()
-        if not task.cancelled() and task.exception() is not None and host is not None and not host.done() and self._guards:
+        failed = not task.cancelled() and task.exception() is not None
+        if failed and self._host is not None and not self._host.done():
             self._dying = True
-            host.cancel()
-
-    _guards = False
+            self._host.cancel()
 
     async def finish(self, error: BaseException | None) -> None:
         """Stops the flow and waits for its end; raises what ended it instead of the cancellation it caused."""
-        self._guards = False
+        host, self._host = self._host, None
         assert self._task is not None
         self._supervisor.stop()
-        host = asyncio.current_task()
         if self._dying and isinstance(error, asyncio.CancelledError) and host is not None:
             host.uncancel()
         while not self._task.done():
@@ -196,4 +208,3 @@ class _Listener:
         self.rows: deque[Any] = deque()
         self.wake = asyncio.Event()
         self.overflow = False
-

@@ -3,62 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streamflow.batch import Headers
 from streamflow.clock import Duration, duration_ms
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import ListSpec, MapSpec, batch_functions, state_spec
+from streamflow.flow.state import batch_functions
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.context import Context, Output
-from streamflow.state.collections import ListState, MapState
+from streamflow.operators.context import Context
 
 if TYPE_CHECKING:
+    from streamflow.flow.decorators import FlatMapping, Mapping_
     from streamflow.flow.flow import Flow
+    from streamflow.flow.keyed import KeyedStream
 
 T = TypeVar("T")
 U = TypeVar("U")
-V = TypeVar("V")
 K = TypeVar("K")
-S = TypeVar("S")
-A = TypeVar("A")
 R = TypeVar("R")
-T_co = TypeVar("T_co", covariant=True)
 
-
-class _Mapping(Protocol[T_co]):
-    """A decorator that makes a map step of a function."""
-
-    @overload
-    def __call__(self, function: Callable[[T_co], U], /) -> Stream[U]: ...
-    @overload
-    def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> Stream[U]: ...
-
-
-class _FlatMapping(Protocol[T_co]):
-    """A decorator that makes a flat_map step of a function."""
-
-    @overload
-    def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> Stream[U]: ...
-    @overload
-    def __call__(self, function: Callable[[Context[Any, Any], T_co], Iterable[U]], /) -> Stream[U]: ...
-
-
-class _KeyedMapping(Protocol[K, T_co]):
-    @overload
-    def __call__(self, function: Callable[[T_co], U], /) -> KeyedStream[K, U]: ...
-    @overload
-    def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> KeyedStream[K, U]: ...
-
-
-class _KeyedFlatMapping(Protocol[K, T_co]):
-    @overload
-    def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> KeyedStream[K, U]: ...
-    @overload
-    def __call__(self, function: Callable[[Context[Any, Any], T_co], Iterable[U]], /) -> KeyedStream[K, U]: ...
+_KEYED_VERBS = ("process", "count", "reduce", "aggregate")
 
 
 class Stream(Generic[T]):
@@ -86,7 +53,17 @@ class Stream(Generic[T]):
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name} of flow {self._flow.name}>"
 
-    # -- one record in, one or none out --------------------------------------------------------------------------------
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name in _KEYED_VERBS:
+                raise DefinitionError(
+                    f"{name} keeps state per key, and stream {self.name!r} has no keys",
+                    hint=f"Give it keys first: stream.key_by(...).{name}(...).",
+                )
+            raise AttributeError(f"a stream has no verb {name!r}")
+
+    # -- one record in, one or none out -----------------------------------------------------------
 
     @overload
     def map(
@@ -94,10 +71,15 @@ class Stream(Generic[T]):
     ) -> Stream[U]: ...
     @overload
     def map(
-        self, function: Callable[[Context[Any, Any], T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        self,
+        function: Callable[[Context[Any, Any], T], U],
+        /,
+        *,
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
     ) -> Stream[U]: ...
     @overload
-    def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> _Mapping[T]: ...
+    def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Mapping_[T]: ...
 
     def map(self, function: Any = None, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
         """Gives what the function returns for each record.
@@ -109,27 +91,41 @@ class Stream(Generic[T]):
         """
         return self._verb("map", function, name, on_error, build.returns)
 
+    @overload
+    def filter(
+        self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+    ) -> Stream[T]: ...
+    @overload
     def filter(
         self,
-        function: Callable[[T], object] | Callable[[Context[Any, Any], T], object],
+        function: Callable[[Context[Any, Any], T], object],
         /,
         *,
         name: str | None = None,
         on_error: OnError = OnError.STOP,
-    ) -> Stream[T]:
-        """Lets through the records for which the function is true."""
-        return self._verb("filter", function, name, on_error, lambda _: self._type)  # type: ignore[no-any-return]
+    ) -> Stream[T]: ...
 
+    def filter(self, function: Any, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
+        """Lets through the records for which the function is true."""
+        return self._verb("filter", function, name, on_error, lambda _: self._type)
+
+    @overload
+    def inspect(
+        self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+    ) -> Stream[T]: ...
+    @overload
     def inspect(
         self,
-        function: Callable[[T], object] | Callable[[Context[Any, Any], T], object],
+        function: Callable[[Context[Any, Any], T], object],
         /,
         *,
         name: str | None = None,
         on_error: OnError = OnError.STOP,
-    ) -> Stream[T]:
+    ) -> Stream[T]: ...
+
+    def inspect(self, function: Any, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
         """Calls the function with each record and passes the record on; the function must not change it."""
-        return self._verb("inspect", function, name, on_error, lambda _: self._type)  # type: ignore[no-any-return]
+        return self._verb("inspect", function, name, on_error, lambda _: self._type)
 
     @overload
     def flat_map(
@@ -145,7 +141,7 @@ class Stream(Generic[T]):
         on_error: OnError = OnError.STOP,
     ) -> Stream[U]: ...
     @overload
-    def flat_map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> _FlatMapping[T]: ...
+    def flat_map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> FlatMapping[T]: ...
 
     def flat_map(self, function: Any = None, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
         """Gives each item of the iterable that the function returns; it is read lazily, however long it is."""
@@ -174,7 +170,7 @@ class Stream(Generic[T]):
         )
         return Stream(self._flow, Port(step.id), build.element(build.returns(function)))
 
-    # -- splitting and joining up ----------------------------------------------------------------------------------------
+    # -- splitting and joining up -----------------------------------------------------------------
 
     def branch(
         self, *predicates: Callable[[T], object], name: str | None = None, on_error: OnError = OnError.STOP
@@ -247,7 +243,7 @@ class Stream(Generic[T]):
         )
         return self._like(keyed, Port(step.id), self._type)  # type: ignore[no-any-return]
 
-    # -- keys and state --------------------------------------------------------------------------------------------------
+    # -- keys and state ---------------------------------------------------------------------------
 
     def key_by(
         self, function: Callable[[T], K], /, *, name: str | None = None, on_error: OnError = OnError.STOP
@@ -257,6 +253,8 @@ class Stream(Generic[T]):
         Annotate what the function returns if keys are Enums: their class is needed to restore them.
         """
         build.check_function("key_by", function)
+        from streamflow.flow.keyed import KeyedStream
+
         key_type = build.returns(function)
         builder = self._flow._builder
         step = builder.add(
@@ -316,6 +314,8 @@ class Stream(Generic[T]):
         """
         if size < 1:
             raise DefinitionError(f"batch {name!r} has size {size}", hint="Give a size of 1 or more.")
+        from streamflow.flow.keyed import KeyedStream
+
         keyed = self if isinstance(self, KeyedStream) else self.key_by(_one_key, name=f"{name}-all")
         collect, flush = batch_functions(size, within)
         kind = of if of is not None else self._type
@@ -323,9 +323,9 @@ class Stream(Generic[T]):
         self._flow._builder.amend(step, timers={"within": flush}, verb="batch")
         return keyed._like(isinstance(self, KeyedStream), Port(step.id), list)  # type: ignore[no-any-return]
 
-    # -- ends ------------------------------------------------------------------------------------------------------------
+    # -- ends -------------------------------------------------------------------------------------
 
-    def to(
+    def to(  # noqa: PLR0913 - the one call that ends a path; each keyword stands alone
         self,
         sink: SinkSpec[T],
         *,
@@ -353,7 +353,9 @@ class Stream(Generic[T]):
             DefinitionError: The path cannot keep the guarantee, or the name is taken.
         """
         if not isinstance(sink, SinkSpec):
-            raise DefinitionError(f"{sink!r:.60} is not a sink", hint="Pass what a connector made, e.g. nats.stream(...).")
+            raise DefinitionError(
+                f"{sink!r:.60} is not a sink", hint="Pass what a connector made, e.g. nats.stream(...)."
+            )
         self._flow._builder.add(
             SINK,
             name or sink.name,
@@ -365,7 +367,7 @@ class Stream(Generic[T]):
             on_error=build.check_policy(on_error),
         )
 
-    # -- helpers ---------------------------------------------------------------------------------------------------------
+    # -- helpers ----------------------------------------------------------------------------------
 
     def _verb(
         self, kind: str, function: Any, name: str | None, on_error: OnError, type_of: Callable[[Any], Any]
@@ -387,7 +389,7 @@ class Stream(Generic[T]):
         return self._like(step.keyed, Port(step.id), type_of(function))
 
     def _same(self, port: Port) -> Any:
-        return self._like(isinstance(self, KeyedStream), port, self._type)
+        return self._like(self._step.keyed, port, self._type)
 
     def _like(self, keyed: bool, port: Port, kind: Any) -> Any:
         """A stream of this flow; keyed by the keys of this one, if it has some."""
@@ -396,279 +398,3 @@ class Stream(Generic[T]):
 
 def _one_key(record: object) -> str:
     return ""
-
-
-class KeyedStream(Stream[T], Generic[K, T]):
-    """A stream whose records have a key; steps on it keep state per key.
-
-    map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
-    """
-
-    def __init__(self, flow: Flow, port: Port, kind: Any = None, key_type: Any = None) -> None:
-        super().__init__(flow, port, kind)
-        self._key_type = key_type
-
-    if TYPE_CHECKING:
-
-        @overload
-        def map(
-            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(
-            self,
-            function: Callable[[Context[Any, Any], T], U],
-            /,
-            *,
-            name: str | None = None,
-            on_error: OnError = OnError.STOP,
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> _KeyedMapping[K, T]: ...
-        def map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
-
-        @overload
-        def flat_map(
-            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def flat_map(
-            self,
-            function: Callable[[Context[Any, Any], T], Iterable[U]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: OnError = OnError.STOP,
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def flat_map(
-            self, /, *, name: str | None = None, on_error: OnError = OnError.STOP
-        ) -> _KeyedFlatMapping[K, T]: ...
-        def flat_map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
-
-        def filter(
-            self,
-            function: Callable[[T], object] | Callable[[Context[Any, Any], T], object],
-            /,
-            *,
-            name: str | None = None,
-            on_error: OnError = OnError.STOP,
-        ) -> KeyedStream[K, T]: ...
-
-        def inspect(
-            self,
-            function: Callable[[T], object] | Callable[[Context[Any, Any], T], object],
-            /,
-            *,
-            name: str | None = None,
-            on_error: OnError = OnError.STOP,
-        ) -> KeyedStream[K, T]: ...
-
-    def count(self, *, name: str) -> KeyedStream[K, tuple[K, int]]:
-        """Counts the records of each key; gives ``(key, count)`` for every record."""
-        spec = StateSpec("value", int, int)
-        return self._fold("count", name, None, spec, OnError.STOP)  # type: ignore[no-any-return]
-
-    def reduce(
-        self,
-        function: Callable[[T, T], T],
-        *,
-        name: str | None = None,
-        of: type[T] | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> KeyedStream[K, tuple[K, T]]:
-        """Combines each key's records: ``function(so_far, record)``; gives ``(key, combined)`` for every record.
-
-        Args:
-            function: Returns the new combined value; the first record of a key is taken as it is.
-            name: Name under which the state is stored; default is the function's.
-            of: Type of the records, where it cannot be told from annotations.
-            on_error: What happens when it raises.
-        """
-        build.check_function("reduce", function)
-        kind = of if of is not None else build.returns(function) or self._type
-        spec = StateSpec("value", Any if kind is None else kind)
-        step_name = build.stable_name("reduce", function, name)
-        return self._fold("reduce", step_name, function, spec, on_error)  # type: ignore[no-any-return]
-
-    @overload
-    def aggregate(
-        self,
-        init: type[A] | Callable[[], A],
-        add: Callable[[A, T], A],
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> KeyedStream[K, tuple[K, A]]: ...
-    @overload
-    def aggregate(
-        self,
-        init: type[A] | Callable[[], A],
-        add: Callable[[A, T], A],
-        *,
-        result: Callable[[A], R],
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> KeyedStream[K, tuple[K, R]]: ...
-
-    def aggregate(
-        self,
-        init: Any,
-        add: Any,
-        *,
-        result: Any = None,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Any:
-        """Keeps an accumulator per key; gives ``(key, result)`` for every record.
-
-        Args:
-            init: Makes a new key's accumulator: a class or a function without arguments.
-            add: ``(accumulator, record) -> accumulator``; may change it in place and return it.
-            result: ``accumulator -> result``; default is the accumulator itself.
-            name: Name under which the state is stored; default is ``add``'s.
-            on_error: What happens when ``add`` or ``result`` raises.
-        """
-        build.check_function("aggregate", add)
-        spec = state_spec(init, None, None)
-        return self._fold("aggregate", build.stable_name("aggregate", add, name), add, spec, on_error, result=result)
-
-    @overload
-    def process(
-        self,
-        *,
-        state: MapSpec[U, V],
-        name: str | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
-    ) -> _Processing[K, T, MapState[U, V]]: ...
-    @overload
-    def process(
-        self,
-        *,
-        state: ListSpec[V],
-        name: str | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
-    ) -> _Processing[K, T, ListState[V]]: ...
-    @overload
-    def process(
-        self,
-        *,
-        state: type[S] | Callable[[], S],
-        name: str | None = None,
-        ttl: Duration | None = None,
-        migrate: Callable[[Any], S] | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
-    ) -> _Processing[K, T, S]: ...
-
-    def process(
-        self,
-        *,
-        state: Any,
-        name: str | None = None,
-        ttl: Duration | None = None,
-        migrate: Any = None,
-        outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
-    ) -> Any:
-        """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
-
-        Args:
-            state: A class or a function without arguments that makes a new key's state, or `map_state` or
-                `list_state`. Change ``ctx.state`` in place, or assign it.
-            name: Name under which the state is stored; default is the function's.
-            ttl: State is gone this long after the key's last record.
-            migrate: Turns an old state, as plain JSON, into the new type, when that has changed.
-            outputs: Side outputs that the function may `Context.emit` to.
-            on_error: What happens when it raises; in any case the call is atomic.
-        """
-        spec = state_spec(state, ttl, migrate)
-
-        def decorate(function: Any) -> Process[K, Any, Any]:
-            build.check_function("process", function)
-            step_name = build.stable_name("process", function, name)
-            step = self._process_step(step_name, function, spec, outputs, on_error)
-            kind = build.element(build.returns(function))
-            return Process(self._flow, Port(step.id), kind, self._key_type)
-
-        return decorate
-
-    def _process_step(
-        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: OnError
-    ) -> Step:
-        return self._flow._builder.add(
-            "process",
-            name,
-            [self._port],
-            function,
-            keyed=True,
-            ports=1 + len(outputs),
-            state=spec,
-            key_type=self._key_type,
-            timers={},
-            outputs=tuple(output.name for output in outputs),
-            context=True,
-            on_error=build.check_policy(on_error),
-        )
-
-    def _fold(
-        self, kind: str, name: str, function: Any, spec: StateSpec, on_error: OnError, result: Any = None
-    ) -> Any:
-        step = self._flow._builder.add(
-            kind,
-            name,
-            [self._port],
-            function,
-            keyed=True,
-            state=spec,
-            key_type=self._key_type,
-            result=result,
-            on_error=build.check_policy(on_error),
-        )
-        return self._like(True, Port(step.id), tuple)
-
-    def _like(self, keyed: bool, port: Port, kind: Any) -> Any:
-        return KeyedStream(self._flow, port, kind, self._key_type) if keyed else Stream(self._flow, port, kind)
-
-
-class Process(KeyedStream[K, T], Generic[K, S, T]):
-    """The output of a `process` step; timer handlers and side outputs hang on it."""
-
-    def on_timer(
-        self, name: str
-    ) -> Callable[[Callable[[Context[K, S]], Iterable[T] | None]], Callable[[Context[K, S]], Iterable[T] | None]]:
-        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``."""
-
-        def decorate(function: Any) -> Any:
-            build.check_function("on_timer", function)
-            timers = self._step.options["timers"]
-            if name in timers:
-                raise DefinitionError(f"timer {name!r} of step {self.name!r} has two handlers")
-            self._flow._builder.amend(self._step, timers={**timers, build.check_name(name, "timer"): function})
-            return function
-
-        return decorate
-
-    def output(self, output: Output[U]) -> KeyedStream[K, U]:
-        """The stream of a side output.
-
-        Raises:
-            DefinitionError: The step does not name it.
-        """
-        names = self._step.options["outputs"]
-        if output.name not in names:
-            raise DefinitionError(
-                f"step {self.name!r} has no output {output.name!r}", hint="Name it: process(..., outputs=[...])."
-            )
-        port = Port(self._port.step, names.index(output.name) + 1)
-        return KeyedStream(self._flow, port, output.type, self._key_type)
-
-
-class _Processing(Protocol[K, T_co, S]):
-    """A decorator that makes a process step of a function."""
-
-    def __call__(
-        self, function: Callable[[Context[K, S], T_co], Iterable[U] | None], /
-    ) -> Process[K, S, U]: ...

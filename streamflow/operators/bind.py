@@ -17,7 +17,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import streamflow
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import StepError, StreamflowError
@@ -30,7 +29,7 @@ from streamflow.state.collections import ListState, MapState
 from streamflow.state.keyed import MISSING, KeyCheck, Table
 from streamflow.state.timers import Timers
 
-_HOME = str(Path(streamflow.__file__).parent) + os.sep
+_HOME = str(Path(__file__).parents[1]) + os.sep
 _LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
@@ -156,7 +155,7 @@ class BoundStage:
             "first": fold.first,
         }
 
-    # -- time and errors ---------------------------------------------------------------------------------------------
+    # -- time and errors --------------------------------------------------------------------------
 
     def ticks(self, batch: MicroBatch) -> bool:
         """Whether this is the first fragment of a number with a later time than the last one acted on."""

@@ -91,6 +91,4 @@ class Channel:
         return part
 
     def statistics(self) -> ChannelStatistics:
-        return ChannelStatistics(
-            self._fragments, self._rows, len(self._items), self._put_seconds, self._get_seconds
-        )
+        return ChannelStatistics(self._fragments, self._rows, len(self._items), self._put_seconds, self._get_seconds)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from streamflow.batch import Taken
-from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms, sleep
+from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import SINK, SOURCE, Port
@@ -71,7 +71,9 @@ class Job:
                 if step.traits.stateful:
                     spec, key = step.options["state"], step.options["key_type"]
                     key_name = "" if key is None else type_name(key)
-                    tables[step.name] = TableShape(spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None)
+                    tables[step.name] = TableShape(
+                        spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None
+                    )
             for timers in stage.timers.values():
                 tables[timers.table.name] = TableShape("timers", "int")
         return Manifest(
@@ -112,10 +114,10 @@ class Engine:
         self._drained = asyncio.Event()
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = False
-        self._taps: dict[Port, Tap] = {}
+        self.taps: dict[Port, Tap] = {}
         self._operators: list[Sync] = []
 
-    # -- life ----------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Opens the store, goes on from its checkpoint, and runs until it is stopped or fails."""
@@ -157,7 +159,7 @@ class Engine:
         """Pushed records that are not committed."""
         return self.intake.waiting_pushes() if self._built else self._pushes
 
-    # -- building ------------------------------------------------------------------------------------------------------
+    # -- building ---------------------------------------------------------------------------------
 
     def _install(self, table: str, entries: Sequence[Entry]) -> None:
         checkpoint = self.checkpoint
@@ -197,10 +199,8 @@ class Engine:
         self.channels = [Channel(settings.channel_fragments, checkpoint.number) for _ in job.plan.edges]
         self.gate = Gate(len(self.bound))
         self._build_intake(checkpoint)
-        parts = Parts(list(self.tables.values()), list(self.stagings.values()), self.outboxes, [])
-        self.committer = Committer(
-            job.store, self.gate, self.intake, self.pacer, parts, world=self.world, digest=checkpoint.digest
-        )
+        parts = Parts(list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest)
+        self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
         self._parts = parts
@@ -247,10 +247,10 @@ class Engine:
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
         for operator in self._operators:
-            taps = [port for port in self._taps if self.job.plan.stage_of(port.step) == operator.bound.stage.index]
-            outlets = [*self._exits(operator.bound.stage), *(self._taps[port] for port in taps)]
+            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == operator.bound.stage.index]
+            outlets = [*self._exits(operator.bound.stage), *(self.taps[port] for port in taps)]
             operator.replace(self._loop(operator.bound, taps), outlets)
-        self._parts.taps[:] = self._taps.values()
+        self._parts.taps[:] = self.taps.values()
 
     def _loop(self, bound: BoundStage, taps: Sequence[Port]) -> Transform:
         if bound.stage.boundary:
@@ -269,11 +269,11 @@ class Engine:
 
         Must be called from the event loop, between two numbers of the stage, so before `run` or from a task.
         """
-        self._taps[port] = Tap(deliver)
+        self.taps[port] = Tap(deliver)
         if self._built:
             self._set_loops()
 
-    # -- running -------------------------------------------------------------------------------------------------------
+    # -- running ----------------------------------------------------------------------------------
 
     async def _supervise(self) -> None:
         """Runs all tasks until intake is done; a task that fails ends them all."""
@@ -318,17 +318,21 @@ class Engine:
     async def _until_drained(self) -> None:
         """Intake's end, then everything that must still leave."""
         await self.intake.run()
-        limit = duration_ms(self.job.settings.stop_timeout) / 1000
         self._drained.clear()  # it was set whenever the outboxes were empty before
         if not self._is_drained():
-            drained = asyncio.ensure_future(self._drained.wait())
-            timeout = asyncio.ensure_future(sleep(self.job.clock, limit))
-            try:
-                await asyncio.wait((drained, timeout), return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for waiter in (drained, timeout):
-                    waiter.cancel()
+            limit = duration_ms(self.job.settings.stop_timeout) / 1000
+            timeout = self.job.clock.call_later(limit, self._drained.set)
+            await self._drained.wait()
+            timeout.cancel()
         await self.committer.note_if_behind()
+        for outbox in self.outboxes.values():
+            if outbox.chunks:
+                waiting = outbox.next_seq - outbox.chunks[0].first_seq
+                _log.warning(
+                    "sink %s did not take %d committed records before the stop; the next run publishes them",
+                    outbox.sink,
+                    waiting,
+                )
 
     def _is_drained(self) -> bool:
         return all(publisher.recovered and not publisher.outbox.chunks for publisher in self._publishers)
@@ -346,7 +350,7 @@ class Engine:
                 await pump.close()
         await self.job.store.close()
 
-    # -- what the parts tell each other --------------------------------------------------------------------------------
+    # -- what the parts tell each other -----------------------------------------------------------
 
     def arrive(self, epoch: int, stage: int) -> None:
         """Part of `operators.operator.Shard`."""
@@ -412,6 +416,6 @@ class Engine:
         try:
             await pump.committed(epoch, taken)
         except (StreamflowError, OSError) as error:
-            if isinstance(error, Unavailable) or isinstance(error, OSError):
+            if isinstance(error, Unavailable | OSError):
                 return  # the source reports its lost connection itself; what was not acknowledged comes again
             raise

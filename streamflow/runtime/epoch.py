@@ -74,19 +74,21 @@ class Tap:
             self._rows = []
 
     def committed(self, epoch: int) -> None:
-        rows = self._sealed.pop(epoch, [])
-        if rows:
-            self._deliver(rows)
+        """Delivers the rows of every epoch up to this one."""
+        for sealed in sorted(sealed for sealed in self._sealed if sealed <= epoch):
+            if rows := self._sealed.pop(sealed):
+                self._deliver(rows)
 
 
 @dataclass(slots=True)
 class Parts:
-    """What an epoch is gathered from; lists may grow while the shard runs."""
+    """What an epoch is gathered from; ``taps`` may change while the shard runs, ``digest`` is the last epoch's."""
 
     tables: Sequence[Table[Any]]
     stagings: Sequence[Staging]
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
+    digest: bytes
 
 
 class Committer:
@@ -103,9 +105,7 @@ class Committer:
         acknowledge: Tells the sources, in the background.
     """
 
-    def __init__(
-        self, store: Store, gate: Gate, intake: Intake, pacer: Pacer, parts: Parts, *, world: World, digest: bytes
-    ) -> None:
+    def __init__(self, store: Store, gate: Gate, intake: Intake, pacer: Pacer, parts: Parts, *, world: World) -> None:
         self.acknowledge: Callable[[int, Mapping[str, Taken]], None] = lambda epoch, taken: None
         self.last_epoch = 0
         self._store = store
@@ -114,7 +114,7 @@ class Committer:
         self._pacer = pacer
         self._parts = parts
         self._world = world
-        self._digest = digest
+        self._digest = parts.digest
         self._stored: dict[str, Progress] = {
             name: outbox.progress for name, outbox in parts.outboxes.items() if outbox.progress is not None
         }

@@ -107,12 +107,13 @@ class Intake:
         self._cut = Cut()
         self._dirty = False
         self._fires = False
+        self._acted_ms = 0
         self._stopping = False
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None
         self._stall = ""
 
-    # -- what others tell it -----------------------------------------------------------------------------------------
+    # -- what others tell it ----------------------------------------------------------------------
 
     def wake(self) -> None:
         """Something changed: a record, the end of a commit or of a publish."""
@@ -150,7 +151,7 @@ class Intake:
         """Why no records are taken now; empty while they are."""
         return self._stall
 
-    # -- the loop ------------------------------------------------------------------------------------------------------
+    # -- the loop ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Forms numbers until it is stopped or every source has ended, and the last epoch's barrier is on its way."""
@@ -173,8 +174,6 @@ class Intake:
         # a due time at which timers were already told to fire is acted on only once the clock has moved on
         return self._may_fire() and max(self._clock.now_ms(), self._now_ms) > self._acted_ms
 
-    _acted_ms = 0
-
     def _may_fire(self) -> bool:
         if not self._fires:
             self._fires = all(pump.caught_up() for pump in self.pumps)
@@ -196,7 +195,7 @@ class Intake:
                 self._alarm.cancel()
                 self._alarm = None
 
-    # -- forming -------------------------------------------------------------------------------------------------------
+    # -- forming ----------------------------------------------------------------------------------
 
     def _form(self, *, take: bool) -> Fragment:
         """Makes the next number of what is ready now."""
@@ -235,9 +234,7 @@ class Intake:
         self._pacer.barrier()
         return self._epoch
 
-    def _take_sources(
-        self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]
-    ) -> None:
+    def _take_sources(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
         waiting = [pump for pump in self.pumps if pump.waiting]
         if not waiting:
@@ -271,9 +268,7 @@ class Intake:
             cut.ids.setdefault(source, []).extend(records.ids)
             line.append((source, records.partition, len(records), list(records.ids)))
 
-    def _take_pushes(
-        self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]
-    ) -> None:
+    def _take_pushes(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:
         for _ in range(min(len(self._pushes), FRAGMENT_ROWS_MAX // 2)):
             push = self._pushes.popleft()
             seq = self._push_seq.get(push.source, 0) + 1

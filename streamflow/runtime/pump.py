@@ -198,7 +198,7 @@ class Pump:
         self._records = self._bytes = 0
         self._room.set()
 
-    # -- decoding --------------------------------------------------------------------------------------------------
+    # -- decoding ---------------------------------------------------------------------------------
 
     def _decode(self, batch: SourceBatch) -> list[Ready]:
         codec: Codec[Any] | None = self.step.options["spec"].codec
@@ -222,7 +222,9 @@ class Pump:
         for at, payload in enumerate(batch.payloads):
             try:
                 if len(payload) > self._ctx.message_bytes_max:
-                    raise ValueError(f"{len(payload)} bytes, more than message_bytes_max = {self._ctx.message_bytes_max}")
+                    raise ValueError(
+                        f"{len(payload)} bytes, more than message_bytes_max = {self._ctx.message_bytes_max}"
+                    )
                 values.append(codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)

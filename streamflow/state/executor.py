@@ -124,6 +124,16 @@ class StoreConnection(aiosqlite.Connection):
         self._tx.put_nowait((None, call))
         return await future
 
+    def stop(self) -> asyncio.Future[Any] | None:
+        """Ends the thread; the future tells when, unless there is no connection to close."""
+        if self._connection is not None:
+            return super().stop()
+        # aiosqlite itself calls this when connecting failed, and waits for nothing: called on the loop it would make
+        # a future that the thread cannot resolve once that loop is closed, and prints a traceback instead
+        self._running = False
+        self._tx.put_nowait((None, super().stop))
+        return None
+
     def drop(self, last: Callable[[], object]) -> None:
         """Interrupts the function that runs, then runs ``last`` instead of closing, and ends the thread."""
 

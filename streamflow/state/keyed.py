@@ -129,7 +129,7 @@ class Table(Generic[V]):
             key in self._base or key in self._sealed for key in self._deleted
         )
 
-    # -- access ----------------------------------------------------------------------------------------------------
+    # -- access -----------------------------------------------------------------------------------
 
     def miss(self, key: Any) -> V:
         """Moves an entry that is not hot into the hot layer and returns it; MISSING if absent and none is made.
@@ -244,7 +244,7 @@ class Table(Generic[V]):
             if expires is not None:
                 self.delete(key)
 
-    # -- atomic calls ------------------------------------------------------------------------------------------------
+    # -- atomic calls -----------------------------------------------------------------------------
 
     def begin(self) -> None:
         """From now on the value of each entry is kept before it is first touched, until `keep` or `roll_back`."""
@@ -284,7 +284,7 @@ class Table(Generic[V]):
             before = None if value is MISSING else self._encode(key, value)
             self.undo[key] = (before, self._expires.get(key))
 
-    # -- epochs ------------------------------------------------------------------------------------------------------
+    # -- epochs -----------------------------------------------------------------------------------
 
     def seal(self) -> None:
         """Closes the epoch: the hot layer becomes the sealed one; constant time.
@@ -361,7 +361,7 @@ class Table(Generic[V]):
         if not same or type(again) is not type(value):
             raise ValueError(f"{value!r:.80} comes back from its codec as {again!r:.80}")
 
-    # -- recovery ----------------------------------------------------------------------------------------------------
+    # -- recovery ---------------------------------------------------------------------------------
 
     def install(self, entries: Sequence[Entry], migrate: Callable[[Any], V] | None = None) -> None:
         """Takes entries loaded from the store, later ones replacing earlier ones.

@@ -19,8 +19,8 @@ from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.executor import InlineExecutor
-from streamflow.state.keyed import Table
 from streamflow.state.files import copy_as_found
+from streamflow.state.keyed import Table
 from streamflow.state.sqlite import SqliteStore
 
 if TYPE_CHECKING:
@@ -73,10 +73,24 @@ class FlowTest:
         finally:
             shutil.rmtree(self._folder, ignore_errors=True)
 
-    # -- what a test does ------------------------------------------------------------------------------------------------
+    # -- what a test does -------------------------------------------------------------------------
 
-    async def send(self, stream: Stream[T], *records: T, partition: str = "", key: bytes | None = None) -> None:
+    async def send(
+        self,
+        stream: Stream[T],
+        *records: T,
+        partition: str = "",
+        key: bytes | None = None,
+        settle: bool = True,
+    ) -> None:
         """Lets a source's stream receive records, and waits until all that follows from them is done.
+
+        Args:
+            stream: A source's stream.
+            *records: What arrives, in order.
+            partition: In which partition.
+            key: The records' key at the broker.
+            settle: Whether to wait; without it a `crash` can follow while the flow is at work.
 
         Raises:
             DefinitionError: The stream is not a source's.
@@ -87,12 +101,15 @@ class FlowTest:
             raise DefinitionError(f"send goes to a source's stream, {step.name!r} is a {step.kind}")
         for record in records:
             self._topics[step.id].send(record, partition, key=key)
-        await self.settle()
+        if settle:
+            await self.settle()
 
-    async def send_bytes(self, stream: Stream[Any], payload: bytes) -> None:
-        """Lets a source's stream receive bytes as they are, also such that cannot be decoded."""
-        self._topics[stream._step.id].send_bytes(payload)
-        await self.settle()
+    async def send_bytes(self, stream: Stream[Any], *payloads: bytes, settle: bool = True) -> None:
+        """`send` for bytes as they are, also such that cannot be decoded."""
+        for payload in payloads:
+            self._topics[stream._step.id].send_bytes(payload)
+        if settle:
+            await self.settle()
 
     async def advance(self, duration: Duration) -> None:
         """Moves the clock, from one due time to the next, and waits until all that follows is done."""
@@ -105,6 +122,7 @@ class FlowTest:
 
     async def crash(self) -> None:
         """Kills the flow where it is and starts it again on what another process would find on the disk."""
+        died = self.engine
         await self._kill()
         self.crashes += 1
         found = self._folder / f"run-{self.crashes}" / "state.db"
@@ -113,6 +131,10 @@ class FlowTest:
             copy_as_found(self._path, found)
         self._path = found
         await self._start()
+        assert self.engine.checkpoint is not None
+        for tap in died.taps.values():
+            # what the dead flow had committed and not shown yet
+            tap.committed(self.engine.checkpoint.epoch)
 
     async def stop(self) -> None:
         """Ends the flow cleanly; raises what ended it before."""
@@ -137,10 +159,15 @@ class FlowTest:
         """What a sink's broker holds, decoded."""
         return list(self._topics[f"{SINK}:{name}"].values)
 
-    def topic(self, name: str) -> MemoryTopic[Any]:
-        """The memory topic that stands for a source or a sink, to make it fail."""
-        sink = f"{SINK}:{name}"
-        return self._topics[sink if sink in self._topics else f"{SOURCE}:{name}"]
+    def topic(self, of: Stream[Any] | str) -> MemoryTopic[Any]:
+        """The memory topic that stands for a source (by its stream or name) or a sink (by its name).
+
+        Make it fail with what `MemoryTopic` offers. Where a source and a sink share a name, the name is the sink's.
+        """
+        if not isinstance(of, str):
+            return self._topics[of._step.id]
+        sink = f"{SINK}:{of}"
+        return self._topics[sink if sink in self._topics else f"{SOURCE}:{of}"]
 
     def state(self, stream: KeyedStream[Any, Any]) -> dict[Any, Any]:
         """All state of a step, as the step sees it now."""
@@ -177,7 +204,7 @@ class FlowTest:
             quiet = quiet + 1 if now == before else 0
             before = now
 
-    # -- life ------------------------------------------------------------------------------------------------------------
+    # -- life -------------------------------------------------------------------------------------
 
     async def _start(self) -> None:
         self._supervisor = Supervisor(self._job)
@@ -214,9 +241,7 @@ class FlowTest:
     def _job(self) -> Job:
         flow = self._flow
         store = SqliteStore(self._path, executor=InlineExecutor())
-        return Job(
-            make_plan(self._graph), store, self._settings, self.clock, drop=flow.drop, renamed=flow.renamed
-        )
+        return Job(make_plan(self._graph), store, self._settings, self.clock, drop=flow.drop, renamed=flow.renamed)
 
     def _in_memory(self, graph: Graph) -> Graph:
         """The same graph with a memory topic for each source and sink."""
@@ -226,8 +251,9 @@ class FlowTest:
         if step.kind not in (SOURCE, SINK):
             return step
         spec = step.options["spec"]
-        topic = spec
-        if not isinstance(spec, MemoryTopic):
+        if isinstance(spec, MemoryTopic):
+            topic = spec.empty_copy()
+        else:
             codec = getattr(spec, "codec", None)
             topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
         self._topics[step.id] = topic

@@ -112,6 +112,10 @@ class TestChainSink(SinkStage):
     pass
 
 
+class TestChainSinkInBatches(SinkStage):
+    config: ClassVar[dict[str, Any]] = {"allow_atomic": True}
+
+
 class TestBatchSink(SinkStage):
     mode = "batch"
     subjects: ClassVar[list[str]] = ["conf.x", f"{NAME}._sf.>"]

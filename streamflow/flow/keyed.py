@@ -1,0 +1,306 @@
+"""Keyed streams: state, timers and aggregations per key."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+from streamflow.clock import Duration
+from streamflow.errors import DefinitionError
+from streamflow.flow import build
+from streamflow.flow.state import ListSpec, MapSpec, state_spec
+from streamflow.flow.stream import Stream
+from streamflow.graph import OnError, Port, Step
+from streamflow.operators.bind import StateSpec
+from streamflow.operators.context import Context, Output
+from streamflow.state.collections import ListState, MapState
+
+if TYPE_CHECKING:
+    from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
+    from streamflow.flow.flow import Flow
+
+T = TypeVar("T")
+U = TypeVar("U")
+V = TypeVar("V")
+K = TypeVar("K")
+S = TypeVar("S")
+A = TypeVar("A")
+R = TypeVar("R")
+
+
+class KeyedStream(Stream[T], Generic[K, T]):
+    """A stream whose records have a key; steps on it keep state per key.
+
+    map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
+    """
+
+    def __init__(self, flow: Flow, port: Port, kind: Any = None, key_type: Any = None) -> None:
+        super().__init__(flow, port, kind)
+        self._key_type = key_type
+
+    if TYPE_CHECKING:
+
+        @overload
+        def map(
+            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(
+            self,
+            function: Callable[[Context[Any, Any], T], U],
+            /,
+            *,
+            name: str | None = None,
+            on_error: OnError = OnError.STOP,
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> KeyedMapping[K, T]: ...
+        def map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+
+        @overload
+        def flat_map(
+            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def flat_map(
+            self,
+            function: Callable[[Context[Any, Any], T], Iterable[U]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: OnError = OnError.STOP,
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def flat_map(
+            self, /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> KeyedFlatMapping[K, T]: ...
+        def flat_map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+
+        @overload
+        def filter(
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def filter(
+            self,
+            function: Callable[[Context[Any, Any], T], object],
+            /,
+            *,
+            name: str | None = None,
+            on_error: OnError = OnError.STOP,
+        ) -> KeyedStream[K, T]: ...
+        def filter(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+
+        @overload
+        def inspect(
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def inspect(
+            self,
+            function: Callable[[Context[Any, Any], T], object],
+            /,
+            *,
+            name: str | None = None,
+            on_error: OnError = OnError.STOP,
+        ) -> KeyedStream[K, T]: ...
+        def inspect(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+
+    def count(self, *, name: str) -> KeyedStream[K, tuple[K, int]]:
+        """Counts the records of each key; gives ``(key, count)`` for every record."""
+        spec = StateSpec("value", int, int)
+        return self._fold("count", name, None, spec, OnError.STOP)  # type: ignore[no-any-return]
+
+    def reduce(
+        self,
+        function: Callable[[T, T], T],
+        *,
+        name: str | None = None,
+        of: type[T] | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> KeyedStream[K, tuple[K, T]]:
+        """Combines each key's records: ``function(so_far, record)``; gives ``(key, combined)`` for every record.
+
+        Args:
+            function: Returns the new combined value; the first record of a key is taken as it is.
+            name: Name under which the state is stored; default is the function's.
+            of: Type of the records, where it cannot be told from annotations.
+            on_error: What happens when it raises.
+        """
+        build.check_function("reduce", function)
+        kind = of if of is not None else build.returns(function) or self._type
+        spec = StateSpec("value", Any if kind is None else kind)
+        step_name = build.stable_name("reduce", function, name)
+        return self._fold("reduce", step_name, function, spec, on_error)  # type: ignore[no-any-return]
+
+    @overload
+    def aggregate(
+        self,
+        init: type[A] | Callable[[], A],
+        add: Callable[[A, T], A],
+        *,
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> KeyedStream[K, tuple[K, A]]: ...
+    @overload
+    def aggregate(
+        self,
+        init: type[A] | Callable[[], A],
+        add: Callable[[A, T], A],
+        *,
+        result: Callable[[A], R],
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> KeyedStream[K, tuple[K, R]]: ...
+
+    def aggregate(
+        self,
+        init: Any,
+        add: Any,
+        *,
+        result: Any = None,
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> Any:
+        """Keeps an accumulator per key; gives ``(key, result)`` for every record.
+
+        Args:
+            init: Makes a new key's accumulator: a class or a function without arguments.
+            add: ``(accumulator, record) -> accumulator``; may change it in place and return it.
+            result: ``accumulator -> result``; default is the accumulator itself.
+            name: Name under which the state is stored; default is ``add``'s.
+            on_error: What happens when ``add`` or ``result`` raises.
+        """
+        build.check_function("aggregate", add)
+        spec = state_spec(init, None, None)
+        return self._fold("aggregate", build.stable_name("aggregate", add, name), add, spec, on_error, result=result)
+
+    @overload
+    def process(
+        self,
+        *,
+        state: MapSpec[U, V],
+        name: str | None = None,
+        outputs: Sequence[Output[Any]] = (),
+        on_error: OnError = OnError.STOP,
+    ) -> Processing[K, T, MapState[U, V]]: ...
+    @overload
+    def process(
+        self,
+        *,
+        state: ListSpec[V],
+        name: str | None = None,
+        outputs: Sequence[Output[Any]] = (),
+        on_error: OnError = OnError.STOP,
+    ) -> Processing[K, T, ListState[V]]: ...
+    @overload
+    def process(
+        self,
+        *,
+        state: type[S] | Callable[[], S],
+        name: str | None = None,
+        ttl: Duration | None = None,
+        migrate: Callable[[Any], S] | None = None,
+        outputs: Sequence[Output[Any]] = (),
+        on_error: OnError = OnError.STOP,
+    ) -> Processing[K, T, S]: ...
+
+    def process(
+        self,
+        *,
+        state: Any,
+        name: str | None = None,
+        ttl: Duration | None = None,
+        migrate: Any = None,
+        outputs: Sequence[Output[Any]] = (),
+        on_error: OnError = OnError.STOP,
+    ) -> Any:
+        """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
+
+        Args:
+            state: A class or a function without arguments that makes a new key's state, or `map_state` or
+                `list_state`. Change ``ctx.state`` in place, or assign it.
+            name: Name under which the state is stored; default is the function's.
+            ttl: State is gone this long after the key's last record.
+            migrate: Turns an old state, as plain JSON, into the new type, when that has changed.
+            outputs: Side outputs that the function may `Context.emit` to.
+            on_error: What happens when it raises; in any case the call is atomic.
+        """
+        spec = state_spec(state, ttl, migrate)
+
+        def decorate(function: Any) -> Process[K, Any, Any]:
+            build.check_function("process", function)
+            step_name = build.stable_name("process", function, name)
+            step = self._process_step(step_name, function, spec, outputs, on_error)
+            kind = build.element(build.returns(function))
+            return Process(self._flow, Port(step.id), kind, self._key_type)
+
+        return decorate
+
+    def _process_step(
+        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: OnError
+    ) -> Step:
+        return self._flow._builder.add(
+            "process",
+            name,
+            [self._port],
+            function,
+            keyed=True,
+            ports=1 + len(outputs),
+            state=spec,
+            key_type=self._key_type,
+            timers={},
+            outputs=tuple(output.name for output in outputs),
+            context=True,
+            on_error=build.check_policy(on_error),
+        )
+
+    def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: OnError, result: Any = None) -> Any:
+        step = self._flow._builder.add(
+            kind,
+            name,
+            [self._port],
+            function,
+            keyed=True,
+            state=spec,
+            key_type=self._key_type,
+            result=result,
+            on_error=build.check_policy(on_error),
+        )
+        return self._like(True, Port(step.id), tuple)
+
+    def _like(self, keyed: bool, port: Port, kind: Any) -> Any:
+        return KeyedStream(self._flow, port, kind, self._key_type) if keyed else Stream(self._flow, port, kind)
+
+
+class Process(KeyedStream[K, T], Generic[K, S, T]):
+    """The output of a `process` step; timer handlers and side outputs hang on it."""
+
+    def on_timer(
+        self, name: str
+    ) -> Callable[[Callable[[Context[K, S]], Iterable[T] | None]], Callable[[Context[K, S]], Iterable[T] | None]]:
+        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``."""
+
+        def decorate(function: Any) -> Any:
+            build.check_function("on_timer", function)
+            timers = self._step.options["timers"]
+            if name in timers:
+                raise DefinitionError(f"timer {name!r} of step {self.name!r} has two handlers")
+            self._flow._builder.amend(self._step, timers={**timers, build.check_name(name, "timer"): function})
+            return function
+
+        return decorate
+
+    def output(self, output: Output[U]) -> KeyedStream[K, U]:
+        """The stream of a side output.
+
+        Raises:
+            DefinitionError: The step does not name it.
+        """
+        names = self._step.options["outputs"]
+        if output.name not in names:
+            raise DefinitionError(
+                f"step {self.name!r} has no output {output.name!r}", hint="Name it: process(..., outputs=[...])."
+            )
+        port = Port(self._port.step, names.index(output.name) + 1)
+        return KeyedStream(self._flow, port, output.type, self._key_type)
