@@ -79,7 +79,7 @@ def read_text(words: int | None, screen: Screen) -> Text:
     screen.begin("count in the files", len(files), "files")
     taken, truth = count_words(files, words)
     lines = sum(1 for _ in read_lines(taken))
-    screen.end(f"{truth.total():,} words, {len(truth):,} different ones", total=len(taken))
+    screen.end(f"{truth.total():,} words", total=len(taken))
     return Text(taken, lines, truth)
 
 

@@ -11,7 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 TopWords = Sequence[tuple[str, int, int]]
@@ -99,8 +99,8 @@ class TerminalScreen:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._progress = Progress(
-            TextColumn("  {task.description:<22}"),
-            BarColumn(36, complete_style="cyan", finished_style="green"),
+            TextColumn("  {task.description:<21}"),
+            BarColumn(24, complete_style="cyan", finished_style="green"),
             _Figures(),
             console=console,
             refresh_per_second=8,
@@ -126,6 +126,7 @@ class TerminalScreen:
     def end(self, note: str = "", total: int | None = None) -> None:
         total = total or int(self._progress.tasks[self._task].total or 0)
         self._progress.update(self._task, total=total, completed=total, note=note)
+        self._progress.stop_task(self._task)
 
     def event(self, text: str, *, bad: bool = False) -> None:
         mark = Text.assemble(("  ✗ ", "bold red"), (text, "red")) if bad else Text.assemble(("  ↻ ", "green"), text)
@@ -145,12 +146,15 @@ class TerminalScreen:
 
 
 class _Figures(ProgressColumn):
-    """Percent, amount, seconds and a note."""
+    """Percent, amount, seconds and a note, on one line however narrow the terminal is."""
+
+    def get_table_column(self) -> Column:
+        return Column(no_wrap=True, overflow="ellipsis")
 
     def render(self, task: Task) -> Text:
         share, note = f"{task.percentage:4.0f} %", str(task.fields["note"])
         figures = f"  {task.completed:>9,.0f} {task.fields['unit']:<8} {task.elapsed or 0:5.1f} s  "
-        return Text.assemble((share, "bold"), figures, (note, "dim"))
+        return Text.assemble((share, "bold"), figures, (note, "dim"), no_wrap=True, overflow="ellipsis")
 
 
 def _table(top: TopWords) -> Table:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streamflow.clock import Duration
@@ -105,6 +105,38 @@ class KeyedStream(Stream[T], Generic[K, T]):
             on_error: OnError = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
         def inspect(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+
+        def branch(
+            self, *predicates: Callable[[T], object], name: str | None = None, on_error: OnError = OnError.STOP
+        ) -> tuple[KeyedStream[K, T], ...]: ...
+
+        def split(
+            self,
+            function: Callable[[T], R],
+            routes: Sequence[R],
+            *,
+            name: str | None = None,
+            on_error: OnError = OnError.STOP,
+        ) -> Mapping[R, KeyedStream[K, T]]: ...
+
+        @overload
+        def merge(self, *others: KeyedStream[K, T], name: str | None = None) -> KeyedStream[K, T]: ...
+        @overload
+        def merge(self, *others: Stream[T], name: str | None = None) -> Stream[T]: ...
+        def merge(self, *others: Any, name: str | None = None) -> Any: ...
+
+        def dedup(
+            self,
+            by: Callable[[T], Hashable],
+            *,
+            within: Duration | None = None,
+            name: str,
+            on_error: OnError = OnError.STOP,
+        ) -> KeyedStream[K, T]: ...
+
+        def batch(
+            self, size: int, *, within: Duration, name: str, of: type[T] | None = None
+        ) -> KeyedStream[K, list[T]]: ...
 
     def count(self, *, name: str) -> KeyedStream[K, tuple[K, int]]:
         """Counts the records of each key; gives ``(key, count)`` for every record."""

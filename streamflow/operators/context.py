@@ -116,7 +116,7 @@ class Context(Generic[K, S]):
     @property
     def random(self) -> random.Random:
         """A random generator seeded from `id`: a new one, in the same state, at each access."""
-        return random.Random(self.id)  # noqa: S311 - reproducible on purpose
+        return random.Random(self.id)
 
     def uuid(self) -> uuid.UUID:
         """A UUID made from `id`."""

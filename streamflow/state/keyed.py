@@ -152,9 +152,10 @@ class Table(Generic[V]):
         """Finds an entry in the layers behind the hot one."""
         if key in self._deleted:
             return MISSING  # type: ignore[no-any-return]
-        value = self._sealed.get(key, MISSING)
+        value: V = self._sealed.get(key, MISSING)
         if value is MISSING:
-            return self._base.get(key, MISSING)
+            value = self._base.get(key, MISSING)
+            return value
         if key not in self._early:
             # it may be changed in place from now on: what is committed is its value at the barrier
             self._early[key] = self._encode(key, value)
@@ -162,15 +163,17 @@ class Table(Generic[V]):
 
     def peek(self, key: Any) -> V:
         """Returns an entry without touching it, for reading only; MISSING if absent."""
-        value = self.hot.get(key, MISSING)
+        value: V = self.hot.get(key, MISSING)
         if value is not MISSING or key in self._deleted:
             return value
         value = self._sealed.get(key, MISSING)
-        return self._base.get(key, MISSING) if value is MISSING else value
+        if value is MISSING:
+            value = self._base.get(key, MISSING)
+        return value
 
     def get(self, key: Any) -> V:
         """Returns an entry for use and change; MISSING if absent and none is made."""
-        value = self.hot.get(key, MISSING)
+        value: V = self.hot.get(key, MISSING)
         if value is MISSING:
             return self.miss(key)
         self._remember(key, value)

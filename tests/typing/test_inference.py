@@ -92,11 +92,15 @@ def build() -> sf.Flow:
     # keys and what keeps state per key
     by_user = decorated.key_by(lambda s: s.order.user)
     assert_type(by_user, sf.KeyedStream[str, Scored])
-    assert_type(decorated.key_by(lambda s: (s.order.user, s.order.amount), name="pair"), sf.KeyedStream[tuple[str, int], Scored])
+    assert_type(
+        decorated.key_by(lambda s: (s.order.user, s.order.amount), name="pair"), sf.KeyedStream[tuple[str, int], Scored]
+    )
     assert_type(by_user.count(name="n"), sf.KeyedStream[str, tuple[str, int]])
     assert_type(by_user.reduce(lambda a, b: a, name="last"), sf.KeyedStream[str, tuple[str, Scored]])
     assert_type(by_user.aggregate(Account, add, name="sums"), sf.KeyedStream[str, tuple[str, Account]])
-    assert_type(by_user.aggregate(int, lambda n, s: n + s.order.amount, name="ints"), sf.KeyedStream[str, tuple[str, int]])
+    assert_type(
+        by_user.aggregate(int, lambda n, s: n + s.order.amount, name="ints"), sf.KeyedStream[str, tuple[str, int]]
+    )
     assert_type(
         by_user.aggregate(Account, add, result=lambda a: float(a.spent), name="floats"),
         sf.KeyedStream[str, tuple[str, float]],

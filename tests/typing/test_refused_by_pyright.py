@@ -28,11 +28,11 @@ def wrong(flow: sf.Flow) -> None:
     orders.to(strings)  # pyright: ignore[reportArgumentType]
     orders.to(sf.MemoryTopic("o", value=Order), key=lambda o: o.nothing)  # pyright: ignore[reportAttributeAccessIssue]
     orders.map(length)  # pyright: ignore[reportArgumentType, reportCallIssue]
-    orders.filter(length)  # pyright: ignore[reportArgumentType]
+    orders.filter(length)  # pyright: ignore[reportArgumentType, reportCallIssue]
     orders.merge(flow.source(strings))  # pyright: ignore[reportArgumentType]
     orders.count(name="n")  # pyright: ignore[reportAttributeAccessIssue]
     keyed = orders.key_by(lambda o: o.user)
-    keyed.aggregate(Account, int_add, name="x")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    keyed.aggregate(Account, int_add, name="x")  # pyright: ignore[reportArgumentType]
 
     @keyed.process(state=Account)  # pyright: ignore[reportArgumentType]
     def other_state(ctx: sf.Context[str, int], order: Order) -> None: ...

@@ -87,7 +87,14 @@ def test_text_and_bytes_go_as_they_are(text, data):
     assert codec_for(bytes).decode(codec_for(bytes).encode(data)) == data
 
 
-@pytest.mark.parametrize("value", [Order("ann", [1]), Point(1, Point(2)), Frozen(uuid.UUID(int=1), datetime.datetime(2026, 1, 1), (Point(1),), Color.RED)])
+@pytest.mark.parametrize(
+    "value",
+    [
+        Order("ann", [1]),
+        Point(1, Point(2)),
+        Frozen(uuid.UUID(int=1), datetime.datetime(2026, 1, 1), (Point(1),), Color.RED),
+    ],
+)
 def test_typed_values_come_back_as_their_type(value):
     codec: Codec[Any] = codec_for(type(value))
     again = codec.decode(codec.encode(value))
@@ -97,14 +104,22 @@ def test_typed_values_come_back_as_their_type(value):
 
 @pytest.mark.parametrize(
     ("codec", "data"),
-    [(StrCodec(), b"\xff"), (JsonCodec(Order), b"{"), (JsonCodec(Order), b'{"user":1}'), (JsonCodec(int), b'"1"'), (JsonCodec(int), b"")],
+    [
+        (StrCodec(), b"\xff"),
+        (JsonCodec(Order), b"{"),
+        (JsonCodec(Order), b'{"user":1}'),
+        (JsonCodec(int), b'"1"'),
+        (JsonCodec(int), b""),
+    ],
 )
 def test_bytes_that_cannot_be_decoded_are_a_value_error(codec, data):
     with pytest.raises(ValueError):
         codec.decode(data)
 
 
-@pytest.mark.parametrize(("codec", "value"), [(StrCodec(), 1), (BytesCodec(), "text"), (StrCodec(), "\ud800"), (StrCodec(), b"a")])
+@pytest.mark.parametrize(
+    ("codec", "value"), [(StrCodec(), 1), (BytesCodec(), "text"), (StrCodec(), "\ud800"), (StrCodec(), b"a")]
+)
 def test_values_that_cannot_be_encoded_are_a_value_error(codec, value):
     with pytest.raises(ValueError):
         codec.encode(value)
@@ -154,7 +169,23 @@ def test_types_whose_values_nobody_can_change(kind):
 
 
 @pytest.mark.parametrize(
-    "kind", [list, dict, set, tuple, frozenset, list[int], Order, Thawed, Loose, Row, tuple[list[int]], Any, object, int | list]
+    "kind",
+    [
+        list,
+        dict,
+        set,
+        tuple,
+        frozenset,
+        list[int],
+        Order,
+        Thawed,
+        Loose,
+        Row,
+        tuple[list[int]],
+        Any,
+        object,
+        int | list,
+    ],
 )
 def test_types_whose_values_might_change(kind):
     assert not immutable(kind)

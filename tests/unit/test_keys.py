@@ -62,7 +62,10 @@ def test_equal_keys_of_one_type_have_one_text_and_others_have_their_own(one, oth
         assert (one == other) == (canonical(one) == canonical(other))
 
 
-@given(st.datetimes(timezones=offsets, min_value=datetime.datetime(2, 1, 1), max_value=datetime.datetime(9998, 1, 1)), offsets)
+@given(
+    st.datetimes(timezones=offsets, min_value=datetime.datetime(2, 1, 1), max_value=datetime.datetime(9998, 1, 1)),
+    offsets,
+)
 def test_one_moment_in_two_zones_is_one_key(moment, zone):
     assert canonical(moment) == canonical(moment.astimezone(zone))
 
@@ -73,7 +76,8 @@ def test_fold_does_not_make_two_keys_of_one():
 
 
 @pytest.mark.parametrize(
-    "key", [True, 1.0, None, (), [1], {"a": 1}, ("a", True), ("a", (1, None)), object(), Odd.B, type("S", (str,), {})("s")]
+    "key",
+    [True, 1.0, None, (), [1], {"a": 1}, ("a", True), ("a", (1, None)), object(), Odd.B, type("S", (str,), {})("s")],
 )
 def test_what_is_no_key(key):
     with pytest.raises(TypeError, match="a key must be"):
@@ -124,7 +128,16 @@ def test_classes_that_compare_equal_are_kept_apart():
             check.check(other)
 
 
-SAMPLE: list[Any] = ["ann", 7, -(2**70), b"\x00\xff", uuid.UUID(int=5), datetime.date(2026, 1, 2), ("a", ("b", 3)), Color.BLUE]
+SAMPLE: list[Any] = [
+    "ann",
+    7,
+    -(2**70),
+    b"\x00\xff",
+    uuid.UUID(int=5),
+    datetime.date(2026, 1, 2),
+    ("a", ("b", 3)),
+    Color.BLUE,
+]
 PRINT = (
     "from tests.unit.test_keys import SAMPLE, groups; "
     "from streamflow.operators.bind import Fold; print(groups(), len({*'abc'}))"

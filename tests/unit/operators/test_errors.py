@@ -52,7 +52,9 @@ def shapes() -> dict[str, Any]:
         "key_by": lambda s: s.key_by(lambda v: str(boom(v)), name="bad"),
         "branch": lambda s: s.branch(boom, sf.otherwise, name="bad")[0],
         "split": lambda s: s.split(boom, [1, 2, 3, 4], name="bad")[1],
-        "merge": lambda s: s.filter(lambda v: True, name="f").merge(s.filter(lambda v: False, name="g")).map(boom, name="bad"),
+        "merge": lambda s: (
+            s.filter(lambda v: True, name="f").merge(s.filter(lambda v: False, name="g")).map(boom, name="bad")
+        ),
         "dedup": lambda s: s.dedup(boom, name="bad"),
         "map_batch": lambda s: s.map_batch(lambda v: v, name="b").map(boom, name="bad"),
         "keyed map": lambda s: on_key(s).map(boom, name="bad"),
@@ -61,7 +63,9 @@ def shapes() -> dict[str, Any]:
         "keyed result": lambda s: on_key(s).aggregate(int, lambda a, b: b, result=boom, name="bad"),
         "keyed process": lambda s: on_key(s).process(state=int, name="bad")(lambda ctx, v: [boom(v)]),
         "keyed lazy process": lambda s: on_key(s).process(state=int, name="bad")(lambda ctx, v: (boom(v) for _ in "x")),
-        "keyed behind process": lambda s: on_key(s).process(state=int, name="p")(lambda ctx, v: [v]).map(boom, name="bad"),
+        "keyed behind process": lambda s: (
+            on_key(s).process(state=int, name="p")(lambda ctx, v: [v]).map(boom, name="bad")
+        ),
     }
 
 
@@ -80,8 +84,12 @@ def test_a_step_that_raises(plain, shape):
 
 def test_map_batch_names_the_step_and_the_number():
     flow = Flow("f")
-    flow.source(sf.MemoryTopic("in")).map_batch(lambda values: [boom(v) for v in values], name="bad").to(sf.MemoryTopic("o"))
-    assert str(failure(flow, False)).startswith(f"step 'bad' raised KeyError: 'boom' at test_errors.py:{LINE} (source 'in'")
+    flow.source(sf.MemoryTopic("in")).map_batch(lambda values: [boom(v) for v in values], name="bad").to(
+        sf.MemoryTopic("o")
+    )
+    assert str(failure(flow, False)).startswith(
+        f"step 'bad' raised KeyError: 'boom' at test_errors.py:{LINE} (source 'in'"
+    )
 
 
 @plains

@@ -21,7 +21,8 @@ class Card:
 
 
 @pytest.mark.parametrize(
-    "value", [[1, [2]], {"a": {"b": [1]}}, ("a", [1]), Box([1]), {1, 2}, bytearray(b"x"), ("a", {"k": Box([1])}), [Card(1)]]
+    "value",
+    [[1, [2]], {"a": {"b": [1]}}, ("a", [1]), Box([1]), {1, 2}, bytearray(b"x"), ("a", {"k": Box([1])}), [Card(1)]],
 )
 def test_a_copy_is_equal_and_is_another(value):
     copy = own(value)

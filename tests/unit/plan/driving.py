@@ -79,7 +79,9 @@ class CheckedExit:
             assert (part.upto is None) == part.last
         self.run.fragments_max = max(self.run.fragments_max, len(part.values))
         columns = [part.keys, part.ports, part.origins]
-        self.rows += zip(part.values, *[c if c is not None else [None] * len(part.values) for c in columns], strict=True)
+        self.rows += zip(
+            part.values, *[c if c is not None else [None] * len(part.values) for c in columns], strict=True
+        )
         self.values += part.values
         if self.channel is not None:
             for piece in recut(part, self.cut):

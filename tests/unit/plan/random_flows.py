@@ -91,7 +91,19 @@ class Steps:
         ctx.state["b"] = self.risk(ctx.state.get("b", 0) + 1)
 
 
-KINDS = ("map", "map_context", "filter", "flat_map", "inspect", "branch", "split", "merge", "key_by", "map_batch", "dedup")
+KINDS = (
+    "map",
+    "map_context",
+    "filter",
+    "flat_map",
+    "inspect",
+    "branch",
+    "split",
+    "merge",
+    "key_by",
+    "map_batch",
+    "dedup",
+)
 KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited")
 
 
@@ -145,7 +157,9 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: boo
         case "batch":
             return [stream.map(number, name=f"{name}-n").batch(3, within="4ms", name=name)]
         case "limited":
-            return [stream.process(state=dict, ttl="3ms", **options)(lambda ctx, value: steps.add(ctx.state, value).items())]
+            return [
+                stream.process(state=dict, ttl="3ms", **options)(lambda ctx, value: steps.add(ctx.state, value).items())
+            ]
     process = stream.process(state=dict, outputs=[SIDE], **options)(steps.process)
     process.on_timer("a")(steps.on_a)
     process.on_timer("b")(steps.on_b)
@@ -177,9 +191,9 @@ def build(pick: Pick, steps_max: int, *, fused: bool) -> Flow:
     return flow
 
 
-records = st.lists(
-    st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40
-).map(lambda rows: _timed(rows))
+records = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40).map(
+    lambda rows: _timed(rows)
+)
 
 
 def _timed(rows: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

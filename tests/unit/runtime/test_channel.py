@@ -16,7 +16,14 @@ def part(number: int, last: bool = True, rows: int = 1) -> Fragment:
 
 @pytest.mark.parametrize(
     "wrong",
-    [[(7, True)], [(5, True)], [(6, True), (6, True)], [(6, False), (7, True)], [(6, True), (8, True)], [(6, False), (5, True)]],
+    [
+        [(7, True)],
+        [(5, True)],
+        [(6, True), (6, True)],
+        [(6, False), (7, True)],
+        [(6, True), (8, True)],
+        [(6, False), (5, True)],
+    ],
 )
 async def test_a_number_that_is_missing_doubled_or_unfinished_is_refused(wrong):
     channel = Channel(9, 5)

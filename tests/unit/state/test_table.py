@@ -412,7 +412,9 @@ def test_nan_is_found_behind_the_first_values_too():
         drain(table)
 
 
-@pytest.mark.parametrize("value", [{8, 0, 16, 1}, {"a", "b", "c"}, NoEq(3), {"none": None}, Account(spent=1), [1.5, -0.0], {"big": 2**63}])
+@pytest.mark.parametrize(
+    "value", [{8, 0, 16, 1}, {"a", "b", "c"}, NoEq(3), {"none": None}, Account(spent=1), [1.5, -0.0], {"big": 2**63}]
+)
 def test_values_that_do_survive_are_not_refused(value):
     table: Table[Any] = Table("t", JsonCodec(type(value)))
     table.put("k", value)
@@ -492,7 +494,9 @@ def test_a_map_takes_sub_keys_of_one_type(other):
 # -- one type of key -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("others", [("a", 1), (1, True), (1, 1.0), ((1, "a"), ("a", 1)), (("a",), ("a", "b")), (b"a", "a")])
+@pytest.mark.parametrize(
+    "others", [("a", 1), (1, True), (1, 1.0), ((1, "a"), ("a", 1)), (("a",), ("a", "b")), (b"a", "a")]
+)
 def test_one_key_by_takes_keys_of_one_type(others):
     first, second = others
     check = KeyCheck("step")
