@@ -57,7 +57,8 @@ def key_class(key: Key) -> type | None:
             key_class(part)
         return None
     raise TypeError(
-        f"a key must be str, int, bytes, UUID, date, datetime, Enum or a tuple of them, not {kind.__name__} ({key!r:.60})"
+        "a key must be str, int, bytes, UUID, date, datetime, Enum or a tuple of them, "
+        f"not {kind.__name__} ({key!r:.60})"
     )
 
 

@@ -25,6 +25,7 @@ _INTEGER: Final = re.compile(r"-?\d{1,18}")
 @click.argument("parameters", nargs=-1)
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=1000, show_default=True, help="Most rows.")
 @click.option("--seconds", type=click.FloatRange(0.1, 3600), default=10.0, show_default=True, help="Longest time.")
+@click.option("--backup", type=click.Path(), help="Copy the state as of its last commit to this new file instead.")
 @with_json
 def command(target: str, sql: str | None, parameters: tuple[str, ...], **given: Any) -> None:
     """Runs one SELECT on the state of the flow TARGET, as of its last commit; may be used while the flow runs.
@@ -37,6 +38,9 @@ def command(target: str, sql: str | None, parameters: tuple[str, ...], **given: 
     from streamflow.state.reader import Limits, query
 
     flow = load(target)
+    if given["backup"] is not None:
+        _back_up(flow, given["backup"], asked_more=sql is not None)
+        return
     if sql is None:
         _list(flow, as_json=given["as_json"])
         return
@@ -45,6 +49,16 @@ def command(target: str, sql: str | None, parameters: tuple[str, ...], **given: 
     _tell(answer, as_json=given["as_json"])
     if answer.cut:
         click.echo(f"only the first {len(answer.rows)} rows are shown; raise --limit for more", err=True)
+
+
+def _back_up(flow: Flow, to: str, *, asked_more: bool) -> None:
+    from streamflow.cli.failing import UsageError
+    from streamflow.state.files import backup
+
+    if asked_more:
+        raise UsageError("--backup takes no SQL", hint="Write: streamflow state TARGET --backup FILE.")
+    backup(flow.state_path, to)
+    click.echo(f"{flow.state_path} is copied to {to}. To go back to it, put it in place and run with --accept-missing.")
 
 
 def _tell(answer: Answer, *, as_json: bool) -> None:

@@ -60,15 +60,11 @@ class StateSpec:
         codec = self.codec or codec_for(self.type)
         if self.type in (str, bytes) and self.codec is None:
             codec = json_codec(self.type)
-        return Table(
-            name,
-            codec,
-            self.factory,
-            subs=self.kind != "value",
-            ttl_ms=self.ttl_ms,
-            key_type=key_type,
-            sub_type=self.sub_type,
+        table: Table[Any] = Table(
+            name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
         )
+        table.sub_check.declared = self.sub_type
+        return table
 
 
 def json_codec(kind: Any) -> Codec[Any]:

@@ -57,6 +57,7 @@ def tracks_origins(stage: Stage) -> bool:
 
 
 def takes_context(step: Step) -> bool:
+    """Whether a step's function gets a context."""
     return step.kind == "process" or bool(step.options.get("context"))
 
 
@@ -281,7 +282,7 @@ class _Writer:
         return self.expanding[port]
 
     def _measure(self) -> None:
-        """Finds out per port which exits its rows reach and whether they are multiplied on the way, last ports first."""
+        """Finds per port which exits its rows reach, and whether they are multiplied on the way; last ports first."""
         entered = [Port(entry.step, entry.out) for entry in self.stage.entries]
         given = [Port(step.id, index) for step in self.stage.steps for index in range(step.ports)]
         for port in reversed(entered + given):

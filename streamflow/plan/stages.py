@@ -139,10 +139,8 @@ def _entries(graph: Graph, index: int, stage_of: dict[str, int]) -> list[Entry]:
 
 def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]) -> tuple[Exit, ...]:
     exits = [Exit(str(edge.target), edge, edge.keyed) for edge in edges if edge.source == index]
-    for sink in graph.of_kind(SINK):
-        if stage_of[sink.inputs[0].step] == index:
-            exits.append(Exit(sink.name, None, sink.keyed))
-    return tuple(exits)
+    sinks = [sink for sink in graph.of_kind(SINK) if stage_of[sink.inputs[0].step] == index]
+    return (*exits, *(Exit(sink.name, None, sink.keyed) for sink in sinks))
 
 
 def leaving(stage: Stage, port: Port, step: Step) -> tuple[int, int]:

@@ -25,7 +25,7 @@ SEEN_IDS_MAX: Final = 1_000_000
 DELTA_BYTES_MAX: Final = 1 << 20
 """Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is."""
 
-DELTAS_CHECKED_FIRST: Final = 8
+DELTAS_CHECKED_FIRST: Final = 2
 DELTAS_CHECKED_EVERY: Final = 256
 """A table's first deltas since the opening, and every so many after them, are parsed before they are committed: what
 a codec writes that is not JSON must not be found by the next recovery."""

@@ -88,7 +88,6 @@ class Table(Generic[V]):
         subs: Whether entries are (key, sub).
         ttl_ms: An entry is invisible this long after it was last touched; None is for ever.
         key_type: Type of the keys where annotations tell it; needed to restore Enum keys.
-        sub_type: Likewise, of the sub-keys.
     """
 
     def __init__(
@@ -100,18 +99,18 @@ class Table(Generic[V]):
         subs: bool = False,
         ttl_ms: int | None = None,
         key_type: Any = None,
-        sub_type: Any = None,
     ) -> None:
         self.name = name
         self.codec = codec
         self.subs = subs
         self.ttl_ms = ttl_ms
         self.key_type = key_type
-        self.sub_check = KeyCheck(name, sub_type)
+        self.sub_check = KeyCheck(name)
         self.hot: dict[Any, V] = {}
         self.index: dict[Key, dict[Any, None]] = {}
         self.undo: dict[Any, _Before] | None = None
         self._initial = initial
+        self._absent: V = MISSING
         self._deleted: dict[Any, None] = {}
         self._sealed: dict[Any, V] = {}
         self._early: dict[Any, bytes] = {}
@@ -152,10 +151,9 @@ class Table(Generic[V]):
         """Finds an entry in the layers behind the hot one."""
         if key in self._deleted:
             return MISSING  # type: ignore[no-any-return]
-        value: V = self._sealed.get(key, MISSING)
+        value = self._sealed.get(key, self._absent)
         if value is MISSING:
-            value = self._base.get(key, MISSING)
-            return value
+            return self._base.get(key, self._absent)
         if key not in self._early:
             # it may be changed in place from now on: what is committed is its value at the barrier
             self._early[key] = self._encode(key, value)
@@ -163,17 +161,15 @@ class Table(Generic[V]):
 
     def peek(self, key: Any) -> V:
         """Returns an entry without touching it, for reading only; MISSING if absent."""
-        value: V = self.hot.get(key, MISSING)
+        value = self.hot.get(key, self._absent)
         if value is not MISSING or key in self._deleted:
             return value
-        value = self._sealed.get(key, MISSING)
-        if value is MISSING:
-            value = self._base.get(key, MISSING)
-        return value
+        value = self._sealed.get(key, self._absent)
+        return self._base.get(key, self._absent) if value is MISSING else value
 
     def get(self, key: Any) -> V:
         """Returns an entry for use and change; MISSING if absent and none is made."""
-        value: V = self.hot.get(key, MISSING)
+        value = self.hot.get(key, self._absent)
         if value is MISSING:
             return self.miss(key)
         self._remember(key, value)

@@ -191,7 +191,7 @@ def check_integrity(connection: sqlite3.Connection, path: Path, *, thorough: boo
         raise CorruptStateError(f"{path} fails SQLite's {pragma}: {'; '.join(answer):.200}", hint=RESTORE)
 
 
-RESTORE: Final = "Restore a backup (`streamflow state backup` makes them), or run `streamflow reset`."
+RESTORE: Final = "Restore a backup (`streamflow state TARGET --backup FILE` makes them), or run `streamflow reset`."
 
 
 @contextmanager

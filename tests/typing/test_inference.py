@@ -36,7 +36,7 @@ class Account:
 LATE = sf.Output("late", Scored)
 
 
-def build() -> sf.Flow:
+def build() -> sf.Flow:  # noqa: PLR0915 - one flow, line by line
     flow = sf.Flow("orders")
     orders = flow.source(sf.MemoryTopic("orders", value=Order))
     assert_type(orders, sf.Stream[Order])

@@ -27,7 +27,8 @@ def test_durations(text, expected):
 
 
 @pytest.mark.parametrize(
-    "value", ["", "5", "s", "-5s", "5 years", "5s5s", "1e3s", "٣s", 5, 5.0, None, True, datetime.timedelta(milliseconds=-1),
+    "value", ["", "5", "s", "-5s", "5 years", "5s5s", "1e3s", "٣s", 5, 5.0, None, True,
+              datetime.timedelta(milliseconds=-1),
               datetime.timedelta(microseconds=-1), "0.4ms", "0.0001s", datetime.timedelta(microseconds=1)],
 )  # fmt: skip
 def test_what_is_no_duration(value):
@@ -59,7 +60,7 @@ def test_virtual_clock_never_goes_back_and_calls_once():
     calls: list[str] = []
     clock.call_later(0.001, lambda: calls.append("a"))
     gone = clock.call_later(0.001, lambda: calls.append("b"))
-    clock.call_later(0.0005, lambda: gone.cancel())
+    clock.call_later(0.0005, gone.cancel)
     assert clock.next_due_ms() == 1001
     clock.advance_to(500)
     assert (clock.now_ms(), calls) == (1000, [])

@@ -29,6 +29,7 @@ async def timed(name: str, count: int, work: Callable[[], Awaitable[Any]]) -> No
 
 
 async def sinks(broker: Broker, count: int) -> None:
+    await one_sink(broker, "chain", count, in_batches=False)
     for mode in ("chain", "batch", "msgid"):
         await one_sink(broker, mode, count)
     name = await broker.stream("{}.x")
@@ -49,8 +50,8 @@ async def sinks(broker: Broker, count: int) -> None:
     await timed("nats-py publish, awaited one by one", few, publish)
 
 
-async def one_sink(broker: Broker, mode: Mode, count: int) -> None:
-    name = await broker.stream("{}.x", "{}._sf.>", allow_atomic=True)
+async def one_sink(broker: Broker, mode: Mode, count: int, *, in_batches: bool = True) -> None:
+    name = await broker.stream("{}.x", "{}._sf.>", allow_atomic=in_batches)
     sink = broker.nats.stream(name, subject=f"{name}.x", mode=mode).sink(SinkOptions())
     await sink.open(sink_context())
     stored = await sink.recover(None, [])
@@ -61,7 +62,7 @@ async def one_sink(broker: Broker, mode: Mode, count: int) -> None:
         for run in runs:
             at = await sink.publish([run], at)
 
-    await timed(f"sink, mode {mode}", count, publish)
+    await timed(f"sink, mode {mode}" + ("" if in_batches else ", no allow_atomic"), count, publish)
     await sink.close()
 
 

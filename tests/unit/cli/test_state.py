@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 
 import pytest
 
+from streamflow.state.views import are_ours
 from tests.unit.cli.asserts import assert_refused
 
 
@@ -84,6 +86,26 @@ def test_state_takes_parameters_and_a_limit(project, counted):
     assert cut.exit_code == 0
     assert "only the first 1 rows" in cut.stderr
     assert json.loads(project("state", counted, "select key from counts", "--limit", "1", "--json").stdout)["cut"]
+
+
+def test_a_backup_can_be_gone_back_to(project, counted):
+    result = project("state", counted, "--backup", "copy.db")
+    assert result.exit_code == 0, result.output
+    assert_refused(project("state", counted, "--backup", "copy.db"), 5, "copy.db exists already")
+    assert_refused(project("state", counted, "select 1", "--backup", "other.db"), 2, "no SQL")
+    project.path("words.db").unlink()
+    project.path("words.db.epoch").unlink()
+    project.path("copy.db").rename(project.path("words.db"))
+    assert_refused(project("run", counted), 5, "--accept-missing")
+    assert project("run", counted, "--accept-missing").exit_code == 0
+
+
+def test_a_view_that_somebody_changed_is_not_trusted(project, counted):
+    with sqlite3.connect("words.db") as db:
+        assert are_ours(db)
+        db.executescript("DROP VIEW counts; CREATE VIEW counts AS SELECT json_extract('[1]', '$[0]') AS key")
+        assert not are_ours(db)
+    db.close()
 
 
 def test_columns_of_one_name_stay_apart(project, counted):

@@ -132,7 +132,7 @@ def test_flat_map_generator_that_raises_half_way(plain):
 def test_a_call_with_too_many_outputs_under_skip_is_left_out(plain, kind):
     flow, source = keyed()
     if kind == "flat_map":
-        out(source.flat_map(lambda v: range(v), name="m", on_error=sf.skip))
+        out(source.flat_map(range, name="m", on_error=sf.skip))
     else:
         out(source.process(state=int, name="m", on_error=sf.skip)(lambda ctx, v: iter(range(v))))
     got = run(flow, [3, 70_000, 2], plain)

@@ -52,7 +52,7 @@ def test_ids_are_the_same_in_every_grouping_and_executor(size, plain):
 
 def test_ids_do_not_depend_on_the_number_they_come_in():
     expected = asyncio.run(drive(flow_with_ids(), ROWS)).sinks
-    shifted = asyncio.run(drive(flow_with_ids(), [(at + (at > 5), *rest) for at, *rest in ROWS])).sinks
+    shifted = asyncio.run(drive(flow_with_ids(), [(at + (at > 5), source, value) for at, source, value in ROWS])).sinks
     assert {row[0] for row in shifted["merged"]} == {row[0] for row in expected["merged"]}
 
 
@@ -81,7 +81,11 @@ def test_headers_are_those_of_the_record_that_led_here():
 
 def test_timers_need_a_handler_and_one_time():
     flow = Flow("f")
-    calls = [("no", {"after": "1s"}), ("t", {}), ("t", {"after": "1s", "at": datetime.datetime.now(datetime.UTC)})]
+    calls: list[tuple[str, dict[str, Any]]] = [
+        ("no", {"after": "1s"}),
+        ("t", {}),
+        ("t", {"after": "1s", "at": datetime.datetime.now(datetime.UTC)}),
+    ]
 
     @flow.source(sf.MemoryTopic("in")).key_by(str, name="key").process(state=int)
     def p(ctx: sf.Context[str, int], value: int) -> list[str]:

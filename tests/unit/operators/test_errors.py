@@ -116,7 +116,7 @@ def test_a_timer_that_raises(plain, place):
 @plains
 def test_the_line_is_the_users_even_if_a_library_raised(plain):
     flow = Flow("f")
-    flow.source(sf.MemoryTopic("in")).map(lambda v: json.loads(v), name="parse").to(sf.MemoryTopic("out"))
+    flow.source(sf.MemoryTopic("in")).map(lambda v: json.loads(v or ""), name="parse").to(sf.MemoryTopic("out"))
     line = test_the_line_is_the_users_even_if_a_library_raised.__code__.co_firstlineno + 3
     error = failure(flow, plain, [(1, 0, "{")])
     assert f"at test_errors.py:{line} (" in str(error)

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from streamflow.batch import Fragment, MicroBatch, SourceBatch, SourceInput
+from streamflow.batch import Fragment, MicroBatch, Origin, SourceBatch, SourceInput
 from streamflow.flow import Flow
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.bind import BoundStage
-from streamflow.operators.fused import compile_loop
+from streamflow.operators.fused import Transform, compile_loop
 from streamflow.operators.map_batch import MapBatch
 from streamflow.operators.plain import plain_loop
 from streamflow.operators.routing import Merge
@@ -61,7 +61,9 @@ class CheckedExit:
         self.rows = run.exits.setdefault(name, [])
         self.values = run.sinks.setdefault(name[1], []) if sink else []
         self.run, self.channel, self.cut = run, channel, cut
-        self.number, self.open, self.upto, self.latest = 0, False, (), ()
+        self.number, self.open = 0, False
+        self.upto: Origin = ()
+        self.latest: Origin = ()
 
     async def put(self, part: Fragment) -> None:
         if not self.open:
@@ -97,8 +99,8 @@ def recut(part: Fragment, rows: int) -> Iterator[Fragment]:
         upto = part.origins[end - 1]
         yield Fragment(part.batch, part.values[at:end], False, keys, ports, part.origins[at:end], upto)
         at = end
-    keys, ports, origins = (None if c is None else c[at:] for c in (part.keys, part.ports, part.origins))
-    yield part._replace(values=part.values[at:], keys=keys, ports=ports, origins=origins)
+    rest: list[Any] = [None if c is None else c[at:] for c in (part.keys, part.ports, part.origins)]
+    yield part._replace(values=part.values[at:], keys=rest[0], ports=rest[1], origins=rest[2])
 
 
 async def drive(
@@ -115,12 +117,12 @@ async def drive(
     async def work(stage: BoundStage) -> None:
         inlets = [channels[edge] for edge in plan.edges if edge.target == stage.stage.index]
         inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
-        if stage.stage.boundary:
-            loop = MapBatch(stage).run
-        else:
-            loop = plain_loop(stage) if plain else compile_loop(stage)
+        make: Any = (
+            (lambda bound: MapBatch(bound).run) if stage.stage.boundary else plain_loop if plain else compile_loop
+        )
+        loop: Transform = make(stage)
         outlets = [
-            CheckedExit(run, (stage.stage.index, exit.name), exit.edge is None, channels.get(exit.edge), cut)
+            CheckedExit(run, (stage.stage.index, exit.name), exit.edge is None, exit.edge and channels[exit.edge], cut)
             for exit in stage.stage.exits
         ]
         left = total

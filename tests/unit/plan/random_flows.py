@@ -151,7 +151,7 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: boo
         case "count":
             return [stream.count(name=name)]
         case "reduce":
-            return [stream.map(number, name=f"{name}-n").reduce(steps.reduce, **options)]  # type: ignore[attr-defined]
+            return [stream.map(number, name=f"{name}-n").reduce(steps.reduce, **options)]
         case "aggregate":
             return [stream.aggregate(dict, steps.add, **options)]
         case "batch":
@@ -191,14 +191,14 @@ def build(pick: Pick, steps_max: int, *, fused: bool) -> Flow:
     return flow
 
 
-records = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40).map(
-    lambda rows: _timed(rows)
-)
-
-
 def _timed(rows: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
     now, found = 1000, []
     for step, source, value in rows:
         now += step
         found.append((now, source, value))
     return found
+
+
+records = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 30)), min_size=1, max_size=40).map(
+    _timed
+)

@@ -101,13 +101,13 @@ def laws_of(flow: Flow, rows: list[tuple[int, int, Any]], plain: bool = False) -
     bound = BoundStage(plan.graph, plan.stages[0], lambda *lost: None)
     loop = plain_loop(bound) if plain else compile_loop(bound)
     for part in numbers(plan.graph, rows, 512):
-        yield [outs for outs in loop(part)]
+        yield list(loop(part))
 
 
 @pytest.mark.parametrize("plain", [False, True])
 def test_last_is_marked_once_and_only_at_the_end(plain):
     flow, source = flow_of()
-    source.flat_map(lambda v: range(v), name="many").to(sf.MemoryTopic("out"))
+    source.flat_map(range, name="many").to(sf.MemoryTopic("out"))
     for fragments in laws_of(flow, [(1, 0, 1500), (2, 0, 0), (3, 0, 3)], plain):
         lasts = [out.last for outs in fragments for out in outs]
         assert lasts == [False] * (len(lasts) - 1) + [True]
@@ -115,7 +115,7 @@ def test_last_is_marked_once_and_only_at_the_end(plain):
 
 def test_a_fragment_that_is_not_last_gives_none_that_is():
     flow, source = flow_of()
-    source.flat_map(lambda v: range(v), name="many").to(sf.MemoryTopic("out"))
+    source.flat_map(range, name="many").to(sf.MemoryTopic("out"))
     plan = make_plan(flow.graph())
     loop = compile_loop(BoundStage(plan.graph, plan.stages[0], lambda *lost: None))
     (part,) = numbers(plan.graph, [(1, 0, 600)], 512)
@@ -175,7 +175,7 @@ def test_timers_fire_before_the_rows_of_their_number_and_once(plain):
         ctx.timer("t", after="1ms")
         return [("row", value)]
 
-    process = source.key_by(lambda v: str(v), name="key").process(state=int, name="p")(call)
+    process = source.key_by(str, name="key").process(state=int, name="p")(call)
     process.on_timer("t")(lambda ctx: [("timer", ctx.key)])
     process.to(sf.MemoryTopic("out"))
     run = asyncio.run(drive(flow, [(1, 0, 2), (1, 0, 1), (9, 0, 3), (9, 0, 4)], size=1, plain=plain))

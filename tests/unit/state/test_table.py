@@ -65,7 +65,7 @@ class TableMachine(RuleBasedStateMachine):
     def fresh(self) -> Table[dict[str, int]]:
         return Table("t", JsonCodec(dict[str, int]), dict, ttl_ms=self.ttl, key_type=str)
 
-    def view(self, table: Table[Any], key: str) -> dict[str, int]:
+    def view(self, table: Table[dict[str, int]], key: str) -> dict[str, int]:
         return table.get(key) if self.ttl is None else table.live(key, self.now)
 
     def touch(self, key: str) -> dict[str, int]:
@@ -153,7 +153,7 @@ class TableMachine(RuleBasedStateMachine):
             self.deltas[at] += drain(table, self.sizes[at])
         self.committed()
 
-    def committed(self):
+    def committed(self) -> None:
         """The deltas of the epoch, replayed, give the model as it was at the seal; however they were sliced."""
         assert self.sealed is not None
         (model, expires), self.sealed = self.sealed, None
@@ -348,12 +348,12 @@ class CollectionMachine(RuleBasedStateMachine):
     @invariant()
     def is_as_the_model(self):
         for owner in "ab":
-            mine = MapState(self.maps, owner)
+            mine: MapState[int, list[int]] = MapState(self.maps, owner)
             assert dict(mine) == self.model["map"][owner]
             assert list(mine) == sorted(self.model["map"][owner], key=canonical)
             assert len(mine) == len(self.model["map"][owner])
             assert list(ListState(self.lists, owner)) == self.model["list"][owner]
-        assert {pair: at for pair, at in _pairs(self.timers.table.snapshot())} == self.model["timers"]
+        assert dict(_pairs(self.timers.table.snapshot())) == self.model["timers"]
 
 
 def _pairs(found: dict[Any, dict[Any, Any]]) -> list[Any]:
@@ -491,7 +491,7 @@ def test_a_map_takes_sub_keys_of_one_type(other):
     assert dict(state) == {1: [1]}
 
 
-# -- one type of key -----------------------------------------------------------------------------------------------------
+# -- one type of key -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
