@@ -70,7 +70,12 @@ class Clock(Protocol):
 async def sleep(clock: Clock, seconds: float) -> None:
     """Waits on a clock; cancellation takes the call back."""
     done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-    call = clock.call_later(seconds, lambda: done.done() or done.set_result(None))
+
+    def wake() -> None:
+        if not done.done():
+            done.set_result(None)
+
+    call = clock.call_later(seconds, wake)
     try:
         await done
     finally:

@@ -49,7 +49,7 @@ def key_class(key: Key) -> type | None:
             )
         return kind
     if isinstance(key, enum.Enum):
-        for member in kind:
+        for member in type(key):
             key_class(member.value)
         return kind
     if kind is tuple and key:

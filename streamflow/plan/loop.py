@@ -21,6 +21,7 @@ from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.codecs import immutable
 from streamflow.graph import SINK, Graph, OnError, Port, Step
 from streamflow.plan.stages import Entry, Stage, leaving
+from streamflow.plan.view import StageView, takes_context, tracks_origins
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -51,16 +52,6 @@ def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = ()) -> LoopText
     return _Writer(graph, stage, tuple(taps)).write()
 
 
-def tracks_origins(stage: Stage) -> bool:
-    """Whether rows need their origin: a step asks for its context, or rows go on to another stage."""
-    return any(exit.edge is not None for exit in stage.exits) or any(takes_context(step) for step in stage.steps)
-
-
-def takes_context(step: Step) -> bool:
-    """Whether a step's function gets a context."""
-    return step.kind == "process" or bool(step.options.get("context"))
-
-
 @dataclass(slots=True)
 class _Scope:
     """Where text is being written: names of the row's value and key, and its origin so far."""
@@ -85,8 +76,10 @@ class _Writer:
     key: str = ""
     length: int = 0
     wanted: list[Port] = field(default_factory=list)
-    reached: dict[Port, set[int]] = field(default_factory=dict)
-    expanding: dict[Port, bool] = field(default_factory=dict)
+    view: StageView = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.view = StageView(self.graph, self.stage, self.taps)
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -105,7 +98,6 @@ class _Writer:
 
     def write(self) -> LoopText:
         track = tracks_origins(self.stage)
-        self._measure()
         with self.block("def make(env):"):
             self.line("values_of = env.__getitem__")
             for name in self._bound_names():
@@ -157,7 +149,7 @@ class _Writer:
 
     def _rows(self, track: bool) -> None:
         entry = self.stage.index == 0
-        keyed = any(self._keyed(entry) for entry in self.stage.entries)
+        keyed = any(self.view.keyed(entry) for entry in self.stage.entries)
         columns, names = ["it"], ["v"]
         for want, column, name in (
             (keyed, "keys", "k"),
@@ -188,7 +180,7 @@ class _Writer:
     def _enter(self, entry: Entry, scope: _Scope) -> None:
         """Writes what happens to a row that comes in."""
         if entry.into:
-            self._step(self.graph.step(entry.into), scope, keyed=self._keyed(entry))
+            self._step(self.graph.step(entry.into), scope, keyed=self.view.keyed(entry))
         else:
             self.emit(Port(entry.step, entry.out), scope)
 
@@ -227,7 +219,7 @@ class _Writer:
             with self.block(f"def {self._function(port)}(v, k{', o' if track else ''}):"):
                 self._consume(port, _Scope("v", "k", ("*o",) if track else ()))
                 self.line("return")
-                if self._expands(port):
+                if self.view.expanding[port]:
                     self.line("yield")  # its callers iterate over it, also where what it expands reaches no exit
 
     # -- exits ---------------------------------------------------------------------------------------------------
@@ -250,48 +242,17 @@ class _Writer:
 
     def _leave(self, x: int, port: Port, scope: _Scope, port_number: int) -> None:
         columns = self._columns(self._exits()[x])
-        key = scope.key if self._keyed(port) else "None"
+        key = scope.key if self.view.keyed(port) else "None"
         cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
         self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
 
     def _pause(self, port: Port, path: Sequence[str]) -> None:
-        exits = self._reached(port)
+        exits = self.view.reached[port]
         if exits:
             full = " or ".join(f"len(xv{x}) >= {FRAGMENT_ROWS_MAX}" for x in sorted(exits))
             upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
             with self.block(f"if {full}:"):
                 self.line(f"yield flush({upto})")
-
-    # -- the graph, as this stage sees it ----------------------------------------------------------------------------
-
-    def _keyed(self, port: Port | Entry) -> bool:
-        return self.graph.step(port.step).keyed
-
-    def _inside(self, port: Port) -> list[Step]:
-        here = {step.id for step in self.stage.steps}
-        return [step for step in self.graph.consumers(port) if step.id in here]
-
-    def _outside(self, port: Port) -> list[tuple[int, int]]:
-        """Exits a port leaves by: (exit, port number in the target stage)."""
-        return [leaving(self.stage, port, step) for step in self.graph.consumers(port) if step not in self.stage.steps]
-
-    def _reached(self, port: Port) -> set[int]:
-        return self.reached[port]
-
-    def _expands(self, port: Port) -> bool:
-        return self.expanding[port]
-
-    def _measure(self) -> None:
-        """Finds per port which exits its rows reach, and whether they are multiplied on the way; last ports first."""
-        entered = [Port(entry.step, entry.out) for entry in self.stage.entries]
-        given = [Port(step.id, index) for step in self.stage.steps for index in range(step.ports)]
-        for port in reversed(entered + given):
-            inside = self._inside(port)
-            behind = [Port(step.id, index) for step in inside for index in range(step.ports)]
-            exits = {x for x, _ in self._outside(port)} if port in given or not self.stage.index else set()
-            taps = {len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port}
-            self.reached[port] = taps.union(exits, *(self.reached[after] for after in behind))
-            self.expanding[port] = any(step.traits.expands for step in inside) or any(map(self.expanding.get, behind))
 
     def _handled(self, step: Step) -> bool:
         return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
@@ -313,14 +274,14 @@ class _Writer:
         if not self._is_function(port):
             self._consume(port, scope)
             return
-        if not self._reached(port) and not self._inside(port):
+        if not self.view.reached[port] and not self.view.inside(port):
             self.line("pass")
             return
         self.wanted.append(port)
-        key = scope.key if self._keyed(port) else "None"
+        key = scope.key if self.view.keyed(port) else "None"
         origin = f", {scope.origin()}" if scope.path else ""
         call = f"{self._function(port)}({scope.value}, {key}{origin})"
-        self.line(f"yield from {call}" if self._expands(port) else call)
+        self.line(f"yield from {call}" if self.view.expanding[port] else call)
 
     def _consume(self, port: Port, scope: _Scope) -> None:
         consumers = self.graph.consumers(port)
@@ -331,7 +292,7 @@ class _Writer:
             path = (*scope.path, str(c)) if len(consumers) > 1 and scope.path else scope.path
             inner = _Scope(scope.value, scope.key, path)
             if step in self.stage.steps:
-                self._step(step, inner, keyed=self._keyed(port))
+                self._step(step, inner, keyed=self.view.keyed(port))
             else:
                 x, number = leaving(self.stage, port, step)
                 self._leave(x, port, inner, number)
@@ -347,7 +308,7 @@ class _Writer:
     def _call(self, n: int, step: Step, scope: _Scope, function: str = "f") -> str:
         if not step.options.get("context"):
             return f"{function}{n}({scope.value})"
-        if self._keyed(step.inputs[0]):
+        if self.view.keyed(step.inputs[0]):
             self.line(f"c{n}.key = {scope.key}")
         self.line(f"c{n}.origin = {scope.origin()}")
         return f"{function}{n}(c{n}, {scope.value})"

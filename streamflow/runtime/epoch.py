@@ -14,6 +14,7 @@ from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
+from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.intake import Cut, Intake
 from streamflow.runtime.outbox import Outbox, Staging
@@ -25,6 +26,8 @@ from streamflow.state.store import Delta, Epoch, Store
 SLICE_ENTRIES: Final = 250
 """Entries encoded before the loop is looked at again."""
 SLICE_SECONDS: Final = 0.002
+IDLE_SECONDS: Final = 1.0
+"""Without a commit for so long, all that can be folded is."""
 BREATH_SECONDS: Final = 0.001
 """How often the loop gives the interpreter away while the store's thread works."""
 
@@ -36,7 +39,7 @@ class Gate:
         self._stages = stages
         self._arrived: dict[int, set[int]] = {}
         self._ready = asyncio.Event()
-        self._epoch = 0
+        self._epoch: int | None = None
 
     def arrive(self, epoch: int, stage: int) -> None:
         """Everything of the epoch has passed a stage."""
@@ -48,15 +51,20 @@ class Gate:
             self._epoch = epoch
             self._ready.set()
 
+    def nudge(self) -> None:
+        """Lets `wait` return without an epoch."""
+        self._ready.set()
+
     @property
     def ready(self) -> bool:
         return self._ready.is_set()
 
-    async def wait(self) -> int:
-        """Waits for the next epoch that is complete."""
+    async def wait(self) -> int | None:
+        """Waits for the next epoch that is complete; None after a `nudge`."""
         await self._ready.wait()
         self._ready.clear()
-        return self._epoch
+        epoch, self._epoch = self._epoch, None
+        return epoch
 
 
 class Tap:
@@ -134,12 +142,25 @@ class Committer:
 
     async def run(self) -> None:
         """Commits until cancelled; folds in between."""
-        while True:
-            epoch = await self._gate.wait()
-            await self._commit(self._intake.cuts[epoch])
-            while not self._gate.ready and not self._intake.closing:
-                if not await self._on_thread(self._store.fold(idle=self._intake.quiet)):
-                    break
+        idle: Cancellable | None = None
+        try:
+            while True:
+                epoch = await self._gate.wait()
+                if idle is not None:
+                    idle.cancel()
+                if epoch is not None:
+                    await self._commit(self._intake.cuts[epoch])
+                    idle = self._world.clock.call_later(IDLE_SECONDS, self._gate.nudge)
+                await self._fold(idle=epoch is None)
+        finally:
+            if idle is not None:
+                idle.cancel()
+
+    async def _fold(self, *, idle: bool) -> None:
+        """Folds slice by slice while nothing more urgent comes up."""
+        while not self._gate.ready and not self._intake.closing:
+            if not await self._on_thread(self._store.fold(idle=idle)):
+                return
 
     async def note(self, progress: Mapping[str, Progress]) -> None:
         """Stores progress without an epoch."""

@@ -137,11 +137,6 @@ class Intake:
         self._wakeup.set()
 
     @property
-    def quiet(self) -> bool:
-        """Whether nothing waits to be taken."""
-        return not self._pushes and not any(pump.waiting for pump in self.pumps)
-
-    @property
     def closing(self) -> bool:
         """Whether nothing more will be taken: it was stopped, or every source has ended."""
         return self._stopping or (all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes)

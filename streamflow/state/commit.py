@@ -25,10 +25,11 @@ SEEN_IDS_MAX: Final = 1_000_000
 DELTA_BYTES_MAX: Final = 1 << 20
 """Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is."""
 
-DELTAS_CHECKED_FIRST: Final = 2
+DELTAS_CHECKED_FIRST: Final = 8
 DELTAS_CHECKED_EVERY: Final = 256
-"""A table's first deltas since the opening, and every so many after them, are parsed before they are committed: what
-a codec writes that is not JSON must not be found by the next recovery."""
+DELTA_CHECKED_ENTRIES_MAX: Final = 1000
+"""A table's first deltas since the opening, and every so many small ones after them, are parsed before they are
+committed: what a codec writes that is not JSON must not be found by the next recovery."""
 
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
@@ -144,6 +145,28 @@ def _trim_seen(connection: sqlite3.Connection, ledger: Ledger, taken: Mapping[st
             connection.execute("DELETE FROM seen WHERE source = CAST(? AS TEXT) AND epoch <= ?", (text(source), last))
 
 
+def check_deltas(ledger: Ledger, deltas: Sequence[Delta]) -> None:
+    """Parses some of the deltas as the engine made them: small slices, or the thread would hold the GIL for long.
+
+    Raises:
+        CheckpointError: One is no JSON.
+    """
+    for delta in deltas:
+        step = ledger.step(delta.table)
+        seen = ledger.checked.get(step, 0)
+        ledger.checked[step] = seen + 1
+        if seen >= DELTAS_CHECKED_FIRST and (seen % DELTAS_CHECKED_EVERY or delta.count > DELTA_CHECKED_ENTRIES_MAX):
+            continue
+        try:
+            found = len(delta_entries(delta.payload))
+        except CorruptStateError as error:
+            raise CheckpointError(
+                f"the state of step {delta.table!r} is not encoded as JSON: {error}",
+                hint="Give the step a state type or codec whose values are JSON.",
+            ) from error
+        assert found == delta.count, f"{delta.table}: a delta of {found} entries says {delta.count}"
+
+
 def joined(deltas: Sequence[Delta]) -> Iterator[Delta]:
     """Joins neighbouring deltas of one table: the engine encodes in small slices, the file wants few rows."""
     run: list[Delta] = []
@@ -173,7 +196,6 @@ def _write_deltas(connection: sqlite3.Connection, ledger: Ledger, epoch: int, de
     rows = []
     for delta in deltas:
         step = ledger.step(delta.table)
-        _check_delta(ledger, step, delta)
         crc = delta_crc(step, epoch, delta.payload)
         rows.append((epoch, step, *delta.groups, delta.count, len(delta.payload), delta.payload, crc))
     write_rows(
@@ -184,20 +206,6 @@ def _write_deltas(connection: sqlite3.Connection, ledger: Ledger, epoch: int, de
     )
     for step in {row[1] for row in rows} & ledger.retyped.keys():
         connection.execute("UPDATE step SET value_type = ? WHERE id = ?", (ledger.retyped[step], step))
-
-
-def _check_delta(ledger: Ledger, step: int, delta: Delta) -> None:
-    seen = ledger.checked.get(step, 0)
-    ledger.checked[step] = seen + 1
-    if seen < DELTAS_CHECKED_FIRST or seen % DELTAS_CHECKED_EVERY == 0:
-        try:
-            found = len(delta_entries(delta.payload))
-        except CorruptStateError as error:
-            raise CheckpointError(
-                f"the state of step {delta.table!r} is not encoded as JSON: {error}",
-                hint="Give the step a state type or codec whose values are JSON.",
-            ) from error
-        assert found == delta.count, f"{delta.table}: a delta of {found} entries says {delta.count}"
 
 
 def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequence[Chunk]) -> None:

@@ -141,6 +141,7 @@ class SqliteStore:
 
     def _commit(self, epoch: Epoch) -> None:
         ledger, connection = self._ledger, self._open_connection()
+        writing.check_deltas(ledger, epoch.deltas)
         epoch = replace(epoch, deltas=list(writing.joined(epoch.deltas)))
         self._options.point("commit.begun")
         self._write(

@@ -384,7 +384,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
     sink = spec.sink(SinkOptions())
     await sink.open(sink_context())
     stored = await sink.recover(None, [])
-    run = chunk(sink, 1, 1, values(0, 3000))
+    run = chunk(sink, 1, 1, values(0, 300))
     mortal.server.pause()
     try:
         with pytest.raises(Unavailable, match="acknowledged nothing"):
@@ -397,7 +397,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
     sink = mortal.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context(2))
     await sink.publish([run], await sink.recover(stored, [run]))
-    assert await mortal.values(name) == values(0, 3000)
+    assert await mortal.values(name) == values(0, 300)
     await sink.close()
 
 

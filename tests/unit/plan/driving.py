@@ -121,10 +121,10 @@ async def drive(
             (lambda bound: MapBatch(bound).run) if stage.stage.boundary else plain_loop if plain else compile_loop
         )
         loop: Transform = make(stage)
-        outlets = [
-            CheckedExit(run, (stage.stage.index, exit.name), exit.edge is None, exit.edge and channels[exit.edge], cut)
-            for exit in stage.stage.exits
-        ]
+        outlets = []
+        for exit in stage.stage.exits:
+            channel = channels[exit.edge] if exit.edge else None
+            outlets.append(CheckedExit(run, (stage.stage.index, exit.name), exit.edge is None, channel, cut))
         left = total
         while left:
             part = await inlet.get()
