@@ -120,14 +120,16 @@ class QueueReader:
 
     async def close(self) -> None:
         """Stops listening, and gives acknowledgements a moment to arrive. The durable stays: it keeps the messages."""
-        self.pulls.stop()
-        if self._ack_now:
-            await self._acknowledge_again()
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, ConnectorError):
             async with asyncio.timeout(CONFIRM_SECONDS):
+                if self._ctx.seen:  # an answer comes behind all deliveries on their way, committed ones among them
+                    await self._stream.consumer(self._consumer)
+                if self._ack_now:
+                    await self._acknowledge_again()
                 while self._unconfirmed and not self._stream.link.lost.done():
                     self._confirmed.clear()
                     await self._confirmed.wait()
+        self.pulls.stop()
 
     async def _prepare(self) -> None:
         wait = self._settings.limits.ack_wait_seconds

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from streamflow.clock import SystemClock
-from streamflow.connect.contracts import Guarantee, Level, SourceSpec
+from streamflow.connect.contracts import Level, SourceSpec
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.running import Running
@@ -39,6 +39,7 @@ class PathGuarantee:
         given: The weaker of what source and sink give.
         asked: What the flow, or the path itself, asks for.
         reasons: Why, for source and sink.
+        weaker: Which of the two reasons it is that gives no more: 0 the source's, 1 the sink's.
     """
 
     source: str
@@ -46,6 +47,7 @@ class PathGuarantee:
     given: Level
     asked: Level
     reasons: tuple[str, str]
+    weaker: int = 1
 
     @property
     def kept(self) -> bool:
@@ -147,9 +149,11 @@ class Flow:
         found = []
         for source, sink in self.graph().paths():
             given = (source.options["spec"].guarantee, sink.options["spec"].sink_guarantee)
-            level = max(given, key=lambda part: list(Level).index(part.level)).level
+            ranks = [list(Level).index(part.level) for part in given]
+            weaker = 0 if ranks[0] > ranks[1] else 1
             asked = sink.options["guarantee"] or self.guarantee
-            found.append(PathGuarantee(source.name, sink.name, level, asked, _reasons(given)))
+            reasons = (given[0].reason, given[1].reason)
+            found.append(PathGuarantee(source.name, sink.name, given[weaker].level, asked, reasons, weaker))
         return found
 
     def check_guarantees(self) -> None:
@@ -161,7 +165,7 @@ class Flow:
         for path in self.guarantees():
             if not path.kept:
                 raise DefinitionError(
-                    f"the path {path.source} -> {path.sink} gives {path.given}, not {path.asked}: {path.reasons[1]}",
+                    f"the path {path.source} -> {path.sink} gives {path.given}, not {path.asked}: {path.reasons[path.weaker]}",
                     hint=f'Accept it with .to(..., guarantee="{path.given}"), or use a sink that gives more.',
                 )
 
@@ -221,7 +225,3 @@ class Flow:
         """
         harness = importlib.import_module("streamflow.testing.harness")
         return harness.FlowTest(self)  # type: ignore[no-any-return]
-
-
-def _reasons(given: tuple[Guarantee, Guarantee]) -> tuple[str, str]:
-    return given[0].reason, given[1].reason
