@@ -7,7 +7,7 @@ other, share it.
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from typing import Any, Final, NamedTuple
@@ -183,8 +183,12 @@ class Progress:
 
 def pack_frames(frames: Sequence[bytes]) -> bytes:
     """Joins frames behind a table: their count, then the length of each, in four bytes with the big end first."""
-    count = len(frames)
-    return struct.pack(f">{count + 1}I", count, *map(len, frames)) + b"".join(frames)
+    return pack_parts(list(map(len, frames)), frames)
+
+
+def pack_parts(sizes: Sequence[int], parts: Iterable[bytes]) -> bytes:
+    """`pack_frames` for frames that are joined in part already: their sizes one by one, and what gives them all."""
+    return struct.pack(f">{len(sizes) + 1}I", len(sizes), *sizes) + b"".join(parts)
 
 
 def split_table(payload: bytes) -> tuple[memoryview, memoryview]:

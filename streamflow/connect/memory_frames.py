@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from streamflow.batch import Headers, Partition
+from streamflow.batch import Chunk, Headers, Partition, split_table
 from streamflow.connect.contracts import Frames
 from streamflow.keys import Key, canonical
 
@@ -69,6 +69,12 @@ def by_partition(frames: Frames, default: Partition) -> dict[Partition, Frames]:
         name = _unpack(frame[1:])[1] if frame >= DRESSED else default
         found.setdefault(name, []).append(frame)
     return dict(found)
+
+
+def names_partitions(chunk: Chunk) -> bool:
+    """Whether a chunk's frames say more than value and key; all frames of a chunk are of one kind."""
+    _, frames = split_table(chunk.payload)
+    return bytes(frames[:1]) == DRESSED
 
 
 def take_apart(frames: Frames, start: int) -> tuple[list[bytes], dict[int, Extras]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamflow.batch import Partition, Position, SourceBatch
+from streamflow.batch import Chunk, Partition, Position, SourceBatch, unpack_frames
 from streamflow.connect.contracts import Frames
 from streamflow.connect.memory_frames import Extras, by_partition, take_apart
 from streamflow.errors import Fenced, NotFound, PositionAhead, RetentionGap, SourceReplaced, Unavailable
@@ -43,11 +43,13 @@ class PartitionLog:
         self._payloads: list[Any] = []
         self._extras: dict[int, Extras] = {}
         self._frames: list[bytes] = []
+        self._packed: list[bytes] = []
+        self._packed_count = 0
 
     @property
     def end(self) -> int:
         """The offset behind the last record."""
-        return self.first + len(self._payloads) + len(self._frames)
+        return self.first + len(self._payloads) + len(self._frames) + self._packed_count
 
     @property
     def payloads(self) -> list[Any]:
@@ -63,9 +65,21 @@ class PartitionLog:
 
     def publish(self, frames: Frames) -> None:
         """Adds a sink's records."""
+        self._unpack()
         self._frames.extend(frames)
 
+    def publish_packed(self, payload: bytes, count: int) -> None:
+        """Adds a sink's records as they were packed; they are unpacked when somebody looks."""
+        self._packed.append(payload)
+        self._packed_count += count
+
+    def _unpack(self) -> None:
+        for payload in self._packed:
+            self._frames.extend(unpack_frames(payload))
+        self._packed, self._packed_count = [], 0
+
     def _take_frames_apart(self) -> None:
+        self._unpack()
         if self._frames:
             values, extras = take_apart(self._frames, self.first + len(self._payloads))
             self._payloads += list(map(self._stored, values))
@@ -167,6 +181,22 @@ class TopicLog:
                 log.extras[log.end] = extras
                 log.payloads.append(payload)
         self.wake()
+
+    @property
+    def takes_packed(self) -> bool:
+        """Whether records may come packed: there is one partition for them, and no fault is to let some through."""
+        return len(self.partitions) == 1 and not self.faults
+
+    def publish_packed(self, fence: Fence | None, chunks: Sequence[Chunk]) -> int:
+        """Adds whole chunks of a sink and returns how many records they hold."""
+        (log,) = self.partitions.values()
+        for chunk in chunks:
+            log.publish_packed(chunk.payload, chunk.count)
+        count = sum(chunk.count for chunk in chunks)
+        if fence is not None:
+            fence.next_seq += count
+        self.wake()
+        return count
 
     def publish(self, fence: Fence | None, frames: Frames) -> None:
         """Adds a sink's records, each together with its sequence number.

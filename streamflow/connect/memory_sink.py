@@ -10,7 +10,7 @@ from typing import Any
 
 from streamflow.batch import Chunk, Fragment, Partition, Progress
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
-from streamflow.connect.memory_frames import BARE, Heads, dressed
+from streamflow.connect.memory_frames import BARE, Heads, dressed, names_partitions
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_source import probe_log
 from streamflow.connect.recovery import progress_at, unpublished
@@ -95,9 +95,13 @@ class MemorySink:
             fence = self._log.held_fence(self._fence_name, self._holder)
             next_seq = max(next_seq, fence.next_seq)
             assert next_seq == fence.next_seq, f"record {fence.next_seq} was never published, {next_seq} comes next"
-        frames = unpublished(chunks, next_seq)
-        self._log.publish(fence, frames)
-        return progress_at(next_seq + len(frames), at, chunks)
+        if chunks[0].first_seq == next_seq and self._log.takes_packed and not any(map(names_partitions, chunks)):
+            count = self._log.publish_packed(fence, chunks)
+        else:
+            frames = unpublished(chunks, next_seq)
+            self._log.publish(fence, frames)
+            count = len(frames)
+        return progress_at(next_seq + count, at, chunks)
 
     async def close(self) -> None:
         self._holder = 0

@@ -10,10 +10,11 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
 from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
+from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken, split_table
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.intake import Cut, Intake
@@ -97,6 +98,31 @@ class Parts:
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
     digest: bytes
+
+
+class Digest:
+    """Digest of an epoch: of the one before, its state changes and its outputs, however these were cut into chunks."""
+
+    def __init__(self, before: bytes, deltas: Sequence[Delta], chunks: Sequence[Chunk]) -> None:
+        self.value = b""
+        self._before = before
+        self._deltas = deltas
+        self._chunks = chunks
+
+    def compute(self) -> bytes:
+        """Hashes; runs on the store's thread, where large outputs do not hold up the loop."""
+        outputs: dict[str, tuple[Any, Any]] = {}
+        for chunk in self._chunks:
+            sizes, frames = outputs.setdefault(chunk.sink, (blake2b(digest_size=16), blake2b(digest_size=16)))
+            table, joined = split_table(chunk.payload)
+            sizes.update(table)
+            frames.update(joined)
+        changes = [part for delta in self._deltas for part in (delta.table.encode(), delta.payload)]
+        results = [
+            part for sink in sorted(outputs) for part in (sink.encode(), *(hash.digest() for hash in outputs[sink]))
+        ]
+        self.value = stable_hash(self._before, *changes, *results)
+        return self.value
 
 
 class Committer:
@@ -194,11 +220,7 @@ class Committer:
             own, ahead = staging.take(cut.epoch)
             chunks += own
             spilled += ahead
-        digest = stable_hash(
-            self._digest,
-            *(part for delta in deltas for part in (delta.table.encode(), delta.payload)),
-            *(part for staging in self._parts.stagings for part in staging.digest(cut.epoch)),
-        )
+        digest = Digest(self._digest, deltas, [*spilled, *chunks])
         progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
         taken = cut.taken()
         epoch = Epoch(
@@ -211,13 +233,13 @@ class Committer:
             deltas=deltas,
             chunks=chunks,
             progress=progress,
-            digest=digest,
+            digest=digest.compute,
             records=cut.records,
             started=cut.started,
         )
         await self._on_thread(self._store.commit(epoch))
         # -- the commit point: from here on the epoch is true ------------------------------------------------------
-        self._digest, self.last_epoch, self._stored = digest, cut.epoch, progress
+        self._digest, self.last_epoch, self._stored = digest.value, cut.epoch, progress
         del self._intake.cuts[cut.epoch]
         for name, outbox in self._parts.outboxes.items():
             outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])

@@ -244,7 +244,8 @@ class Intake:
                     if ready.values:
                         inputs.append(SourceInput(pump.name, len(values), ready.records))
                         values += ready.values
-                        ports += [self._ports[pump.name]] * len(ready.values)
+                        if len(self.pumps) > 1:
+                            ports += [self._ports[pump.name]] * len(ready.values)
                     room -= len(ready.records)
 
     def _account(self, source: str, records: SourceBatch, size_bytes: int, line: list[Any]) -> None:
@@ -272,7 +273,8 @@ class Intake:
             self._account(PUSHED, records, len(push.payload), line)
             inputs.append(SourceInput(PUSHED, len(values), records))
             values.append(push.value)
-            ports.append(self._ports[push.source])
+            if len(self.pumps) > 1:
+                ports.append(self._ports[push.source])
             self._cut.pushed.append(push)
 
     def waiting_pushes(self) -> list[Pushed]:

@@ -9,10 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from hashlib import blake2b
 from typing import Final
 
-from streamflow.batch import Chunk, Fragment, Progress, pack_frames, split_table
+from streamflow.batch import Chunk, Fragment, Progress, pack_parts
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import EncodeError, StepError, StreamflowError, Unavailable
@@ -102,27 +101,29 @@ class Staging:
         self._spill = spill
         self._seq = next_seq
         self._epoch = epoch
-        self._frames: list[bytes] = []
-        self._frames_bytes = 0
+        self._sizes: list[int] = []
+        self._joined: list[bytes] = []
+        self._joined_bytes = 0
         self._chunks: list[Chunk] = []
         self._chunks_bytes = 0
         self._spilled: list[Chunk] = []
         self._sealed: dict[int, tuple[list[Chunk], list[Chunk]]] = {}
-        self._hash, self._lengths_hash = blake2b(digest_size=16), blake2b(digest_size=16)
-        self._digests: dict[int, bytes] = {}
 
     @property
     def size_bytes(self) -> int:
         """Bytes staged for the epoch in the making."""
-        return self._frames_bytes + self._chunks_bytes
+        return self._joined_bytes + self._chunks_bytes
 
     async def put(self, part: Fragment) -> None:
         """Takes a fragment; closes the epoch's chunks at a barrier."""
         if part.values:
             frames = self._encode(part)
-            self._frames += frames
-            self._frames_bytes += sum(map(len, frames))
-            if self._frames_bytes >= self._world.settings.chunk_bytes:
+            # joined while they are at hand: thousands of small objects kept until the chunk is cut cost more
+            joined = b"".join(frames)
+            self._sizes += map(len, frames)
+            self._joined.append(joined)
+            self._joined_bytes += len(joined)
+            if self._joined_bytes >= self._world.settings.chunk_bytes:
                 self._cut()
                 if self._chunks_bytes > self._world.settings.epoch_bytes_max:
                     await self._spill(self._chunks)
@@ -135,30 +136,20 @@ class Staging:
         """The closed epoch's chunks: those to commit, and those that were written ahead."""
         return self._sealed.pop(epoch)
 
-    def digest(self, epoch: int) -> tuple[bytes, bytes]:
-        """The sink's name and a digest of the frames of a closed epoch, however they were cut into chunks."""
-        return self.step.name.encode(), self._digests.pop(epoch)
-
     def _cut(self) -> None:
-        if self._frames:
+        if self._sizes:
             index = len(self._spilled) + len(self._chunks)
-            payload = pack_frames(self._frames)
-            lengths, frames = split_table(payload)
-            self._lengths_hash.update(lengths)
-            self._hash.update(frames)
-            chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._frames), payload)
+            payload = pack_parts(self._sizes, self._joined)
+            chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._sizes), payload)
             self._chunks.append(chunk)
             self._chunks_bytes += len(payload)
             self._seq += chunk.count
-            self._frames, self._frames_bytes = [], 0
+            self._sizes, self._joined, self._joined_bytes = [], [], 0
 
     def _close(self, epoch: int) -> None:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
         self._sealed[epoch] = (self._chunks, self._spilled)
-        self._hash.update(self._lengths_hash.digest())
-        self._digests[epoch] = self._hash.digest()
-        self._hash, self._lengths_hash = blake2b(digest_size=16), blake2b(digest_size=16)
         self._chunks, self._spilled, self._chunks_bytes = [], [], 0
         self._epoch += 1
 

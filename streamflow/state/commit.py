@@ -63,12 +63,13 @@ def _claim(connection: sqlite3.Connection, ledger: Ledger, epoch: Epoch, at_ms: 
     duration = 1000 * (time.perf_counter() - epoch.started) if epoch.started else 0.0
     entries = sum(delta.count for delta in epoch.deltas)
     fields = (epoch.epoch, epoch.number, epoch.now_ms, at_ms, ledger.generation, epoch.records, entries, size)
+    digest = epoch.digest()
     cursor = connection.execute(
         "INSERT INTO epoch SELECT ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ? "
         "WHERE (SELECT coalesce(max(epoch), 0) FROM epoch) = ? "
         "AND (SELECT value FROM meta WHERE key = 'generation') = ?",
         (
-            *(*fields, epoch.digest, fields_crc(*fields, epoch.digest), duration),
+            *(*fields, digest, fields_crc(*fields, digest), duration),
             *(epoch.epoch - 1, ledger.generation),
         ),
     )

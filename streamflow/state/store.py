@@ -58,7 +58,7 @@ class Epoch:
         deltas: State changes.
         chunks: Outputs for the outbox, except those spilled before.
         progress: The sinks' progress as known now; rows of chunks below ``next_seq`` may go.
-        digest: Digest of state changes and outputs.
+        digest: Computes the digest of state changes and outputs; called once, on the store's thread.
         records: Number of input records, for `checkpoints`.
         started: `time.perf_counter` at its barrier, to tell how long it took.
     """
@@ -72,7 +72,7 @@ class Epoch:
     deltas: Sequence[Delta] = ()
     chunks: Sequence[Chunk] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
-    digest: bytes = b""
+    digest: Callable[[], bytes] = bytes
     records: int = 0
     started: float = 0.0
 

@@ -62,7 +62,7 @@ def full_epoch(number: int) -> Epoch:
         ],
         chunks=[chunk(number, number)],
         progress={"alerts": Progress(number - 1, number, b"cursor %d" % (number - 1))} if number > 1 else {},
-        digest=b"digest %d" % number,
+        digest=lambda: b"digest %d" % number,
         records=number,
     )
 
