@@ -55,7 +55,9 @@ def state_spec(state: Any, ttl: Duration | None, migrate: Callable[[Any], Any] |
     if isinstance(state, MapSpec | ListSpec):
         if ttl is not None:
             raise DefinitionError("ttl= is for plain state; items of a map or list do not expire")
-        spec = StateSpec("map" if isinstance(state, MapSpec) else "list", state.value, None, None, migrate)
+        is_map = isinstance(state, MapSpec)
+        sub_type = state.key if isinstance(state, MapSpec) else None
+        spec = StateSpec("map" if is_map else "list", state.value, migrate=migrate, sub_type=sub_type)
     elif isinstance(state, type):
         spec = StateSpec("value", state, state, ttl_ms, migrate)
     elif callable(state):

@@ -238,6 +238,12 @@ class Stream(Generic[T]):
             raise DefinitionError("merge got a stream of another flow")
         builder = self._flow._builder
         keyed = all(stream._step.keyed for stream in streams)
+        key_types = {getattr(stream, "_key_type", None) for stream in streams} - {None}
+        if keyed and len(key_types) > 1:
+            raise DefinitionError(
+                f"merge got streams with keys of different types: {', '.join(sorted(map(str, key_types)))}",
+                hint="Give them keys of one type, or merge them before key_by.",
+            )
         step = builder.add(
             "merge", builder.stateless_name("merge", None, name), [stream._port for stream in streams], keyed=keyed
         )

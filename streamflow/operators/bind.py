@@ -153,6 +153,10 @@ class BoundStage:
 
     # -- time and errors --------------------------------------------------------------------------
 
+    def resume(self, now_ms: int) -> None:
+        """Goes on behind a checkpoint: what was due by its time has been acted on."""
+        self._acted = (0, now_ms)
+
     def ticks(self, batch: MicroBatch) -> bool:
         """Whether this is the first fragment of a number with a later time than the last one acted on."""
         number, now_ms = self._acted

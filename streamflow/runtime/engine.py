@@ -179,6 +179,7 @@ class Engine:
                     table.installed()
             for timers in stage.timers.values():
                 timers.installed()
+            stage.resume(checkpoint.now_ms)
         self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin)
         self.outboxes = {
             step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))

@@ -154,6 +154,7 @@ class Committer:
         }
         self._breathed = 0.0
         self._store_jobs = 0
+        self._cost_seconds = 0.0
 
     def breathe(self) -> None:
         """Sleeps a moment while the store's thread has work.
@@ -164,7 +165,8 @@ class Committer:
             now = time.perf_counter()
             if now - self._breathed > BREATH_SECONDS:
                 give_way(50e-6)
-                self._breathed = now
+                self._breathed = time.perf_counter()
+                self._cost_seconds += self._breathed - now
 
     async def run(self) -> None:
         """Commits until cancelled; folds in between."""
@@ -212,7 +214,7 @@ class Committer:
             await self.note(behind)
 
     async def _commit(self, cut: Cut) -> None:
-        began = self._world.clock.monotonic()
+        self._cost_seconds = 0.0
         deltas = await self._encode()
         chunks: list[Chunk] = []
         spilled: list[Chunk] = []
@@ -248,7 +250,7 @@ class Committer:
         for push in cut.pushed:
             if not push.done.done():
                 push.done.set_result(cut.epoch)
-        self._pacer.committed(self._world.clock.monotonic() - began)
+        self._pacer.committed(self._cost_seconds)
         size = sum(len(delta.payload) for delta in deltas) + sum(len(chunk.payload) for chunk in chunks)
         self._world.instrument.committed(cut.epoch, cut.records, size, time.perf_counter() - cut.started)
         self.acknowledge(cut.epoch, taken)
@@ -256,19 +258,22 @@ class Committer:
 
     async def _encode(self) -> list[Delta]:
         """Encodes what the barrier sealed, in slices, giving way to the loop between them."""
+        clock = self._world.clock.monotonic
         deltas: list[Delta] = []
-        ends = time.perf_counter() + SLICE_SECONDS
+        began = clock()
         for table in self._parts.tables:
             slices: list[Delta] = []
             while (part := table.encode(SLICE_ENTRIES)) is not None:
                 slices.append(part)
-                if time.perf_counter() > ends:
+                if clock() - began > SLICE_SECONDS:
+                    self._cost_seconds += clock() - began
                     await asyncio.sleep(0)
-                    ends = time.perf_counter() + SLICE_SECONDS
+                    began = clock()
             if slices:
                 # one blob per table, whatever the slices were: digests must not depend on them
-                payload = b"[" + b",".join(part.payload[1:-1] for part in slices) + b"]"
+                payload = b"[" + b",".join([part.payload[1:-1] for part in slices]) + b"]"
                 deltas.append(Delta(table.name, slices[0].groups, sum(part.count for part in slices), payload))
+        self._cost_seconds += clock() - began
         return deltas
 
     async def _on_thread(self, work: Awaitable[Any]) -> Any:

@@ -107,7 +107,7 @@ class Intake:
         self._cut = Cut()
         self._dirty = False
         self._fires = False
-        self._acted_ms = 0
+        self._acted_ms = start.now_ms
         self._stopping = False
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None

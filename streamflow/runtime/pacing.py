@@ -43,7 +43,7 @@ class Pacer:
         """The last barrier's epoch is durable.
 
         Args:
-            cost_seconds: What sealing, encoding and committing took from processing.
+            cost_seconds: What sealing, encoding and giving way to the store's thread took from the loop.
         """
         self._cost_seconds = cost_seconds
         self.idle = True
