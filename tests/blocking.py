@@ -49,9 +49,7 @@ class BlockingDetector:
         finally:
             blockbuster.deactivate()
 
-    def _allows(
-        self, function: BlockBusterFunction, allowed_by_arguments: Callable[..., bool]
-    ) -> Callable[..., bool]:
+    def _allows(self, function: BlockBusterFunction, allowed_by_arguments: Callable[..., bool]) -> Callable[..., bool]:
         def allows(*args: Any, **kwargs: Any) -> bool:
             if not self.enabled or allowed_by_arguments(*args, **kwargs):
                 return True

@@ -101,9 +101,7 @@ def _print_summary(outcomes: list[Outcome]) -> None:
     passed = sum(outcome.count("passed", "xfailed") for outcome in outcomes)
     failed = sum(outcome.count("failed", "error", "errors", "xpassed") for outcome in outcomes)
     # A part that broke off (usage error, crash) counts no failed test and has failed all the same.
-    failed += sum(
-        1 for outcome in outcomes if not outcome.succeeded and not outcome.count("failed", "error", "errors")
-    )
+    failed += sum(1 for outcome in outcomes if not outcome.succeeded and not outcome.count("failed", "error", "errors"))
     skipped = sum(outcome.count("skipped") for outcome in outcomes)
     if passed or failed or skipped:
         print(f"{passed} passed, {failed} failed, {skipped} skipped")

@@ -14,6 +14,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from streamflow.batch import Chunk, Fragment, Headers, Partition, Position, Progress, SourceBatch, Taken
 from streamflow.codecs import Codec
+from streamflow.graph import OnError
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -245,6 +246,23 @@ class SourceSpec(Protocol[T]):
         ...
 
     def source(self) -> Source: ...
+
+
+@runtime_checkable
+class RowEncoding(Protocol):
+    """What a sink spec may offer besides: frames made from the value alone, so that the step's loop encodes at once."""
+
+    def row_encoder(self, options: SinkOptions) -> Callable[[Any], bytes] | None:
+        """Returns a pure function from value to frame that equals `Sink.encode`; None if that needs more.
+
+        The function raises ValueError or TypeError for what it refuses.
+        """
+        ...
+
+
+def row_encoder(spec: object, options: SinkOptions, on_error: OnError) -> Callable[[Any], bytes] | None:
+    """A sink's row encoder, where it has one and an error in it may stop the flow."""
+    return spec.row_encoder(options) if isinstance(spec, RowEncoding) and on_error is OnError.STOP else None
 
 
 @runtime_checkable

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 
@@ -161,6 +161,14 @@ class MemoryTopic(Generic[T]):
         codec = self._codec
         encode = _encode_untyped if codec is None else codec.encode
         return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options))
+
+    def row_encoder(self, options: SinkOptions) -> Callable[[T], bytes] | None:
+        """JSON of the value is a frame by itself, where nothing is to be kept beside it."""
+        if options != SinkOptions():
+            return None
+        if self._codec is None:
+            return _encode_untyped
+        return self._codec.encode if self._codec.name == "json" else None
 
     # What its other producers and consumers do.
 

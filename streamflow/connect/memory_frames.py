@@ -5,6 +5,7 @@ A mark comes first, and frames that name a partition sort behind all others:
 - ``00`` value
 - ``01`` size of the key in four bytes, key, value
 - ``02`` value, partition, key and headers in MessagePack
+- anything above: the value itself, whose first byte this is; so JSON needs no mark
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from streamflow.keys import Key, canonical
 BARE: Final = b"\x00"
 KEYED: Final = b"\x01"
 DRESSED: Final = b"\x02"
+UNMARKED: Final = b"\x03"
 
 HEADS_MAX: Final = 65_536
 """Most keys whose heads are remembered."""
@@ -62,11 +64,11 @@ def dressed(value: bytes, partition: Partition, key: Key, headers: Headers | Non
 
 def by_partition(frames: Frames, default: Partition) -> dict[Partition, Frames]:
     """Sorts frames by the partition they name, those that name none under ``default``."""
-    if max(frames, default=BARE) < DRESSED:
+    if not any(frame[:1] == DRESSED for frame in frames):
         return {default: frames}
     found: dict[Partition, list[bytes]] = {}
     for frame in frames:
-        name = _unpack(frame[1:])[1] if frame >= DRESSED else default
+        name = _unpack(frame[1:])[1] if frame[:1] == DRESSED else default
         found.setdefault(name, []).append(frame)
     return dict(found)
 
@@ -83,7 +85,9 @@ def take_apart(frames: Frames, start: int) -> tuple[list[bytes], dict[int, Extra
     extras: dict[int, Extras] = {}
     by_key: dict[bytes, Extras] = {}
     for offset, frame in enumerate(frames, start):
-        if frame < KEYED:
+        if frame >= UNMARKED:
+            values.append(frame)
+        elif frame < KEYED:
             values.append(frame[1:])
         elif frame < DRESSED:
             key_end = 5 + int.from_bytes(frame[1:5], "big")

@@ -164,8 +164,9 @@ class Flow:
         """
         for path in self.guarantees():
             if not path.kept:
+                why = path.reasons[path.weaker]
                 raise DefinitionError(
-                    f"the path {path.source} -> {path.sink} gives {path.given}, not {path.asked}: {path.reasons[path.weaker]}",
+                    f"the path {path.source} -> {path.sink} gives {path.given}, not {path.asked}: {why}",
                     hint=f'Accept it with .to(..., guarantee="{path.given}"), or use a sink that gives more.',
                 )
 

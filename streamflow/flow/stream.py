@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streamflow.batch import Headers
 from streamflow.clock import Duration, duration_ms
-from streamflow.connect.contracts import Level, SinkOptions, SinkSpec
+from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.state import batch_functions
@@ -362,13 +362,15 @@ class Stream(Generic[T]):
             raise DefinitionError(
                 f"{sink!r:.60} is not a sink", hint="Pass what a connector made, e.g. nats.stream(...)."
             )
+        options = SinkOptions(key, headers, subject, partition)
         self._flow._builder.add(
             SINK,
             name or sink.name,
             [self._port],
             keyed=self._step.keyed,
             spec=sink,
-            sink_options=SinkOptions(key, headers, subject, partition),
+            sink_options=options,
+            row_encoder=row_encoder(sink, options, build.check_policy(on_error)),
             guarantee=None if guarantee is None else Level(guarantee),
             on_error=build.check_policy(on_error),
         )

@@ -19,8 +19,8 @@ from typing import Any
 
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
-from streamflow.errors import StepError, StreamflowError
-from streamflow.graph import Graph, OnError, Step
+from streamflow.errors import EncodeError, StepError, StreamflowError
+from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
@@ -107,6 +107,9 @@ class BoundStage:
             "lost": self.lost,
             "ticks": self.ticks,
         }
+        for x, exit in enumerate(self.stage.exits):
+            if exit.encodes:
+                self.env[f"encode{x}"] = self.graph.step(f"{SINK}:{exit.name}").options["row_encoder"]
         for n, step in enumerate(self.stage.steps):
             self.env |= {f"{name}{n}": value for name, value in self._bind(n, step).items()}
 
@@ -173,8 +176,11 @@ class BoundStage:
         """Makes the error that stops the flow out of what a step raised, with its exact place."""
         if isinstance(error, StreamflowError) and not isinstance(error, StepError):
             return error
-        step, key = self._culprit(error.__traceback__)
-        where = self.place(part, row, key)
+        found, key = self._culprit(error.__traceback__)
+        if found >= len(self.stage.steps):
+            sink = self.stage.exits[found - len(self.stage.steps)].name
+            return refused_by_sink(sink, key, self.place(part, row), error)
+        step, where = self.stage.steps[found], self.place(part, row, key)
         at = _users_line(error.__traceback__)
         hint = getattr(error, "hint", "") or "Fix the step or the record; on_error=sf.skip leaves such records out."
         if isinstance(error, StepError):
@@ -182,8 +188,11 @@ class BoundStage:
         what = f"{type(error).__name__}: {error}"
         return StepError(f"step {step.name!r} raised {what}{at} ({where})", step=step.name, hint=hint)
 
-    def _culprit(self, trace: TracebackType | None) -> tuple[Step, Key]:
-        """The step that raised and the key it was working on; MISSING where it has none."""
+    def _culprit(self, trace: TracebackType | None) -> tuple[int, Any]:
+        """The step that raised and the key it was working on; MISSING where it has none.
+
+        Exits count behind the steps; what a sink was working on is the value.
+        """
         found, key = self.blamed or (0, MISSING)
         self.blamed = None
         while trace is not None:
@@ -191,7 +200,7 @@ class BoundStage:
                 found, name = self.step_of_line[trace.tb_lineno]
                 key = trace.tb_frame.f_locals.get(name, MISSING) if name else MISSING
             trace = trace.tb_next
-        return self.stage.steps[found], key
+        return found, key
 
     def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
         """Counts a record that policy ``skip`` leaves out."""
@@ -400,3 +409,14 @@ def _router(step: Step) -> Callable[[Any], int]:
 def handled(step: Step) -> bool:
     """Whether a step has an error policy other than stop."""
     return step.options.get("on_error", OnError.STOP) is not OnError.STOP
+
+
+def refused_by_sink(sink: str, value: object, where: str, error: Exception) -> EncodeError:
+    """Makes the error for a value that a sink cannot encode."""
+    reason = error.message if isinstance(error, StreamflowError) else f"{type(error).__name__}: {error}"
+    return EncodeError(
+        f"sink {sink!r} cannot encode {value!r:.80} ({where}): {reason}",
+        step=sink,
+        hint=(error.hint if isinstance(error, StreamflowError) else "")
+        or "Map it to what the sink's value= says, or leave such records out with .to(..., on_error=sf.skip).",
+    )

@@ -7,7 +7,7 @@ recursion into which one can step. It gives a fragment per row that reaches an e
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from streamflow.batch import END, Fragment, Origin
@@ -67,11 +67,20 @@ class _Plain:
         out = []
         for x, (keyed, edge) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
+            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes:
+                rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
             columns = (keys if keyed else None, ports if edge else None, origins if edge else None)
             out.append(Fragment(part.batch, values, last, *columns, upto))
         return tuple(out)
+
+    def _encoded(self, x: int, left: _Left) -> _Left:
+        row = left[1]
+        self.bound.blamed = (len(self.bound.stage.steps) + x, row.value)
+        frame = self.bound.env[f"encode{x}"](row.value)
+        self.bound.blamed = None
+        return (left[0], replace(row, value=frame), *left[2:])
 
     def _enter(self, entry: Entry, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         if entry.into:

@@ -127,7 +127,7 @@ class _Writer:
                 names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
                 names.append(f"c{n}")
-        return names
+        return names + [f"encode{x}" for x, exit in enumerate(self.stage.exits) if exit.encodes]
 
     def _prologue(self) -> None:
         self.line("batch, values, last, keys, ports, origins, upto = part")
@@ -241,6 +241,13 @@ class _Writer:
         return f"({', '.join(parts)}{',' if parts else ''})"
 
     def _leave(self, x: int, port: Port, scope: _Scope, port_number: int) -> None:
+        if x < len(self.stage.exits) and self.stage.exits[x].encodes:
+            # blamed on the sink, which stands behind the steps
+            before = self.step, self.key
+            self.step, self.key = len(self.stage.steps) + x, scope.value
+            self.line(f"add_xv{x}(encode{x}({scope.value}))")
+            self.step, self.key = before
+            return
         columns = self._columns(self._exits()[x])
         key = scope.key if self.view.keyed(port) else "None"
         cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}

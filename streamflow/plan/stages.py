@@ -50,11 +50,13 @@ class Exit:
         name: The sink's name; for an edge the number of the target stage as text.
         edge: The edge, or None for a sink.
         keyed: Whether rows carry keys.
+        encodes: Whether the loop makes frames of the rows.
     """
 
     name: str
     edge: Edge | None
     keyed: bool
+    encodes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,11 @@ def _entries(graph: Graph, index: int, stage_of: dict[str, int]) -> list[Entry]:
 def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]) -> tuple[Exit, ...]:
     exits = [Exit(str(edge.target), edge, edge.keyed) for edge in edges if edge.source == index]
     sinks = [sink for sink in graph.of_kind(SINK) if stage_of[sink.inputs[0].step] == index]
-    return (*exits, *(Exit(sink.name, None, sink.keyed) for sink in sinks))
+    boundary = any(step.traits.boundary and stage_of[step.id] == index for step in graph.steps)
+    for sink in sinks:
+        encodes = not boundary and sink.options.get("row_encoder") is not None
+        exits.append(Exit(sink.name, None, sink.keyed and not encodes, encodes))
+    return tuple(exits)
 
 
 def leaving(stage: Stage, port: Port, step: Step) -> tuple[int, int]:

@@ -180,11 +180,12 @@ class Engine:
             for timers in stage.timers.values():
                 timers.installed()
             stage.resume(checkpoint.now_ms)
-        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin)
+        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill)
         self.outboxes = {
             step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
             for step in graph.of_kind(SINK)
         }
+        encoded = {exit.name for stage in job.plan.stages for exit in stage.exits if exit.encodes}
         self.stagings = {
             step.name: Staging(
                 step,
@@ -192,7 +193,7 @@ class Engine:
                 self.outboxes[step.name].next_seq,
                 checkpoint.epoch + 1,
                 world=self.world,
-                spill=self._spill,
+                encoded=step.name in encoded,
             )
             for step in graph.of_kind(SINK)
         }

@@ -14,8 +14,9 @@ from typing import Final
 from streamflow.batch import Chunk, Fragment, Progress, pack_parts
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
-from streamflow.errors import EncodeError, StepError, StreamflowError, Unavailable
+from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
+from streamflow.operators.bind import refused_by_sink
 from streamflow.runtime.pump import BACKOFF_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
@@ -82,7 +83,7 @@ class Staging:
         encoder: The sink that encodes; replaced when the sink is opened again.
         next_seq: Number of the next frame.
         epoch: The epoch in the making.
-        spill: Writes chunks ahead of the commit.
+        encoded: Whether rows come as frames already, made in the step's loop.
     """
 
     def __init__(
@@ -93,12 +94,12 @@ class Staging:
         epoch: int,
         *,
         world: World,
-        spill: Callable[[Sequence[Chunk]], Awaitable[None]],
+        encoded: bool,
     ) -> None:
         self.step = step
         self.encoder = encoder
         self._world = world
-        self._spill = spill
+        self._encoded = encoded
         self._seq = next_seq
         self._epoch = epoch
         self._sizes: list[int] = []
@@ -117,7 +118,7 @@ class Staging:
     async def put(self, part: Fragment) -> None:
         """Takes a fragment; closes the epoch's chunks at a barrier."""
         if part.values:
-            frames = self._encode(part)
+            frames = part.values if self._encoded else self._encode(part)
             # joined while they are at hand: thousands of small objects kept until the chunk is cut cost more
             joined = b"".join(frames)
             self._sizes += map(len, frames)
@@ -126,7 +127,7 @@ class Staging:
             if self._joined_bytes >= self._world.settings.chunk_bytes:
                 self._cut()
                 if self._chunks_bytes > self._world.settings.epoch_bytes_max:
-                    await self._spill(self._chunks)
+                    await self._world.spill(self._chunks)
                     self._spilled += self._chunks
                     self._chunks, self._chunks_bytes = [], 0
         if part.last and part.batch.barrier is not None:
@@ -170,21 +171,11 @@ class Staging:
             try:
                 found += self.encoder.encode(one)
             except Exception as error:
-                refused = self._refused(value, key, part, error)
+                refused = refused_by_sink(self.step.name, value, f"number {part.batch.number}", error)
                 if self.step.options["on_error"] is not OnError.SKIP:
                     raise refused from error
                 self._world.skipped(self.step.name, f"number {part.batch.number}", refused)
         return found
-
-    def _refused(self, value: object, key: object, part: Fragment, error: Exception) -> StepError:
-        reason = error.message if isinstance(error, StreamflowError) else f"{type(error).__name__}: {error}"
-        about = f" for key {key!r:.60}" if key is not None else ""
-        return EncodeError(
-            f"sink {self.step.name!r} cannot encode {value!r:.80}{about} (number {part.batch.number}): {reason}",
-            step=self.step.name,
-            hint=(error.hint if isinstance(error, StreamflowError) else "")
-            or "Map it to what the sink's value= says, or leave such records out with .to(..., on_error=sf.skip).",
-        )
 
 
 class Publisher:

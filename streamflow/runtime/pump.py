@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamflow.batch import Partition, Position, SourceBatch, Taken
+from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import Source, SourceContext
@@ -271,13 +271,14 @@ class Pump:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the parts of a shard share: time, settings, and whom to tell."""
+    """What the parts of a shard share: time, settings, whom to tell, and what they may ask of the committer."""
 
     clock: Clock
     settings: Settings
     instrument: Instrument
     skipped: Callable[[str, str, Exception], None]
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
+    spill: Callable[[Sequence[Chunk]], Awaitable[None]]
 
 
 async def _quietly_close(source: Source) -> None:

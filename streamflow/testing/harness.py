@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.clock import Duration, VirtualClock, duration_ms
+from streamflow.connect.contracts import row_encoder
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
@@ -257,4 +258,7 @@ class FlowTest:
             codec = getattr(spec, "codec", None)
             topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
         self._topics[step.id] = topic
-        return dataclasses.replace(step, options={**step.options, "spec": topic})
+        options = {**step.options, "spec": topic}
+        if step.kind == SINK:
+            options["row_encoder"] = row_encoder(topic, step.options["sink_options"], step.options["on_error"])
+        return dataclasses.replace(step, options=options)

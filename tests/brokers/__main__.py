@@ -12,9 +12,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command over the named brokers, all by default; return the exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.brokers", description=__doc__)
     parser.add_argument("command", choices=sorted(COMMANDS))
-    parser.add_argument(
-        "brokers", nargs="*", metavar="broker", help=f"of {', '.join(BROKERS)}; all by default"
-    )
+    parser.add_argument("brokers", nargs="*", metavar="broker", help=f"of {', '.join(BROKERS)}; all by default")
     options = parser.parse_args(arguments)
     unknown = [name for name in options.brokers if name not in BROKERS]
     if unknown:

@@ -50,6 +50,7 @@ class NatsServer:
             extra_config: More configuration in the server's own syntax: users, token, nkeys, tls ... Read
                 anew from the attribute at each start.
             port: The port to bind; a free one by default.
+            sync: The server's `sync_interval`: `always`, or a time such as `2m`.
         """
         self.extra_config = extra_config
         self.sync = sync

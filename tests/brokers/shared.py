@@ -71,9 +71,7 @@ def up(kind: BrokerKind) -> Shared:
     else:
         record = _read_record(kind)
         how = record.how if record and record.url == url else "found"
-        return Shared(
-            url, how, detail, started_now=False, log_path=_log_path(kind) if how == "native" else None
-        )
+        return Shared(url, how, detail, started_now=False, log_path=_log_path(kind) if how == "native" else None)
     if engine_answers():
         return _up_docker(kind, url)
     return _up_native(kind, url)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 import streamflow as sf
 from streamflow_nats import Nats
@@ -36,7 +37,7 @@ class Counted:
     gap: int
 
 
-def make_flow(url: str, state: str, mode: str = "chain") -> sf.Flow:
+def make_flow(url: str, state: str, mode: Literal["chain", "batch"] = "chain") -> sf.Flow:
     """Builds the flow over the streams IN and OUT of a server."""
     nats = Nats(url)
     flow = sf.Flow("kill-me", state=state)
@@ -48,7 +49,7 @@ def make_flow(url: str, state: str, mode: str = "chain") -> sf.Flow:
         ctx.state.count, ctx.state.last = ctx.state.count + 1, record.n
         yield Counted(record.key, record.n, ctx.state.count, gap)
 
-    counted.to(nats.stream("OUT", subject="out", value=Counted, mode=mode))  # type: ignore[arg-type]
+    counted.to(nats.stream("OUT", subject="out", value=Counted, mode=mode))
     return flow
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 import nats
+from nats.aio.client import Client
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 
@@ -80,7 +81,7 @@ async def _ignore(*_: object) -> None:
     """The feeder notices a lost connection by its own calls."""
 
 
-async def _publish(client: nats.aio.client.Client, records: list[tuple[str, bytes]]) -> None:
+async def _publish(client: Client, records: list[tuple[str, bytes]]) -> None:
     """Publishes records one behind the other, so that a lost one leaves no later one in front of it."""
     jetstream = client.jetstream(timeout=2)
     for message_id, payload in records:

@@ -14,8 +14,8 @@ from streamflow.runtime.engine import Job
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.executor import InlineExecutor
-from streamflow.state.sqlite import SqliteStore, StoreOptions
 from streamflow.state.files import copy_as_found
+from streamflow.state.sqlite import SqliteStore, StoreOptions
 
 QUIET_TURNS = 40
 

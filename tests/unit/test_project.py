@@ -14,9 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-CONNECTORS = sorted(
-    path.name for path in (ROOT / "connectors").iterdir() if path.name.startswith("streamflow_")
-)
+CONNECTORS = sorted(path.name for path in (ROOT / "connectors").iterdir() if path.name.startswith("streamflow_"))
 SOURCE_LINES_MAX = 500
 
 
@@ -68,9 +66,7 @@ def test_a_connector_is_declared_everywhere(package):
     layers.read(ROOT / ".importlinter")
     assert package in layers["importlinter"]["root_packages"].split()
     assert package in layers["importlinter:contract:layers"]["layers"]
-    assert (
-        package in layers["importlinter:contract:connectors-use-public-contracts"]["source_modules"].split()
-    )
+    assert package in layers["importlinter:contract:connectors-use-public-contracts"]["source_modules"].split()
 
 
 def test_every_part_of_the_core_has_a_layer():

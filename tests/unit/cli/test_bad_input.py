@@ -123,7 +123,9 @@ def test_a_step_that_raises(project):
 
 
 def test_a_lambda_in_state(project):
-    text = STATEFUL.format(kind="object", name="accounts").replace("ctx.state.spent += 1", "ctx.state.spent = lambda: 1")
+    text = STATEFUL.format(kind="object", name="accounts").replace(
+        "ctx.state.spent += 1", "ctx.state.spent = lambda: 1"
+    )
     project.path("in.txt").write_text("ann\n")
     said = ("state of step 'accounts'", "key 'ann'", "Keep plain values in state")
     assert_refused(project("run", project.write(text)), 1, *said)

@@ -13,8 +13,7 @@ from streamflow.errors import StepError
 from streamflow.flow import Flow
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import compile_loop
-from streamflow.plan import make_plan
-from tests.unit.plan.driving import drive
+from tests.unit.plan.driving import drive, plan_of
 
 plains = pytest.mark.parametrize("plain", [False, True])
 
@@ -137,7 +136,7 @@ def test_a_loop_compiled_again_leaves_no_text_behind():
 
     flow = Flow("compiled-often")
     flow.source(sf.MemoryTopic("in")).map(boom, name="bad").to(sf.MemoryTopic("out"))
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     bound = BoundStage(plan.graph, plan.stages[0], lambda *lost: None)
     for _ in range(50):
         compile_loop(bound)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from streamflow.batch import Fragment, MicroBatch, Origin, SourceBatch, SourceInput
@@ -15,11 +15,18 @@ from streamflow.operators.fused import Transform, compile_loop
 from streamflow.operators.map_batch import MapBatch
 from streamflow.operators.plain import plain_loop
 from streamflow.operators.routing import Merge
-from streamflow.plan import make_plan
+from streamflow.plan import Plan, make_plan
 from streamflow.runtime.channel import Channel
 
 Record = tuple[int, int, Any]
 """Time, index of the source, value."""
+
+
+def plan_of(flow: Flow) -> Plan:
+    """The plan of a flow whose loops give rows at the sinks as they are, not encoded."""
+    graph = flow.graph()
+    steps = [replace(step, options={**step.options, "row_encoder": None}) for step in graph.steps]
+    return make_plan(Graph(graph.flow, tuple(steps)))
 
 
 def numbers(graph: Graph, records: Sequence[Record], size: int, *, first: int = 1) -> Iterator[Fragment]:
@@ -107,7 +114,7 @@ async def drive(
     flow: Flow, records: Sequence[Record], *, size: int = 512, capacity: int = 2, plain: bool = False, cut: int = 0
 ) -> Run:
     """Runs a flow's plan over records: every stage a task, as in the engine, without sources, sinks and store."""
-    plan, run = make_plan(flow.graph()), Run()
+    plan, run = plan_of(flow), Run()
     bound = [
         BoundStage(plan.graph, stage, lambda step, place, error: run.lost.append((step, place, str(error))))
         for stage in plan.stages

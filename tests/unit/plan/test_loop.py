@@ -17,7 +17,7 @@ from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import compile_loop
 from streamflow.operators.plain import plain_loop
 from streamflow.plan import make_plan
-from tests.unit.plan.driving import drive, numbers
+from tests.unit.plan.driving import drive, numbers, plan_of
 from tests.unit.plan.random_flows import SIDE, Steps, flows, records
 
 slow = settings(
@@ -63,7 +63,7 @@ def test_taps_of_the_plain_executor_do_not_break_promises():
     first = source.map(lambda v: v, name="first")
     doubled = first.map_batch(lambda values: [v * 2 for v in values], name="doubled")
     first.merge(doubled, name="both").to(sf.MemoryTopic("out"))
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     bound = BoundStage(plan.graph, plan.stages[0], lambda *lost: None)
     (part,) = numbers(plan.graph, [(1, 0, 1), (1, 0, 2)], 512)
     upto: tuple[int, ...] = ()
@@ -97,7 +97,7 @@ def test_long_chain_of_maps_and_many_diamonds_can_be_written():
 
 
 def laws_of(flow: Flow, rows: list[tuple[int, int, Any]], plain: bool = False) -> Iterator[list[Any]]:
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     bound = BoundStage(plan.graph, plan.stages[0], lambda *lost: None)
     loop = plain_loop(bound) if plain else compile_loop(bound)
     for part in numbers(plan.graph, rows, 512):
@@ -116,7 +116,7 @@ def test_last_is_marked_once_and_only_at_the_end(plain):
 def test_a_fragment_that_is_not_last_gives_none_that_is():
     flow, source = flow_of()
     source.flat_map(range, name="many").to(sf.MemoryTopic("out"))
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     loop = compile_loop(BoundStage(plan.graph, plan.stages[0], lambda *lost: None))
     (part,) = numbers(plan.graph, [(1, 0, 600)], 512)
     assert [out.last for (out,) in loop(part._replace(last=False, upto=(0,)))] == [False, False]
@@ -146,7 +146,7 @@ def test_one_record_that_becomes_a_million_stays_bounded(kind):
         process.on_timer("t")(lambda ctx: many(total))
         out = process.output(SIDE) if kind == "side" else process
     out.to(sf.MemoryTopic("out"))
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     loop = compile_loop(BoundStage(plan.graph, plan.stages[0], lambda *lost: None))
     rows = 0
     for part in numbers(plan.graph, [(1, 0, 1), (5, 0, 2)] if kind == "timer" else [(1, 0, 1)], 512):
@@ -189,7 +189,7 @@ def test_timers_of_a_number_without_rows_and_of_one_that_may_not_fire():
     process.on_timer("a")(lambda ctx: ["a"])
     process.on_timer("b")(lambda ctx: ["b"])
     process.to(sf.MemoryTopic("out"))
-    plan = make_plan(flow.graph())
+    plan = plan_of(flow)
     loop = compile_loop(BoundStage(plan.graph, plan.stages[0], lambda *lost: None))
     parts = list(numbers(plan.graph, [(1, 0, 4)], 1))
     assert [out.values for part in parts for (out,) in loop(part)] == [[{"n": 4}, {"n": 4, "m": 8}]]
