@@ -8,9 +8,9 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
@@ -60,6 +60,14 @@ class Outcome:
     last: PubAck | None = None
 
 
+class _Group(NamedTuple):
+    """Messages for which one answer is awaited, and their bytes."""
+
+    records: int
+    size_bytes: int
+
+
+_LINE: Final = b"HPUB %s %s%d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
 _BATCH: Final = b"Nats-Batch-Id: %s\r\nNats-Batch-Sequence: %d\r\n"
 _COMMIT: Final = b"Nats-Batch-Commit: 1\r\n"
 BATCH_HEADER_BYTES: Final = len(_BATCH + _COMMIT) + 32 + 4
@@ -81,8 +89,8 @@ class Publisher:
         self._runs = itertools.count(1)
         self._inbox = b""
         self._run = b""
-        self._sizes: dict[int, int] = {}
-        self._in_flight_bytes = 0
+        self._awaited: dict[int, _Group] = {}
+        self._in_flight_records = self._in_flight_bytes = 0
         self._first_seq = 0
         self._outcome = Outcome()
         self._progress = asyncio.Event()
@@ -93,32 +101,31 @@ class Publisher:
         await self._link.subscribe(self._inbox.decode() + "*.*", self._on_ack)
         self._link.lost.add_done_callback(lambda _: self._progress.set())
 
-    async def run(self, messages: Iterable[Outgoing], first_seq: int = 0) -> Outcome:
+    async def run(self, messages: Iterable[Outgoing], first_seq: int = 0, *, chained: bool = False) -> Outcome:
         """Publishes messages in order.
 
         Args:
             messages: What to publish.
             first_seq: Where the first one must land, the others behind it; 0 for anywhere.
+            chained: Whether each lands only behind the one before it. Then only the last of each write is answered,
+                for all of them; a refusal says that one of them did not land, neither which nor why.
 
         Raises:
             Unavailable: The connection is lost, or no acknowledgement came in time.
         """
         self._run = b"%d" % next(self._runs)
-        self._sizes, self._in_flight_bytes, self._first_seq = {}, 0, first_seq
+        self._awaited, self._in_flight_records, self._in_flight_bytes, self._first_seq = {}, 0, 0, first_seq
         outcome = self._outcome = Outcome()
-        prefix = b"%s%s." % (self._inbox, self._run)
-        tokens = itertools.count()
-        source = iter(messages)
+        source, sent = iter(messages), 0
         while outcome.error is None:
-            lines = self._lines(source, tokens, prefix)
+            lines = self._lines(source, sent, chained)
             if not lines:
                 break
+            sent += len(lines)
             await self._link.send(b"".join(lines))
             while self._full() and outcome.error is None:
                 await self._wait()
-        while self._sizes:
-            await self._wait()
-        return outcome
+        return await self._answered()
 
     async def run_batch(self, messages: Sequence[Outgoing]) -> Outcome:
         """Publishes one atomic batch (ADR-50): all of it lands, or nothing; the server answers the first and the last.
@@ -129,49 +136,68 @@ class Publisher:
         Raises:
             Unavailable: The connection is lost, or no acknowledgement came in time.
         """
-        if len(messages) == 1:
-            return await self.run(messages)
+        await self.begin_batch(messages)
+        return await self.end_batch()
+
+    async def begin_batch(self, messages: Sequence[Outgoing]) -> None:
+        """Sends one atomic batch, as `run_batch` does; `end_batch` must follow before anything else is published."""
         self._run = b"%d" % next(self._runs)
         last = len(messages) - 1
-        self._sizes, self._in_flight_bytes, self._first_seq = {0: 0, last: 0}, 0, 0
-        outcome = self._outcome = Outcome()
+        self._awaited = dict.fromkeys((0, last), _Group(1, 0))
+        self._in_flight_records, self._in_flight_bytes, self._first_seq = len(self._awaited), 0, 0
+        self._outcome = Outcome()
         batch = secrets.token_hex(16).encode()
         for at in range(0, len(messages), SEND_RECORDS_MAX):
             lines = []
             for index, (subject, headers, payload) in enumerate(messages[at : at + SEND_RECORDS_MAX], at):
-                block = b"".join((headers, _BATCH % (batch, index + 1), _COMMIT if index == last else b""))
-                size = len(block) + 12
-                reply = b"%s%s.%d" % (self._inbox, self._run, index) if index in (0, last) else b""
-                lines.append(
-                    b"HPUB %s %s %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
-                    % (subject, reply, size, size + len(payload), block, payload)
-                )
+                if last:
+                    headers = b"".join((headers, _BATCH % (batch, index + 1), _COMMIT if index == last else b""))
+                reply = self._reply(index) if index in (0, last) else b""
+                size = len(headers) + 12
+                lines.append(_LINE % (subject, reply, size, size + len(payload), headers, payload))
             await self._link.send(b"".join(lines))
-        while self._sizes:
-            await self._wait()
-        return outcome
 
-    def _lines(self, source: Iterable[Outgoing], tokens: Iterable[int], prefix: bytes) -> list[bytes]:
-        lines = []
-        sizes = self._sizes
-        room = min(SEND_RECORDS_MAX, self._limits.publish_window_records - len(sizes))
-        # Tokens first: zip would otherwise take a message from the source and drop it when there is no room.
-        for token, (subject, headers, payload) in zip(itertools.islice(tokens, room), source, strict=False):
+    async def end_batch(self) -> Outcome:
+        """Waits for what became of the batch."""
+        return await self._answered()
+
+    async def _answered(self) -> Outcome:
+        while self._awaited:
+            await self._wait()
+        return self._outcome
+
+    def _lines(self, source: Iterator[Outgoing], first: int, chained: bool) -> list[bytes]:
+        """Takes the messages of one write, the first of which is number ``first`` of the run."""
+        lines: list[bytes] = []
+        room = min(SEND_RECORDS_MAX, self._limits.publish_window_records - self._in_flight_records)
+        bytes_left = self._limits.publish_window_bytes - self._in_flight_bytes
+        message, written = next(source, None), 0
+        while message is not None:
+            subject, headers, payload = message
             size = len(headers) + 12
             total = size + len(payload)
-            lines.append(
-                b"HPUB %s %s%d %d %d\r\nNATS/1.0\r\n%s\r\n%s\r\n"
-                % (subject, prefix, token, size, total, headers, payload)
-            )
-            sizes[token] = total
-            self._in_flight_bytes += total
-            if self._in_flight_bytes >= self._limits.publish_window_bytes:
-                break
+            written += total
+            index = first + len(lines)
+            ended = len(lines) + 1 == room or written >= bytes_left
+            message = None if ended else next(source, None)
+            reply = b""
+            if not chained:
+                reply = self._reply(index)
+                self._awaited[index] = _Group(1, total)
+            elif message is None:
+                reply = self._reply(index)
+                self._awaited[index] = _Group(len(lines) + 1, written)
+            lines.append(_LINE % (subject, reply, size, total, headers, payload))
+        self._in_flight_records += len(lines)
+        self._in_flight_bytes += written
         return lines
+
+    def _reply(self, index: int) -> bytes:
+        return b"%s%s.%d " % (self._inbox, self._run, index)
 
     def _full(self) -> bool:
         return (
-            len(self._sizes) >= self._limits.publish_window_records
+            self._in_flight_records >= self._limits.publish_window_records
             or self._in_flight_bytes >= self._limits.publish_window_bytes
         )
 
@@ -194,10 +220,11 @@ class Publisher:
         if run != self._run:
             return
         index = int(token)
-        size = self._sizes.pop(index, None)
-        if size is None:
+        group = self._awaited.pop(index, None)
+        if group is None:
             return
-        self._in_flight_bytes -= size
+        self._in_flight_records -= group.records
+        self._in_flight_bytes -= group.size_bytes
         outcome = self._outcome
         if headers is not None and headers.startswith(NO_RESPONDERS):
             error: ApiError | None = NOBODY
@@ -209,7 +236,7 @@ class Publisher:
             if error is None and self._first_seq and ack.seq != self._first_seq + index:
                 error = ELSEWHERE
             if error is None:
-                outcome.acked += 1
+                outcome.acked += group.records
                 if outcome.last is None or ack.seq > outcome.last.seq:
                     outcome.last = ack
         if error is not None and (outcome.error is None or index < outcome.failed_at):

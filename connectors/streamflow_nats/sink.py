@@ -68,6 +68,7 @@ class NatsSink:
         self._default_subject = b""
         self._checked: set[bytes] = set()
         self._message_bytes_max = 0
+        self._frame_bytes_max = 0
 
     async def probe(self) -> Probe:
         from streamflow_nats.probe import probe_sink
@@ -107,7 +108,8 @@ class NatsSink:
         self._checked.clear()
         self._message_bytes_max = message_bytes_max(link, info)
         self._encoder.sink = name
-        self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
+        # Once, not per record: working it out writes guard lines.
+        self._frame_bytes_max = self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
         self._publisher = Publisher(link, self._settings.limits)
         await self._publisher.start()
         await self._opened(info)
@@ -137,9 +139,10 @@ class NatsSink:
 
     def _subject(self, seq: int, frame: Frame) -> bytes:
         """The subject of a frame, known to be the stream's, and its size, known to fit."""
-        if len(frame.headers) + len(frame.payload) + self._overhead() > self._message_bytes_max:
-            raise self._too_large(seq, len(frame.headers) + len(frame.payload))
-        subject = frame.subject or self._default_subject
+        subject, headers, payload = frame
+        if len(headers) + len(payload) > self._frame_bytes_max:
+            raise self._too_large(seq, len(headers) + len(payload))
+        subject = subject or self._default_subject
         if subject in self._checked:
             return subject
         if not subject or not any_covers(self._subjects, subject.decode()):

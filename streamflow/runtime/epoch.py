@@ -162,10 +162,11 @@ class Committer:
         A thread that waits for the interpreter while the loop is saturated can wait for seconds (cpython #90204).
         """
         if self._store_jobs:
-            now = time.perf_counter()
+            clock = self._world.clock.monotonic
+            now = clock()
             if now - self._breathed > BREATH_SECONDS:
                 give_way(50e-6)
-                self._breathed = time.perf_counter()
+                self._breathed = clock()
                 self._cost_seconds += self._breathed - now
 
     async def run(self) -> None:
