@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from typing import Final, NamedTuple
@@ -9,6 +10,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from streamflow.batch import Chunk, Progress
+from streamflow.connect.contracts import SinkContext
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
 from streamflow_nats.fence import take_over
@@ -25,12 +27,15 @@ from streamflow_nats.publisher import (
     Outgoing,
 )
 from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
+from streamflow_nats.subjects import as_tokens
 
 _EXPECTED: Final = b"Nats-Expected-Last-Sequence: %d\r\n"
 _EXPECTED_ID: Final = b"Nats-Expected-Last-Msg-Id: %s\r\n"
 _ID: Final = b"Nats-Msg-Id: %s\r\n"
 _OWN_ID: Final = b"sf-id: %s\r\n"
 _LINK_BYTES: Final = 12
+_ALONE: Final = b"%s%s%d\r\n" + _ID + _EXPECTED + b"%s"
+_IN_BATCH: Final = b"%s%s%d\r\n" + _OWN_ID
 _LINKS_BYTES: Final = len(_EXPECTED_ID) + len(_ID) + 4 * _LINK_BYTES
 
 
@@ -41,6 +46,14 @@ class _Mark(NamedTuple):
     seq: int
     generation: int
     link: str
+
+
+class _Batch(NamedTuple):
+    """An atomic batch, and what is true when it has landed: the number that comes next, and the last message's id."""
+
+    messages: list[Outgoing]
+    next_seq: int
+    link: bytes
 
 
 class ChainSink(NatsSink):
@@ -58,6 +71,10 @@ class ChainSink(NatsSink):
     baseline: behind anything else, nothing lands. The first message of a run is sent only when all before it are known
     to be there, and is held by its place alone. (The server remembers ids for ``duplicate_window``. That costs memory
     and decides nothing here; a second is enough.)
+
+    **Answers.** For the same reason one answer for each write of many messages is enough: that the last one landed at
+    its place shows that all before it did. A refusal then says neither which was refused nor why, so the last message
+    of the stream is read, and what is missing is sent again with an answer for each.
 
     **What arrived** is read from the last message of the stream. Nothing above the cursor: nothing arrived. Our fence
     name (``sf-fence``), the number (``sf-seq``) that belongs at that place, and the id that this store's history gives:
@@ -83,6 +100,8 @@ class ChainSink(NatsSink):
     """Id of the last message handed to the publisher."""
     _last_seq = 0
     """Its number."""
+    _guard = b""
+    """The header lines of every message, up to its number."""
     _in_batches = False
     """Whether the stream takes atomic batches."""
 
@@ -101,6 +120,10 @@ class ChainSink(NatsSink):
         seed = f"{self._fence} {info.created} {info.state.last_seq}".encode()
         return Progress(0, 1, _encode(info.created, info.state.last_seq, _linked(b"", 0, seed)))
 
+    async def open(self, ctx: SinkContext) -> None:
+        self._guard = b"sf-fence: %s\r\nsf-gen: %d\r\nsf-seq: " % (as_tokens(ctx.fence).encode(), ctx.generation)
+        await super().open(ctx)
+
     async def _opened(self, info: StreamInfo) -> None:
         link = self._check_open()
         self._in_batches = info.config.allow_atomic and link.version >= BATCH_VERSION_MIN
@@ -110,12 +133,15 @@ class ChainSink(NatsSink):
         self._check_open()
         end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
         progress = at
-        for _ in range(ROUNDS_MAX):
+        for attempt in range(ROUNDS_MAX):
             if progress.next_seq >= end:
                 return progress
-            progress, outcome = await self._send(chunks, progress, end)
+            brief = attempt == 0 and not self._in_batches
+            progress, outcome = await self._send(chunks, progress, end, brief=brief)
             if outcome.error is not None:
-                progress = await self._after(outcome.error, outcome.failed_at, chunks, progress)
+                # One answer for many messages is about the last of them, not about the one that was refused.
+                error = ELSEWHERE if brief else outcome.error
+                progress = await self._after(error, outcome.failed_at, chunks, progress)
         if progress.next_seq >= end:
             return progress
         raise Unavailable(
@@ -123,26 +149,38 @@ class ChainSink(NatsSink):
             hint="Is its cluster changing its leader? It is tried again.",
         )
 
-    async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int) -> tuple[Progress, Outcome]:
+    async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int, *, brief: bool) -> tuple[Progress, Outcome]:
         """Publishes what is not there yet, up to ``end`` or the first refusal."""
-        progress, outcome = at, Outcome()
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
         messages = self._messages(chunks, at.next_seq, cursor)
-        while progress.next_seq < end:
-            if self._in_batches:  # one at a time: the next one's place is known when this one has landed
-                batch = self._next_batch(messages, cursor.seq)
-                outcome = await self._publisher.run_batch(batch) if batch else Outcome()
-                landed, next_seq = len(batch), self._last_seq + 1 if batch else end
-            else:
-                outcome = await self._publisher.run(messages, first_seq=cursor.seq + 1)
-                landed, next_seq = outcome.acked, end
-            if outcome.error is None and outcome.last is not None and outcome.last.seq != cursor.seq + landed:
-                outcome.error = ELSEWHERE
-            if outcome.error is not None:
-                break
-            cursor = Cursor(cursor.created, cursor.seq + landed, self._last.decode())
-            progress = progress_at(next_seq, at, chunks, msgspec.json.encode(cursor))
-        return progress, outcome
+        if self._in_batches:
+            return await self._send_batches(messages, cursor, chunks, at, end)
+        outcome = await self._publisher.run(messages, first_seq=cursor.seq + 1, chained=brief)
+        if not _is_at(outcome, cursor.seq + outcome.acked):
+            return at, outcome
+        return progress_at(end, at, chunks, _encode(cursor.created, cursor.seq + outcome.acked, self._last)), outcome
+
+    async def _send_batches(
+        self, messages: Iterator[Outgoing], cursor: Cursor, chunks: Sequence[Chunk], at: Progress, end: int
+    ) -> tuple[Progress, Outcome]:
+        """Publishes one batch after the other, and builds the next one meanwhile.
+
+        It is sent only when the one before it has landed: a batch is held by its place alone.
+        """
+        progress, outcome, seq = at, Outcome(), cursor.seq
+        batch = self._next_batch(messages, seq)
+        while batch.messages:
+            await self._publisher.begin_batch(batch.messages)
+            try:
+                following = self._next_batch(messages, seq + len(batch.messages))
+            finally:
+                outcome = await self._publisher.end_batch()
+            seq += len(batch.messages)
+            if not _is_at(outcome, seq):
+                return progress, outcome
+            progress = progress_at(batch.next_seq, at, chunks, _encode(cursor.created, seq, batch.link))
+            batch = following
+        return progress_at(end, at, chunks, progress.cursor), outcome
 
     async def _after(self, error: ApiError, index: int, chunks: Sequence[Chunk], at: Progress) -> Progress:
         """Finds out how far things are after a refusal, or raises what it means."""
@@ -152,7 +190,7 @@ class ChainSink(NatsSink):
             return await self._compare(chunks, at)
         raise self._refused(self._seq_of(chunks, at.next_seq, index), error)
 
-    def _next_batch(self, messages: Iterator[Outgoing], last: int) -> list[Outgoing]:
+    def _next_batch(self, messages: Iterator[Outgoing], last: int) -> _Batch:
         """Takes messages for one batch, the first of which names the sequence it must follow."""
         batch: list[Outgoing] = []
         size = 0
@@ -161,7 +199,7 @@ class ChainSink(NatsSink):
             size += len(headers) + len(payload)
             if len(batch) == BATCH_MESSAGES_MAX or size >= BATCH_BYTES_MAX:
                 break
-        return batch
+        return _Batch(batch, self._last_seq + 1, self._last)
 
     async def _compare(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         """Finds out what stands where the next record was to land."""
@@ -241,25 +279,25 @@ class ChainSink(NatsSink):
 
     def _messages(self, chunks: Sequence[Chunk], next_seq: int, cursor: Cursor) -> Iterator[Outgoing]:
         self._last = cursor.link.encode()
-        previous = b""
+        in_batches, guard, link, previous = self._in_batches, self._guard, self._last, b""
         for expected, (seq, packed) in enumerate(self._live(chunks, next_seq), cursor.seq):
             frame = unpack(packed)
             subject = self._subject(seq, frame)
-            self._last = link = _linked(self._last, seq, packed)
-            self._last_seq = seq
-            guard = frame.headers + self._guard_lines(seq)
-            if self._in_batches:
-                headers = guard + _OWN_ID % link
+            link = _linked(link, seq, packed)
+            _, headers, payload = frame
+            if in_batches:
+                headers = _IN_BATCH % (headers, guard, seq, link)
             else:
-                headers = b"".join((guard, _ID % link, _EXPECTED % expected, previous))
+                headers = _ALONE % (headers, guard, seq, link, expected, previous)
                 previous = _EXPECTED_ID % link
-            yield subject, headers, frame.payload
+            self._last, self._last_seq = link, seq
+            yield subject, headers, payload
 
     def _seq_of(self, chunks: Sequence[Chunk], next_seq: int, index: int) -> int:
         return next(seq for at, (seq, _) in enumerate(self._live(chunks, next_seq)) if at == index)
 
     def _guard_lines(self, seq: int) -> bytes:
-        return b"sf-fence: %s\r\nsf-gen: %d\r\nsf-seq: %d\r\n" % (self._fence.encode(), self._generation, seq)
+        return b"%s%d\r\n" % (self._guard, seq)
 
     def _overhead(self) -> int:
         return super()._overhead() + max(_LINKS_BYTES, BATCH_HEADER_BYTES + len(_OWN_ID) + 2 * _LINK_BYTES)
@@ -267,9 +305,14 @@ class ChainSink(NatsSink):
 
 def _linked(link: bytes, seq: int, frame: bytes) -> bytes:
     """The id of a record: a hash of the id before it, its number and its frame."""
-    digest = blake2b(b"%s %d " % (link, seq), digest_size=_LINK_BYTES)
-    digest.update(frame)
-    return digest.hexdigest().encode()
+    return hexlify(blake2b(b"%s %d %s" % (link, seq, frame), digest_size=_LINK_BYTES).digest())
+
+
+def _is_at(outcome: Outcome, seq: int) -> bool:
+    """Whether all landed, the last message at ``seq``; if it is elsewhere, that is the error."""
+    if outcome.error is None and outcome.last is not None and outcome.last.seq != seq:
+        outcome.error = ELSEWHERE
+    return outcome.error is None
 
 
 def _encode(created: str, seq: int, link: bytes) -> bytes:

@@ -123,6 +123,7 @@ class Publisher:
                 break
             sent += len(lines)
             await self._link.send(b"".join(lines))
+            await asyncio.sleep(0)  # or the server would get nothing to do before the window is full
             while self._full() and outcome.error is None:
                 await self._wait()
         return await self._answered()
@@ -150,12 +151,13 @@ class Publisher:
         for at in range(0, len(messages), SEND_RECORDS_MAX):
             lines = []
             for index, (subject, headers, payload) in enumerate(messages[at : at + SEND_RECORDS_MAX], at):
-                if last:
-                    headers = b"".join((headers, _BATCH % (batch, index + 1), _COMMIT if index == last else b""))
+                part = _BATCH % (batch, index + 1) if last else b""
+                block = b"".join((headers, part, _COMMIT if last and index == last else b""))
                 reply = self._reply(index) if index in (0, last) else b""
-                size = len(headers) + 12
-                lines.append(_LINE % (subject, reply, size, size + len(payload), headers, payload))
+                size = len(block) + 12
+                lines.append(_LINE % (subject, reply, size, size + len(payload), block, payload))
             await self._link.send(b"".join(lines))
+            await asyncio.sleep(0)
 
     async def end_batch(self) -> Outcome:
         """Waits for what became of the batch."""

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
-from streamflow.codecs import immutable
 from streamflow.graph import SINK, Graph, OnError, Port, Step
 from streamflow.plan.stages import Entry, Stage, leaving
+from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
 from streamflow.plan.view import StageView, takes_context, tracks_origins
 
 BLOCKS_MAX = 10
@@ -49,23 +49,13 @@ def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = ()) -> LoopText
         stage: A stage that is no boundary.
         taps: Ports whose rows are wanted besides, for subscribers and tests.
     """
-    return _Writer(graph, stage, tuple(taps)).write()
+    return LoopWriter(graph, stage, tuple(taps)).write()
 
 
 @dataclass(slots=True)
-class _Scope:
-    """Where text is being written: names of the row's value and key, and its origin so far."""
+class LoopWriter:
+    """Writes one stage's loop; `streamflow.plan.steps` writes what each kind of step does in it."""
 
-    value: str
-    key: str
-    path: tuple[str, ...]
-
-    def origin(self) -> str:
-        return f"({', '.join(self.path)},)"
-
-
-@dataclass(slots=True)
-class _Writer:
     graph: Graph
     stage: Stage
     taps: tuple[Port, ...]
@@ -122,7 +112,7 @@ class _Writer:
                 names += [f"f{n}_{j}" for j in range(step.ports)]
             elif step.function is not None:
                 names.append(f"f{n}")
-            names += [f"{name}{n}" for name in _HELPERS.get(step.kind, ())]
+            names += [f"{name}{n}" for name in HELPERS.get(step.kind, ())]
             if step.kind == "process":
                 names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
@@ -136,7 +126,7 @@ class _Writer:
             for letter in self._columns(exit):
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
-            if step.traits.stateful and step.kind != "dedup" and not self._handled(step):
+            if step.traits.stateful and step.kind != "dedup" and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
             if takes_context(step):
                 self.line(f"c{n}.batch = batch")
@@ -167,7 +157,7 @@ class _Writer:
         path = () if not track else ("i",) if entry else ("*o",)
         with self.block("try:"), self.block(f"for {row} in {rows}:"):
             for p, at in enumerate(self.stage.entries):
-                scope = _Scope("v", "k", path)
+                scope = Scope("v", "k", path)
                 if len(self.stage.entries) == 1:
                     self._enter(at, scope)
                 else:
@@ -177,7 +167,7 @@ class _Writer:
         with self.block("except Exception as error:"):
             self.line("raise fail(error, part, len(values) - 1 - it.__length_hint__()) from error")
 
-    def _enter(self, entry: Entry, scope: _Scope) -> None:
+    def _enter(self, entry: Entry, scope: Scope) -> None:
         """Writes what happens to a row that comes in."""
         if entry.into:
             self._step(self.graph.step(entry.into), scope, keyed=self.view.keyed(entry))
@@ -201,11 +191,11 @@ class _Writer:
         self.step, self.key = n, "k"
         with self.block(f"for j, (k, name, at) in enumerate(due{n}(now)):"):
             self.line(f"o = (-1, {-self.graph.steps.index(step)}, j, mark{n}(k, name, at))")
-            with self._guarded(n, step, f"r = fire{n}(k, name, o)"):
+            with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
                 with self.block("for m, v in enumerate(r):"):
-                    self.emit(Port(step.id), _Scope("v", "k", ("*o", "m") if track else ()))
-                    self._pause(Port(step.id), ("*o", "m"))
-                self._side(n, step, _Scope("v", "k", ("*o",) if track else ()))
+                    self.emit(Port(step.id), Scope("v", "k", ("*o", "m") if track else ()))
+                    self.pause(Port(step.id), ("*o", "m"))
+                write_side(self, n, step, Scope("v", "k", ("*o",) if track else ()))
         self.key = ""
 
     def _continuations(self, track: bool) -> None:
@@ -217,7 +207,7 @@ class _Writer:
             done.add(port)
             self.step, self.key, self.blocks, self.length = -1, "", 0, 0
             with self.block(f"def {self._function(port)}(v, k{', o' if track else ''}):"):
-                self._consume(port, _Scope("v", "k", ("*o",) if track else ()))
+                self._consume(port, Scope("v", "k", ("*o",) if track else ()))
                 self.line("return")
                 if self.view.expanding[port]:
                     self.line("yield")  # its callers iterate over it, also where what it expands reaches no exit
@@ -240,7 +230,7 @@ class _Writer:
             parts.append(f"Fragment(batch, {cells[0]}, {last}, {cells[1]}, {cells[2]}, {cells[3]}, {upto})")
         return f"({', '.join(parts)}{',' if parts else ''})"
 
-    def _leave(self, x: int, port: Port, scope: _Scope, port_number: int) -> None:
+    def _leave(self, x: int, port: Port, scope: Scope, port_number: int) -> None:
         if x < len(self.stage.exits) and self.stage.exits[x].encodes:
             # blamed on the sink, which stands behind the steps
             before = self.step, self.key
@@ -253,7 +243,7 @@ class _Writer:
         cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
         self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
 
-    def _pause(self, port: Port, path: Sequence[str]) -> None:
+    def pause(self, port: Port, path: Sequence[str]) -> None:
         exits = self.view.reached[port]
         if exits:
             full = " or ".join(f"len(xv{x}) >= {FRAGMENT_ROWS_MAX}" for x in sorted(exits))
@@ -261,7 +251,7 @@ class _Writer:
             with self.block(f"if {full}:"):
                 self.line(f"yield flush({upto})")
 
-    def _handled(self, step: Step) -> bool:
+    def handled(self, step: Step) -> bool:
         return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
 
     def _is_function(self, port: Port) -> bool:
@@ -276,7 +266,7 @@ class _Writer:
 
     # -- rows ------------------------------------------------------------------------------------------------------
 
-    def emit(self, port: Port, scope: _Scope) -> None:
+    def emit(self, port: Port, scope: Scope) -> None:
         """Writes what happens to a row of a port."""
         if not self._is_function(port):
             self._consume(port, scope)
@@ -290,14 +280,14 @@ class _Writer:
         call = f"{self._function(port)}({scope.value}, {key}{origin})"
         self.line(f"yield from {call}" if self.view.expanding[port] else call)
 
-    def _consume(self, port: Port, scope: _Scope) -> None:
+    def _consume(self, port: Port, scope: Scope) -> None:
         consumers = self.graph.consumers(port)
         taps = [len(self.stage.exits) + t for t, tap in enumerate(self.taps) if tap == port]
         for x in taps:
             self.line(f"add_xv{x}({scope.value})")
         for c, step in enumerate(consumers):
             path = (*scope.path, str(c)) if len(consumers) > 1 and scope.path else scope.path
-            inner = _Scope(scope.value, scope.key, path)
+            inner = Scope(scope.value, scope.key, path)
             if step in self.stage.steps:
                 self._step(step, inner, keyed=self.view.keyed(port))
             else:
@@ -306,13 +296,13 @@ class _Writer:
         if not consumers and not taps:
             self.line("pass")
 
-    def _step(self, step: Step, scope: _Scope, *, keyed: bool) -> None:
+    def _step(self, step: Step, scope: Scope, *, keyed: bool) -> None:
         before = self.step, self.key, self.length
         self.step, self.key, self.length = self.stage.steps.index(step), scope.key if keyed else "", self.length + 1
-        _STEPS[step.kind](self, self.step, step, scope)
+        STEPS[step.kind](self, self.step, step, scope)
         self.step, self.key, self.length = before
 
-    def _call(self, n: int, step: Step, scope: _Scope, function: str = "f") -> str:
+    def call(self, n: int, step: Step, scope: Scope, function: str = "f") -> str:
         if not step.options.get("context"):
             return f"{function}{n}({scope.value})"
         if self.view.keyed(step.inputs[0]):
@@ -321,9 +311,9 @@ class _Writer:
         return f"{function}{n}(c{n}, {scope.value})"
 
     @contextmanager
-    def _guarded(self, n: int, step: Step, assignment: str) -> Iterator[None]:
+    def guarded(self, n: int, step: Step, assignment: str) -> Iterator[None]:
         """Writes a call and what follows it; under a policy other than stop, an error leaves the row out."""
-        if not self._handled(step):
+        if not self.handled(step):
             self.line(assignment)
             yield
             return
@@ -334,174 +324,3 @@ class _Writer:
             self.line(f"lost({n}, error, part, len(values) - 1 - it.__length_hint__(){key})")
         with self.block("else:"):
             yield
-
-    # -- steps -----------------------------------------------------------------------------------------------------
-
-    def _map(self, n: int, step: Step, scope: _Scope) -> None:
-        with self._guarded(n, step, f"v{n} = {self._call(n, step, scope)}"):
-            self.emit(Port(step.id), _Scope(f"v{n}", scope.key, scope.path))
-
-    def _filter(self, n: int, step: Step, scope: _Scope) -> None:
-        if self._handled(step):
-            with self._guarded(n, step, f"b{n} = {self._call(n, step, scope)}"), self.block(f"if b{n}:"):
-                self.emit(Port(step.id), scope)
-        else:
-            with self.block(f"if {self._call(n, step, scope)}:"):
-                self.emit(Port(step.id), scope)
-
-    def _inspect(self, n: int, step: Step, scope: _Scope) -> None:
-        with self._guarded(n, step, self._call(n, step, scope)):
-            self.emit(Port(step.id), scope)
-
-    def _flat_map(self, n: int, step: Step, scope: _Scope) -> None:
-        call = self._call(n, step, scope)
-        if self._handled(step):
-            call = f"all{n}({call})"
-        with self._guarded(n, step, f"r{n} = {call}"):
-            self._each(n, step, scope, owned=True)
-
-    def _each(self, n: int, step: Step, scope: _Scope, *, owned: bool) -> None:
-        """Writes the loop over what a step gave for one record."""
-        path = (*scope.path, f"j{n}") if scope.path else ()
-        head = f"for j{n}, v{n} in enumerate(r{n}):" if scope.path else f"for v{n} in r{n}:"
-        with self.block(head):
-            if not owned:
-                self._own(f"v{n}")
-            self.emit(Port(step.id), _Scope(f"v{n}", scope.key, path))
-            self._pause(Port(step.id), path)
-
-    def _own(self, name: str) -> None:
-        with self.block(f"if {name}.__class__ not in FROZEN:"):
-            self.line(f"{name} = own({name})")
-
-    def _key_by(self, n: int, step: Step, scope: _Scope) -> None:
-        with self._guarded(n, step, f"k{n} = {self._call(n, step, scope)}"):
-            if self._handled(step):
-                with self._guarded(n, step, f"q{n}.check(k{n})"):
-                    self.emit(Port(step.id), _Scope(scope.value, f"k{n}", scope.path))
-                return
-            with self.block(f"if k{n}.__class__ is not q{n}.kind:"):
-                self.line(f"q{n}.check(k{n})")
-            self.emit(Port(step.id), _Scope(scope.value, f"k{n}", scope.path))
-
-    def _merge(self, n: int, step: Step, scope: _Scope) -> None:
-        self.emit(Port(step.id), scope)
-
-    def _branch(self, n: int, step: Step, scope: _Scope) -> None:
-        choice = (
-            " else ".join(f"{j} if f{n}_{j}({scope.value})" for j in range(step.ports))
-            + f" else none{n}({scope.value})"
-        )
-        with self._guarded(n, step, f"b{n} = {choice}"):
-            self._by_port(n, step, scope)
-
-    def _split(self, n: int, step: Step, scope: _Scope) -> None:
-        with self._guarded(n, step, f"b{n} = route{n}({self._call(n, step, scope)})"):
-            self._by_port(n, step, scope)
-
-    def _by_port(self, n: int, step: Step, scope: _Scope) -> None:
-        for j in range(step.ports):
-            path = (*scope.path, str(j)) if scope.path else ()
-            with self.block(f"{'if' if j == 0 else 'elif'} b{n} == {j}:"):
-                self.emit(Port(step.id, j), _Scope(scope.value, scope.key, path))
-
-    def _count(self, n: int, step: Step, scope: _Scope) -> None:
-        key = scope.key
-        self.line(f"a{n} = get{n}({key})")
-        with self.block(f"if a{n} is None:"):
-            self.line(f"a{n} = miss{n}({key})")
-        self.line(f"hot{n}[{key}] = a{n} = a{n} + 1")
-        self.line(f"v{n} = ({key}, a{n})")
-        self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
-
-    def _reduce(self, n: int, step: Step, scope: _Scope) -> None:
-        key = scope.key
-        if self._handled(step):
-            with self._guarded(n, step, f"v{n} = attempt{n}({key}, {scope.value})"):
-                self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
-            return
-        self.line(f"a{n} = get{n}({key}, MISSING)")
-        with self.block(f"if a{n} is MISSING:"):
-            self.line(f"a{n} = miss{n}({key})")
-        if step.kind == "reduce":
-            self.line(f"r{n} = own({scope.value}) if a{n} is MISSING else f{n}(a{n}, {scope.value})")
-        else:
-            self.line(f"r{n} = f{n}(a{n}, {scope.value})")
-        with self.block(f"if r{n} is None and a{n} is not MISSING:"):
-            self.line(f"none{n}()")
-        self.line(f"hot{n}[{key}] = r{n}")
-        if step.options.get("result") is not None:
-            self.line(f"r{n} = result{n}(r{n})")
-        if step.options.get("result") is not None or not immutable(step.options["state"].type):
-            self._own(f"r{n}")
-        self.line(f"v{n} = ({key}, r{n})")
-        self.emit(Port(step.id), _Scope(f"v{n}", key, scope.path))
-
-    def _dedup(self, n: int, step: Step, scope: _Scope) -> None:
-        call = f"first{n}({self._call(n, step, scope)}, now)"
-        if self._handled(step):
-            with self._guarded(n, step, f"b{n} = {call}"), self.block(f"if b{n}:"):
-                self.emit(Port(step.id), scope)
-            return
-        with self.block(f"if {call}:"):
-            self.emit(Port(step.id), scope)
-
-    def _process(self, n: int, step: Step, scope: _Scope) -> None:
-        key, origin = scope.key, scope.origin()
-        if self._handled(step):
-            with self._guarded(n, step, f"r{n} = attempt{n}({key}, {scope.value}, {origin})"):
-                self._each(n, step, scope, owned=True)
-                self._side(n, step, scope)
-            return
-        if step.options["state"].kind == "value" and step.options["state"].ttl_ms is None:
-            self.line(f"s{n} = get{n}({key}, MISSING)")
-            with self.block(f"if s{n} is MISSING:"):
-                self.line(f"s{n} = miss{n}({key})")
-        else:
-            self.line(f"s{n} = view{n}({key}, now)")
-        self.line(f"c{n}.key = {key}; c{n}.origin = {origin}; c{n}.state = s{n}")
-        self.line(f"r{n} = f{n}(c{n}, {scope.value})")
-        with self.block(f"if r{n} is not None:"):
-            self._each(n, step, scope, owned=False)
-        with self.block(f"if c{n}.state is not s{n}:"):
-            self.line(f"put{n}({key}, c{n}.state)")
-        self._side(n, step, scope)
-
-    def _side(self, n: int, step: Step, scope: _Scope) -> None:
-        if step.ports == 1:
-            return
-        with self.block(f"for j{n}, (b{n}, v{n}) in enumerate(side{n}()):"):
-            for index in range(1, step.ports):
-                path = (*scope.path, "END", f"j{n}") if scope.path else ()
-                with self.block(f"{'if' if index == 1 else 'elif'} b{n} == {index}:"):
-                    self.emit(Port(step.id, index), _Scope(f"v{n}", scope.key, path))
-                    self._pause(Port(step.id, index), path)
-
-
-_HELPERS = {
-    "flat_map": ("all",),
-    "key_by": ("q",),
-    "branch": ("none",),
-    "split": ("route",),
-    "count": ("t", "miss"),
-    "reduce": ("t", "miss", "attempt", "none"),
-    "aggregate": ("t", "miss", "attempt", "result", "none"),
-    "dedup": ("first",),
-    "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
-}
-
-_STEPS = {
-    "map": _Writer._map,
-    "filter": _Writer._filter,
-    "inspect": _Writer._inspect,
-    "flat_map": _Writer._flat_map,
-    "key_by": _Writer._key_by,
-    "merge": _Writer._merge,
-    "branch": _Writer._branch,
-    "split": _Writer._split,
-    "count": _Writer._count,
-    "reduce": _Writer._reduce,
-    "aggregate": _Writer._reduce,
-    "dedup": _Writer._dedup,
-    "process": _Writer._process,
-}
