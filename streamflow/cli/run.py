@@ -134,13 +134,12 @@ def _descriptions(flow: Flow) -> dict[tuple[str, str], str]:
 
 def _own_the_process() -> None:
     """What a process of our own may do and an embedded flow must not."""
-    import gc
     import sys
 
+    from streamflow.runtime.process import own_collector
+
     sys.setswitchinterval(SWITCH_SECONDS)
-    # modules and the graph live as long as the process: no collection needs to look at them again
-    gc.collect()
-    gc.freeze()
+    own_collector()
 
 
 def _loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop] | None:
