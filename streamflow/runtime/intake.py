@@ -62,7 +62,6 @@ class Cut:
     journal: list[Any] = field(default_factory=list)
     pushed: list[Pushed] = field(default_factory=list)
     records: int = 0
-    size_bytes: int = 0
 
     def taken(self) -> dict[str, Taken]:
         names = {*self.positions, *self.ids}
@@ -239,20 +238,20 @@ class Intake:
         for most in (share, FRAGMENT_ROWS_MAX):
             for pump in waiting[turn:] + waiting[:turn]:
                 room = min(most, FRAGMENT_ROWS_MAX - len(values))
-                while room > 0 and (ready := pump.take(room)) is not None:
-                    self._account(pump.name, ready.records, ready.size_bytes, line)
-                    if ready.values:
-                        inputs.append(SourceInput(pump.name, len(values), ready.records))
-                        values += ready.values
-                        if len(self.pumps) > 1:
-                            ports += [self._ports[pump.name]] * len(ready.values)
-                    room -= len(ready.records)
+                while room > 0 and pump.waiting:
+                    for ready in pump.take(room):
+                        self._account(pump.name, ready.records, line)
+                        if ready.values:
+                            inputs.append(SourceInput(pump.name, len(values), ready.records))
+                            values += ready.values
+                            if len(self.pumps) > 1:
+                                ports += [self._ports[pump.name]] * len(ready.values)
+                        room -= len(ready.records)
 
-    def _account(self, source: str, records: SourceBatch, size_bytes: int, line: list[Any]) -> None:
+    def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
         cut = self._cut
         cut.records += len(records)
-        cut.size_bytes += size_bytes
         if records.positions is not None:
             at = records.positions[-1]
             before = cut.positions.setdefault(source, {}).get(records.partition)
@@ -270,7 +269,7 @@ class Intake:
             seq = self._push_seq.get(push.source, 0) + 1
             self._push_seq[push.source] = seq
             records = SourceBatch(push.source, [push.payload], [seq])
-            self._account(PUSHED, records, len(push.payload), line)
+            self._account(PUSHED, records, line)
             inputs.append(SourceInput(PUSHED, len(values), records))
             values.append(push.value)
             if len(self.pumps) > 1:

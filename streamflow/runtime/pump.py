@@ -24,11 +24,10 @@ BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 @dataclass(slots=True)
 class Ready:
-    """Records that were read and not taken: with their values, or with none where decoding failed and policy skips."""
+    """Records that were taken: with their values, or with none where decoding failed and policy skips."""
 
     records: SourceBatch
     values: list[Any]
-    size_bytes: int
 
 
 class Pump:
@@ -62,7 +61,7 @@ class Pump:
         self._taken = dict(resume)
         self._wake = wake
         self._world = world
-        self._buffer: deque[Ready] = deque()
+        self._buffer: deque[tuple[SourceBatch, int]] = deque()
         self._records = self._bytes = 0
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
@@ -148,37 +147,42 @@ class Pump:
                 self._wake()
                 return
             self._uses_ids = batch.ids is not None
-            for ready in self._decode(batch):
-                self._buffer.append(ready)
-                self._records += len(ready.records)
-                self._bytes += ready.size_bytes
+            self._put(batch)
             self._wake()
 
-    def take(self, most: int) -> Ready | None:
-        """Takes up to ``most`` records of one partition; None if there are none."""
-        if not self._buffer:
-            return None
-        ready = self._buffer[0]
-        count = len(ready.records)
+    def _put(self, batch: SourceBatch) -> None:
+        decodes = self.step.options["spec"].codec is not None
+        size = sum(map(len, batch.payloads)) if decodes else 0
+        self._buffer.append((batch, size))
+        self._records += len(batch)
+        self._bytes += size
+
+    def take(self, most: int) -> list[Ready]:
+        """Takes up to ``most`` records of one partition, in one run but for those that cannot be decoded.
+
+        They are decoded here, not when they are read: thousands of objects made ahead of their use cost more than
+        making them.
+
+        Raises:
+            DecodeError: A record cannot be decoded, and the source's policy is to stop.
+        """
+        batch, size = self._buffer.popleft()
+        count = len(batch)
         if count > most:
-            share = ready.size_bytes * most // count
-            rest = Ready(ready.records.cut(most, count), ready.values[most:], ready.size_bytes - share)
-            ready = Ready(ready.records.cut(0, most), ready.values[:most], share)
-            self._buffer[0] = rest
-        else:
-            self._buffer.popleft()
-        self._records -= len(ready.records)
-        self._bytes -= ready.size_bytes
-        records = ready.records
-        if records.positions is not None:
-            before = self._taken.get(records.partition)
-            at = records.positions[-1]
+            rest = size - size * most // count
+            self._buffer.appendleft((batch.cut(most, count), rest))
+            batch, size = batch.cut(0, most), size - rest
+        self._records -= len(batch)
+        self._bytes -= size
+        if batch.positions is not None:
+            before = self._taken.get(batch.partition)
+            at = batch.positions[-1]
             assert before is None or before.at < at, f"{self.name}: position {at} behind {before}"
-            self._taken[records.partition] = Position(at, records.identity)
+            self._taken[batch.partition] = Position(at, batch.identity)
         if self._records <= self._world.settings.intake_records_max // 2:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
-        return ready
+        return self._decode(batch)
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
@@ -205,42 +209,43 @@ class Pump:
     def _decode(self, batch: SourceBatch) -> list[Ready]:
         codec: Codec[Any] | None = self.step.options["spec"].codec
         payloads = batch.payloads
-        size = sum(map(len, payloads)) if codec is not None else 0
-        skip = self.step.options["on_error"] is OnError.SKIP
+        if codec is None:
+            return [Ready(batch, self._messages(batch, list(payloads)))]
         try:
-            values = list(map(codec.decode, payloads)) if codec is not None else list(payloads)
-            if size and max(map(len, payloads)) > self._ctx.message_bytes_max:
+            if max(map(len, payloads)) > self._ctx.message_bytes_max:
                 raise ValueError("too large")
+            values = list(map(codec.decode, payloads))
         except Exception:
-            return self._decode_singly(batch, codec, skip=skip)
-        return [Ready(batch, self._messages(batch, values), size)]
+            return self._decode_singly(batch, codec, skip=self.step.options["on_error"] is OnError.SKIP)
+        return [Ready(batch, self._messages(batch, values))]
 
-    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any] | None, *, skip: bool) -> list[Ready]:
+    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any], *, skip: bool) -> list[Ready]:
         """Finds the records that cannot be decoded; each becomes a run of its own without a value."""
-        assert codec is not None
         found: list[Ready] = []
         start = 0
         values: list[Any] = []
+
+        def end_run(stop: int) -> None:
+            if values:
+                good = batch.cut(start, stop)
+                found.append(Ready(good, self._messages(good, list(values))))
+                values.clear()
+
+        limit = self._ctx.message_bytes_max
         for at, payload in enumerate(batch.payloads):
             try:
-                if len(payload) > self._ctx.message_bytes_max:
-                    raise ValueError(
-                        f"{len(payload)} bytes, more than message_bytes_max = {self._ctx.message_bytes_max}"
-                    )
+                if len(payload) > limit:
+                    raise ValueError(f"{len(payload)} bytes, more than message_bytes_max = {limit}")
                 values.append(codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)
                 if not skip:
                     raise refused from error
                 self._world.skipped(self.name, "undecodable", refused)
-                if values:
-                    good = batch.cut(start, at)
-                    found.append(Ready(good, self._messages(good, values), sum(map(len, good.payloads))))
-                found.append(Ready(batch.cut(at, at + 1), [], 0))
-                start, values = at + 1, []
-        if values:
-            good = batch.cut(start, len(batch))
-            found.append(Ready(good, self._messages(good, values), sum(map(len, good.payloads))))
+                end_run(at)
+                found.append(Ready(batch.cut(at, at + 1), []))
+                start = at + 1
+        end_run(len(batch))
         return found
 
     def _refused(self, batch: SourceBatch, at: int, payload: bytes, error: Exception) -> StreamflowError:
