@@ -18,8 +18,8 @@ _SETTLE_SECONDS = 0.03
 async def make_streams(js: JetStreamContext) -> None:
     """Makes the two streams; streamflow itself never declares anything."""
     await js.add_stream(name=LINES, subjects=["lines"])
-    # The guard of the sink does not need the server's memory of message ids, so a second of it is enough. Atomic batches
-    # (allow_atomic=True) pay where the server writes to the disk before it answers; this one does not (see __main__).
+    # The guard of the sink does not need the server's memory of message ids, so a second of it is enough.
+    # Atomic batches (allow_atomic=True) pay where the server writes to the disk before it answers; this one does not.
     await js.add_stream(name=RESULTS, subjects=["results"], duplicate_window=1)
 
 
