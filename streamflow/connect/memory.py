@@ -199,6 +199,10 @@ class MemoryTopic(Generic[T]):
         """Appends bytes as they are, also such that the codec cannot decode."""
         self._append(partition, [payload], None)
 
+    def send_all_bytes(self, payloads: Iterable[bytes], partition: Partition = "") -> None:
+        """`send_bytes` for many payloads."""
+        self._append(partition, payloads, None)
+
     def close_input(self) -> None:
         """Says that nothing will be sent any more: sources end behind the last record."""
         self._log.closed = True

@@ -381,7 +381,10 @@ class Engine:
 
     def _full(self) -> bool:
         """Whether the epoch in the making is large enough to end it now."""
-        return any(staging.size_bytes >= self.job.settings.epoch_bytes_max for staging in self.stagings.values())
+        settings = self.job.settings
+        if self.intake.epoch_records >= settings.epoch_records_max:
+            return True
+        return any(staging.size_bytes >= settings.epoch_bytes_max for staging in self.stagings.values())
 
     def _stalled(self) -> str:
         limit = self.job.settings.outbox_bytes_max

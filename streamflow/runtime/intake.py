@@ -136,6 +136,11 @@ class Intake:
         self._wakeup.set()
 
     @property
+    def epoch_records(self) -> int:
+        """Records taken since the last barrier."""
+        return self._cut.records
+
+    @property
     def closing(self) -> bool:
         """Whether nothing more will be taken: it was stopped, or every source has ended."""
         return self._stopping or (all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes)

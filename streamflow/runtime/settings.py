@@ -16,6 +16,7 @@ class Settings:
         commit_min: Shortest time between two commits; 0 commits as fast as the disk does.
         commit_max: Longest time a record may wait for its commit to begin.
         checkpoint_share: Most of the elapsed time that sealing and committing may cost under load (0 to 1).
+        epoch_records_max: An epoch that has taken so many records ends as soon as the last commit is done.
         epoch_bytes_max: Outputs of one epoch above this are written ahead of the commit.
         chunk_bytes: Outputs are stored and published in pieces of about this size.
         outbox_bytes_max: A sink whose unpublished outputs pass this stops intake until it has caught up.
@@ -31,6 +32,7 @@ class Settings:
     commit_min: Duration = "10ms"
     commit_max: Duration = "1s"
     checkpoint_share: float = 0.05
+    epoch_records_max: int = 1_000_000
     epoch_bytes_max: int = 64 * 1024 * 1024
     chunk_bytes: int = 256 * 1024
     outbox_bytes_max: int = 256 * 1024 * 1024
@@ -48,6 +50,7 @@ class Settings:
         if not 0 < self.checkpoint_share <= 1:
             raise SettingsError(f"checkpoint_share is {self.checkpoint_share}", hint="Give a share above 0, up to 1.")
         for name in (
+            "epoch_records_max",
             "epoch_bytes_max",
             "chunk_bytes",
             "outbox_bytes_max",

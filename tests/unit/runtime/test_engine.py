@@ -276,6 +276,22 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(tmp_path: Path) -> No
         await until(lambda: len(counts.values) == 2000)
 
 
+async def test_a_full_epoch_does_not_wait(tmp_path: Path) -> None:
+    words, counts = topics()
+    settings = sf.Settings(commit_min="5s", commit_max="60s", epoch_records_max=500)
+    flow = sf.Flow("records", state=tmp_path / "records.db", settings=settings)
+    flow.source(words).key_by(lambda word: word).count(name="counted").to(counts)
+    seen = Seen()
+    async with flow.running(seen):
+        words.send("first")
+        await until(lambda: len(counts) == 1)
+        words.send_all(["a"] * 400)
+        await asyncio.sleep(0.1)
+        assert len(counts) == 1
+        words.send_all(["a"] * 200)
+        await until(lambda: len(counts) == 601, seconds=2)
+
+
 async def test_push_table_and_subscribe(tmp_path: Path) -> None:
     words, counts = topics()
     flow = sf.Flow("host", state=tmp_path / "host.db")
