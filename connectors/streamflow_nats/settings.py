@@ -314,6 +314,9 @@ def _check_context(context: ssl.SSLContext) -> None:
         raise SettingsError(
             "the SSL context does not verify the server", hint="Use Tls(ca=...) or ssl.create_default_context()."
         )
+    if context.minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED:
+        # nobody has chosen: some builds of Python leave it to OpenSSL's own settings
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
     if context.minimum_version < ssl.TLSVersion.TLSv1_2:
         raise SettingsError(
             "the SSL context allows TLS below 1.2", hint="Set minimum_version to ssl.TLSVersion.TLSv1_2."
