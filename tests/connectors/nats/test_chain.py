@@ -7,6 +7,7 @@ import random
 import shutil
 
 import pytest
+from nats.js.api import DiscardPolicy
 
 from streamflow.batch import Progress, pack_frames, unpack_frames
 from streamflow.connect.contracts import SinkOptions
@@ -156,6 +157,21 @@ async def test_a_message_too_large_for_the_stream(broker):
         await sink.publish([run], await sink.recover(None, []))
     assert caught.value.seq == 2
     assert caught.value.hint
+    await stage.close()
+
+
+async def test_a_refusal_in_the_middle_of_a_write_loses_nothing(broker):
+    """With one answer for many messages the refused one is still found, and all before it have landed, once."""
+    name = await broker.stream("{}.x", max_msgs=300, discard=DiscardPolicy.NEW)
+    stage = Stage(broker, name)
+    sink = await stage.open()
+    run = chunk(sink, 1, 1, values(0, 1000))
+    progress = await sink.recover(None, [])
+    with pytest.raises(Unavailable, match="maximum messages"):
+        await sink.publish([run], progress)
+    assert await stage.seen() == values(0, 300)
+    sink = await stage.open(2)
+    assert (await sink.recover(progress, [run])).next_seq == 301
     await stage.close()
 
 
