@@ -16,6 +16,9 @@ from streamflow.operators.routing import Inlet
 SLICE_SECONDS: Final = 0.002
 """How long an operator keeps the loop before it lets others run."""
 
+WAITED_SECONDS: Final = 20e-6
+"""An inlet that took longer has waited, and others have run meanwhile."""
+
 
 class Outlet(Protocol):
     """Where an operator's fragments go: a channel, or the end of a path."""
@@ -69,17 +72,19 @@ class Sync:
         clock = time.perf_counter
         whole = True
         while True:
+            asked = clock()
             part = await inlet.get()
+            started = clock()
+            if started - asked > WAITED_SECONDS:
+                slice_ends = started + SLICE_SECONDS
             if whole and self._next is not None:
                 (self.transform, self.outlets), self._next = self._next, None
             whole = part.last
-            started = clock()
             for outs in self.transform(part):
                 for outlet, out in zip(self.outlets, outs, strict=True):
                     await outlet.put(out)
-                now = clock()
-                if now > slice_ends:
-                    self.shard.breathe()
+                self.shard.breathe()
+                if clock() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = clock() + SLICE_SECONDS
             if part.last:
