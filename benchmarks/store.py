@@ -1,11 +1,7 @@
-"""What the SQLite store costs: commit, fold, load, and a commit beside a saturated loop.
-
-Run ``python -m benchmarks.store [--keys 100000,1000000]``.
-"""
+"""What the SQLite store costs: commit, fold, load, and a commit beside a saturated loop."""
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import gc
 import random
@@ -20,6 +16,8 @@ from typing import Final
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Delta, Entry, Epoch, Manifest, TableShape
 
+SIZES: Final = (100_000, 1_000_000)
+"""Keys of state."""
 DIRTY: Final = 10_000
 SLICE: Final = 250
 ROUNDS: Final = 20
@@ -129,11 +127,8 @@ async def load(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--keys", default="100000,1000000", help="sizes of the state, with commas")
-    sizes = [int(size) for size in parser.parse_args().keys.split(",")]
     with tempfile.TemporaryDirectory() as folder:
-        for size in sizes:
+        for size in SIZES:
             asyncio.run(measure(size, Path(folder)))
 
 

@@ -389,7 +389,12 @@ class Engine:
     def _stalled(self) -> str:
         limit = self.job.settings.outbox_bytes_max
         full = [name for name, outbox in self.outboxes.items() if outbox.size_bytes >= limit]
-        return f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published" if full else ""
+        if not full:
+            return ""
+        reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
+        if not self.intake.stall:
+            self.job.instrument.stalled(reason)
+        return reason
 
     def _published(self) -> None:
         if self._is_drained():

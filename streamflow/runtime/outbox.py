@@ -204,7 +204,6 @@ class Publisher:
     ) -> None:
         self.outbox = outbox
         self.recovered = False
-        self.error: Exception | None = None
         self._staging = staging
         self._ctx = ctx
         self._world = world
@@ -222,7 +221,6 @@ class Publisher:
                 attempt = 0
                 await self._publish(sink)
             except Unavailable as error:
-                self.error = error
                 wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
@@ -240,7 +238,7 @@ class Publisher:
             await self._note({outbox.sink: progress})
         outbox.published(progress)
         self._staging.encoder = sink
-        self.recovered, self.error = True, None
+        self.recovered = True
         self._told()
 
     async def _publish(self, sink: Sink) -> None:

@@ -92,13 +92,6 @@ class Pump:
             for partition, goal in self._goal.items()
         )
 
-    async def behind(self) -> bool:
-        """Whether the source holds records that have not been taken."""
-        if self.source is None or self._buffer:
-            return not self.ended
-        ends = await self.source.ends()
-        return any(end is not None and self._taken.get(part, Position(0)).at < end.at for part, end in ends.items())
-
     async def run(self) -> None:
         """Reads until the source ends; raises what cannot be mended by opening it again."""
         attempt = 0

@@ -30,6 +30,7 @@ class Seen(sf.Instrument):
         self.restarts: list[Exception] = []
         self.epochs: list[int] = []
         self.left_out: list[str] = []
+        self.stalls: list[str] = []
 
     def connector_failed(self, kind: str, name: str, error: Exception, retry_in_seconds: float) -> None:
         self.failed.append((kind, name))
@@ -39,6 +40,9 @@ class Seen(sf.Instrument):
 
     def committed(self, epoch: int, records: int, size_bytes: int, seconds: float) -> None:
         self.epochs.append(epoch)
+
+    def stalled(self, reason: str) -> None:
+        self.stalls.append(reason)
 
     def skipped(self, step: str, place: str, error: Exception) -> None:
         self.left_out.append(f"{step}: {place}")
@@ -264,7 +268,8 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(tmp_path: Path) -> No
     flow = sf.Flow("full", state=tmp_path / "full.db", settings=settings)
     flow.source(words).key_by(lambda word: word).count(name="counted").to(counts)
     counts.unreachable = True
-    async with flow.running() as run:
+    seen = Seen()
+    async with flow.running(seen) as run:
         for _ in range(100):
             words.send_all(["a"] * 20)
             await asyncio.sleep(0.003)
@@ -272,6 +277,8 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(tmp_path: Path) -> No
         taken = run.engine.intake.pumps[0].buffered
         assert taken > 0
         assert "counts" in run.engine.intake.stall
+        assert len(seen.stalls) == 1
+        assert "counts" in seen.stalls[0]
         counts.unreachable = False
         await until(lambda: len(counts.values) == 2000)
 
