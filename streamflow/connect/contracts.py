@@ -15,6 +15,7 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 from streamflow.batch import Chunk, Fragment, Headers, Partition, Position, Progress, SourceBatch, Taken
 from streamflow.codecs import Codec
 from streamflow.graph import OnError
+from streamflow.points import Point, no_point
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -68,6 +69,7 @@ class SourceContext:
         generation: Counts the openings of the store.
         seen: Committed message ids, for sources with ids: a delivery with one of them is acknowledged and dropped.
         message_bytes_max: Records above this size are refused before they are decoded.
+        point: To be called at the crash points of a source, if it has some.
     """
 
     flow: str
@@ -77,17 +79,22 @@ class SourceContext:
     generation: int
     seen: Set[str] = frozenset()
     message_bytes_max: int = 8 * 1024 * 1024
+    point: Point = no_point
 
 
 @dataclass(frozen=True, slots=True)
 class SinkContext:
-    """What a sink learns about where it runs; `fence` names it for the broker."""
+    """What a sink learns about where it runs; `fence` names it for the broker.
+
+    Its ``point`` is to be called at ``publish.part``, between two parts of a publish.
+    """
 
     flow: str
     sink: str
     shard: int
     incarnation: str
     generation: int
+    point: Point = no_point
 
     @property
     def fence(self) -> str:

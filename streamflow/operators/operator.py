@@ -37,6 +37,10 @@ class Shard(Protocol):
         """A timer of this stage is due then."""
         ...
 
+    def point(self, name: str) -> None:
+        """A crash point is passed."""
+        ...
+
     def breathe(self) -> None:
         """Gives the interpreter to the store's thread for a moment, when it is at work."""
         ...
@@ -101,4 +105,5 @@ class Sync:
         if epoch is not None:
             for table in self.bound.tables.values():
                 table.seal()
+            self.shard.point("stage.sealed")
             self.shard.arrive(epoch, self.bound.stage.index)

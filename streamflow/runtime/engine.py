@@ -21,6 +21,7 @@ from streamflow.operators.operator import Outlet, Sync
 from streamflow.operators.plain import plain_loop
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
+from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
@@ -49,6 +50,7 @@ class Job:
         drop: Names whose stored state may go.
         renamed: Old names and what they are called now.
         accept_missing: Open even if the epoch witness is missing.
+        point: Called at the crash points of everything but the store, which has its own.
     """
 
     plan: Plan
@@ -59,6 +61,7 @@ class Job:
     drop: frozenset[str] = frozenset()
     renamed: Mapping[str, str] = field(default_factory=dict)
     accept_missing: bool = False
+    point: Point = no_point
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -124,7 +127,9 @@ class Engine:
         job = self.job
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
+            job.point("store.opened")
             await job.store.load(self._install)
+            job.point("state.loaded")
             self._build(self.checkpoint)
             await self._supervise()
         finally:
@@ -180,7 +185,7 @@ class Engine:
             for timers in stage.timers.values():
                 timers.installed()
             stage.resume(checkpoint.now_ms)
-        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill)
+        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
         self.outboxes = {
             step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
             for step in graph.of_kind(SINK)
@@ -210,7 +215,7 @@ class Engine:
             Publisher(
                 outbox,
                 self.stagings[name],
-                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation),
+                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation, job.point),
                 world=self.world,
                 note=self.committer.note,
                 told=self._published,
@@ -235,6 +240,7 @@ class Engine:
                 checkpoint.generation,
                 frozenset(taken.ids),
                 job.settings.message_bytes_max,
+                job.point,
             )
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
@@ -242,6 +248,7 @@ class Engine:
         self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
+        self.intake.point = job.point
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
@@ -327,6 +334,7 @@ class Engine:
             await self._drained.wait()
             timeout.cancel()
         await self.committer.note_if_behind()
+        self.job.point("stop.drained")
         for outbox in self.outboxes.values():
             if outbox.chunks:
                 waiting = outbox.next_seq - outbox.chunks[0].first_seq
@@ -361,6 +369,10 @@ class Engine:
     def wake_at(self, stage: int, now_ms: int | None) -> None:
         """Part of `operators.operator.Shard`."""
         self.intake.wake_at(stage, now_ms)
+
+    def point(self, name: str) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.job.point(name)
 
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
@@ -424,7 +436,9 @@ class Engine:
 
     async def _acknowledge_one(self, pump: Pump, epoch: int, taken: Taken) -> None:
         try:
+            self.job.point("ack.begun")
             await pump.committed(epoch, taken)
+            self.job.point("ack.done")
         except (StreamflowError, OSError) as error:
             if isinstance(error, Unavailable | OSError):
                 return  # the source reports its lost connection itself; what was not acknowledged comes again

@@ -194,6 +194,7 @@ class Committer:
     async def note(self, progress: Mapping[str, Progress]) -> None:
         """Stores progress without an epoch."""
         await self._on_thread(self._store.note({}, progress))
+        self._world.point("progress.noted")
         self._stored |= progress
 
     async def pin(self, source: str, starts: Mapping[Partition, Position]) -> None:
@@ -217,6 +218,7 @@ class Committer:
     async def _commit(self, cut: Cut) -> None:
         self._cost_seconds = 0.0
         deltas = await self._encode()
+        self._world.point("epoch.encoded")
         chunks: list[Chunk] = []
         spilled: list[Chunk] = []
         for staging in self._parts.stagings:
@@ -246,6 +248,7 @@ class Committer:
         del self._intake.cuts[cut.epoch]
         for name, outbox in self._parts.outboxes.items():
             outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])
+        self._world.point("epoch.appended")
         for tap in self._parts.taps:
             tap.committed(cut.epoch)
         for push in cut.pushed:

@@ -22,6 +22,7 @@ from streamflow.batch import (
     Taken,
 )
 from streamflow.clock import Cancellable, Clock
+from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump
@@ -95,6 +96,7 @@ class Intake:
         self.cuts: dict[int, Cut] = {}
         self.stalled: Callable[[], str] = lambda: ""
         self.formed: Callable[[int, int], None] = lambda number, records: None
+        self.point: Point = no_point
         self._channel = channel
         self._pacer = pacer
         self._clock = clock
@@ -217,6 +219,7 @@ class Intake:
             self._pacer.pending()
         self._cut.journal.append((self._number, self._now_ms, fires, line))
         self.formed(self._number, len(values))
+        self.point("number.formed")
         barrier = self._barrier()
         batch = MicroBatch(self._number, self._now_ms, tuple(inputs), barrier, fires)
         return Fragment(batch, values, True, None, ports if len(self.pumps) > 1 else None)
@@ -231,6 +234,7 @@ class Intake:
         self.cuts[self._epoch] = cut
         self._dirty = False
         self._pacer.barrier()
+        self.point("barrier.formed")
         return self._epoch
 
     def _take_sources(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:

@@ -231,11 +231,14 @@ class Publisher:
     async def _recover(self, sink: Sink) -> None:
         outbox = self.outbox
         await sink.open(self._ctx)
+        self._world.point("sink.fenced")
         stored = outbox.progress
         progress = await sink.recover(stored, tuple(outbox.chunks))
+        self._world.point("sink.asked")
         if stored is None:
             # without a stored baseline a crash right after the first publish would count our own records as old ones
             await self._note({outbox.sink: progress})
+            self._world.point("sink.baseline")
         outbox.published(progress)
         self._staging.encoder = sink
         self.recovered = True
@@ -248,7 +251,9 @@ class Publisher:
                 outbox.arrived.clear()
                 await outbox.arrived.wait()
             assert outbox.progress is not None
+            self._world.point("publish.begun")
             progress = await sink.publish(outbox.run(), outbox.progress)
+            self._world.point("publish.done")
             outbox.published(progress)
             self._world.instrument.published(outbox.sink, progress.epoch, progress.next_seq)
             self._told()

@@ -16,6 +16,7 @@ from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
+from streamflow.points import Point
 from streamflow.runtime.settings import Settings
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -114,11 +115,13 @@ class Pump:
         source = self.step.options["spec"].source()
         try:
             starts = await source.open(self._ctx, dict(self._taken))
+            self._world.point("source.opened")
             if self._goal is None:
                 self._goal = await source.ends()
             new = {partition: start for partition, start in starts.items() if partition not in self._taken}
             if new:
                 await self._world.pin(self.name, new)
+                self._world.point("source.pinned")
                 self._taken |= new
         except BaseException:
             await _quietly_close(source)
@@ -269,7 +272,7 @@ class Pump:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the parts of a shard share: time, settings, whom to tell, and what they may ask of the committer."""
+    """What the parts of a shard share: time, settings, whom to tell, calls of the committer, crash points."""
 
     clock: Clock
     settings: Settings
@@ -277,6 +280,7 @@ class World:
     skipped: Callable[[str, str, Exception], None]
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
     spill: Callable[[Sequence[Chunk]], Awaitable[None]]
+    point: Point
 
 
 async def _quietly_close(source: Source) -> None:

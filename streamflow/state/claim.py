@@ -10,10 +10,11 @@ from pathlib import Path
 
 from streamflow.clock import Clock, SystemClock
 from streamflow.keys import HASH_NAME
+from streamflow.points import Point, no_point
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
 from streamflow.state.opening import check_integrity, is_new, make_durable, make_schema, value_of
-from streamflow.state.rows import Point, write_rows
+from streamflow.state.rows import write_rows
 from streamflow.state.store import Manifest
 from streamflow.state.views import make_views
 from streamflow.state.witness import check_not_gone, check_witness
@@ -23,10 +24,6 @@ def _new_incarnation() -> str:
     return secrets.token_hex(6)
 
 
-def _no_point(name: str) -> None:
-    """Production has no crash points."""
-
-
 @dataclass(frozen=True, slots=True)
 class StoreOptions:
     """What a store is given besides its path.
@@ -34,14 +31,13 @@ class StoreOptions:
     Args:
         clock: Tells when an epoch was committed.
         force_place: Take a network file system all the same.
-        point: Called at ``commit.begun``, ``commit.written`` (before COMMIT), ``commit.done`` (before the witness),
-            ``spill.done`` and ``fold.written``; simulation raises there.
+        point: Called at the crash points of the store.
         new_incarnation: Makes the id of a new store: letters and digits.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     force_place: bool = False
-    point: Point = _no_point
+    point: Point = no_point
     new_incarnation: Callable[[], str] = _new_incarnation
 
 

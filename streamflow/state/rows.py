@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
@@ -83,7 +83,3 @@ def write_rows(
 @lru_cache(maxsize=64)
 def _statement(head: str, row: str, count: int, tail: str) -> str:
     return f"{head} VALUES {','.join([row] * count)} {tail}"
-
-
-Point = Callable[[str], None]
-"""Called at named instants of the commit: simulation raises there, production does nothing."""

@@ -110,6 +110,7 @@ class SqliteStore:
             verify(connection, self.path, self._witness.path, accept_missing=manifest.accept_missing)
             with transaction(connection):
                 claim(connection, self.path, manifest, ledger, self._options)
+                self._options.point("store.claimed")
             checkpoint = read_checkpoint(connection, ledger)
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
