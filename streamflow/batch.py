@@ -7,6 +7,8 @@ other, share it.
 from __future__ import annotations
 
 import struct
+import sys
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -22,7 +24,7 @@ Origin = tuple[int, ...]
 END: Final = 1 << 62
 """Sorts behind every integer in an origin."""
 
-FRAGMENT_ROWS_MAX: Final = 512
+FRAGMENT_ROWS_MAX: Final = 1024
 """Most rows in one fragment, and most records in one micro-batch."""
 
 
@@ -188,7 +190,10 @@ def pack_frames(frames: Sequence[bytes]) -> bytes:
 
 def pack_parts(sizes: Sequence[int], parts: Iterable[bytes]) -> bytes:
     """`pack_frames` for frames that are joined in part already: their sizes one by one, and what gives them all."""
-    return struct.pack(f">{len(sizes) + 1}I", len(sizes), *sizes) + b"".join(parts)
+    table = array("I", [len(sizes), *sizes])
+    if sys.byteorder == "little":
+        table.byteswap()
+    return b"".join((table.tobytes(), *parts))
 
 
 def split_table(payload: bytes) -> tuple[memoryview, memoryview]:

@@ -155,7 +155,7 @@ class Stream(Generic[T]):
         name: str | None = None,
         on_error: OnError = OnError.STOP,
     ) -> Stream[U]:
-        """Calls the function with all records of a batch at once (1 to about 512), for NumPy, Arrow or Polars.
+        """Calls the function with all records of a batch at once (1 to about 1000), for NumPy, Arrow or Polars.
 
         With one output per record, in order, the result does not depend on how records are grouped. The output has
         no key. With ``sf.skip`` an error leaves out the whole batch.

@@ -41,6 +41,10 @@ class Shard(Protocol):
         """A crash point is passed."""
         ...
 
+    def took(self, stage: int, rows: int, seconds: float) -> None:
+        """A stage kept the loop for so long with so many rows."""
+        ...
+
     def breathe(self) -> None:
         """Gives the interpreter to the store's thread for a moment, when it is at work."""
         ...
@@ -84,13 +88,16 @@ class Sync:
             if whole and self._next is not None:
                 (self.transform, self.outlets), self._next = self._next, None
             whole = part.last
+            computed = 0.0
             for outs in self.transform(part):
+                computed = computed or clock()
                 for outlet, out in zip(self.outlets, outs, strict=True):
                     await outlet.put(out)
                 self.shard.breathe()
                 if clock() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = clock() + SLICE_SECONDS
+            self.shard.took(self.bound.stage.index, len(part.values), computed - started)
             if part.last:
                 self._finish(part)
             self.busy_seconds += clock() - started

@@ -4,7 +4,7 @@ One loop runs all steps of a stage record by record, depth first: the order in w
 of their origins. It binds users' functions and table look-ups as locals and works on bare lists, so nothing is
 crossed per record but the users' own calls. A port that is reached from several places (a merge, the output of a
 step with timers) becomes a local function; where a step may give many records for one, the loop is a generator that
-pauses every 512 rows.
+pauses every 1024 rows.
 
 The text defines ``make(env)``, which returns ``loop(part)``: Fragment -> iterator of one tuple of Fragments (one per
 exit, then one per tap). ``env`` is made by `streamflow.operators.bind`, which also runs the same stage without this
@@ -130,6 +130,8 @@ class LoopWriter:
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
             if takes_context(step):
                 self.line(f"c{n}.batch = batch")
+            if step.kind == "key_by" and not self.handled(step):
+                self.line(f"kind{n} = q{n}.kind")
         if any(step.traits.expands for step in self.stage.steps):
             with self.block("def flush(upto):"):
                 self.line(f"out = {self._fragments('False', 'upto', copy=True)}")

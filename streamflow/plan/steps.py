@@ -73,7 +73,7 @@ def _key_by(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
             with w.guarded(n, step, f"q{n}.check(k{n})"):
                 w.emit(Port(step.id), Scope(scope.value, f"k{n}", scope.path))
             return
-        with w.block(f"if k{n}.__class__ is not q{n}.kind:"):
+        with w.block(f"if k{n}.__class__ is not kind{n}:"):
             w.line(f"q{n}.check(k{n})")
         w.emit(Port(step.id), Scope(scope.value, f"k{n}", scope.path))
 

@@ -374,6 +374,10 @@ class Engine:
         """Part of `operators.operator.Shard`."""
         self.job.point(name)
 
+    def took(self, stage: int, rows: int, seconds: float) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.intake.took(stage, rows, seconds)
+
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
@@ -421,7 +425,8 @@ class Engine:
         self.intake.wake()
 
     def _note_when_idle(self) -> None:
-        if self.pacer.idle and self._tasks:
+        # under load the next epoch is on its way, and takes the progress with it
+        if self.pacer.idle and not self.intake.pending and self._tasks:
             self._spawn(self.committer.note_if_behind(), "progress", may_end=True)
 
     def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:

@@ -110,16 +110,21 @@ class Digest:
         self._chunks = chunks
 
     def compute(self) -> bytes:
-        """Hashes; runs on the store's thread, where large outputs do not hold up the loop."""
-        outputs: dict[str, tuple[Any, Any]] = {}
+        """Hashes; runs on the store's thread, where large outputs do not hold up the loop.
+
+        Each update gives the interpreter away, and may wait long for it beside a busy loop: so there are few.
+        """
+        tables: dict[str, list[memoryview]] = {}
+        frames: dict[str, Any] = {}
         for chunk in self._chunks:
-            sizes, frames = outputs.setdefault(chunk.sink, (blake2b(digest_size=16), blake2b(digest_size=16)))
             table, joined = split_table(chunk.payload)
-            sizes.update(table)
-            frames.update(joined)
+            tables.setdefault(chunk.sink, []).append(table)
+            frames.setdefault(chunk.sink, blake2b(digest_size=16)).update(joined)
         changes = [part for delta in self._deltas for part in (delta.table.encode(), delta.payload)]
         results = [
-            part for sink in sorted(outputs) for part in (sink.encode(), *(hash.digest() for hash in outputs[sink]))
+            part
+            for sink in sorted(frames)
+            for part in (sink.encode(), blake2b(b"".join(tables[sink]), digest_size=16).digest(), frames[sink].digest())
         ]
         self.value = stable_hash(self._before, *changes, *results)
         return self.value

@@ -22,6 +22,7 @@ from streamflow.batch import (
     Taken,
 )
 from streamflow.clock import Cancellable, Clock
+from streamflow.operators.operator import SLICE_SECONDS
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.pacing import Pacer
@@ -29,6 +30,9 @@ from streamflow.runtime.pump import Pump
 
 PUSHED: Final = "@push"
 """Name of the internal source by which records enter from inside the process."""
+
+ROWS_MIN: Final = 16
+"""Slow steps make numbers smaller, but not below this: a step that blocks by itself is not mended by it."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -76,12 +80,32 @@ class Cut:
         return _pack([(push.source, push.payload) for push in self.pushed]) if self.pushed else b""
 
 
+@dataclass(slots=True)
+class _Taking:
+    """What the number in the making has taken: rows, a port for each where there are several, and the journal."""
+
+    values: list[Any]
+    ports: list[int] | None
+    inputs: list[SourceInput]
+    line: list[Any]
+
+    def add(self, source: str, records: SourceBatch, values: list[Any], port: int) -> None:
+        """Adds the values of records."""
+        if not values:
+            return
+        self.inputs.append(SourceInput(source, len(self.values), records))
+        if self.ports is not None:
+            self.ports += [port] * len(values)
+        # one source's list is taken as it is, and so never changed: a copy would touch each record once more
+        self.values = [*self.values, *values] if self.values else values
+
+
 class Intake:
     """The one writer of the numbered log.
 
     GUARANTEE: numbers have no gap and their time never goes back; a record enters exactly one number; what `Cut`
     says was taken is what entered. It never waits to fill a micro-batch.
-    BOUND: 512 records a micro-batch.
+    BOUND: `FRAGMENT_ROWS_MAX` records a micro-batch; fewer where a stage needs more than `SLICE_SECONDS` for them.
 
     Args:
         pumps: The sources, in the order of the graph.
@@ -105,6 +129,8 @@ class Intake:
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
         self._due: dict[int, int] = {}
+        self._fitting: dict[int, int] = {}
+        self._rows_max = FRAGMENT_ROWS_MAX
         self._cut = Cut()
         self._dirty = False
         self._fires = False
@@ -128,6 +154,17 @@ class Intake:
             self._due[stage] = due_ms
             self._wakeup.set()
 
+    def took(self, stage: int, rows: int, seconds: float) -> None:
+        """A stage kept the loop for ``seconds`` with ``rows`` rows: the next numbers fit into its slice of time."""
+        fitting = self._fitting.get(stage, FRAGMENT_ROWS_MAX)
+        if seconds > SLICE_SECONDS and rows > fitting // 2:
+            self._fitting[stage] = max(ROWS_MIN, fitting // 2)
+        elif seconds < SLICE_SECONDS / 3 and rows > fitting // 2 and fitting < FRAGMENT_ROWS_MAX:
+            self._fitting[stage] = min(FRAGMENT_ROWS_MAX, fitting * 2)
+        else:
+            return
+        self._rows_max = min(self._fitting.values())
+
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
         self._wakeup.set()
@@ -141,6 +178,11 @@ class Intake:
     def epoch_records(self) -> int:
         """Records taken since the last barrier."""
         return self._cut.records
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was taken that no barrier covers yet."""
+        return self._dirty
 
     @property
     def closing(self) -> bool:
@@ -208,21 +250,18 @@ class Intake:
                 self._dirty = True
                 self._pacer.pending()
             self._acted_ms = self._now_ms
-        values: list[Any] = []
-        ports: list[int] = []
-        inputs: list[SourceInput] = []
-        line: list[Any] = []
+        taking = _Taking([], [] if len(self.pumps) > 1 else None, [], [])
         if take:
-            self._take_pushes(values, ports, inputs, line)
-            self._take_sources(values, ports, inputs, line)
+            self._take_pushes(taking)
+            self._take_sources(taking)
             self._dirty = True
             self._pacer.pending()
-        self._cut.journal.append((self._number, self._now_ms, fires, line))
-        self.formed(self._number, len(values))
+        self._cut.journal.append((self._number, self._now_ms, fires, taking.line))
+        self.formed(self._number, len(taking.values))
         self.point("number.formed")
         barrier = self._barrier()
-        batch = MicroBatch(self._number, self._now_ms, tuple(inputs), barrier, fires)
-        return Fragment(batch, values, True, None, ports if len(self.pumps) > 1 else None)
+        batch = MicroBatch(self._number, self._now_ms, tuple(taking.inputs), barrier, fires)
+        return Fragment(batch, taking.values, True, None, taking.ports)
 
     def _barrier(self) -> int | None:
         at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
@@ -237,24 +276,20 @@ class Intake:
         self.point("barrier.formed")
         return self._epoch
 
-    def _take_sources(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:
+    def _take_sources(self, taking: _Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
         waiting = [pump for pump in self.pumps if pump.waiting]
         if not waiting:
             return
         turn = self._number % len(waiting)
-        share = max(1, (FRAGMENT_ROWS_MAX - len(values)) // len(waiting))
-        for most in (share, FRAGMENT_ROWS_MAX):
+        share = max(1, (self._rows_max - len(taking.values)) // len(waiting))
+        for most in (share, self._rows_max):
             for pump in waiting[turn:] + waiting[:turn]:
-                room = min(most, FRAGMENT_ROWS_MAX - len(values))
+                room = min(most, self._rows_max - len(taking.values))
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
-                        self._account(pump.name, ready.records, line)
-                        if ready.values:
-                            inputs.append(SourceInput(pump.name, len(values), ready.records))
-                            values += ready.values
-                            if len(self.pumps) > 1:
-                                ports += [self._ports[pump.name]] * len(ready.values)
+                        self._account(pump.name, ready.records, taking.line)
+                        taking.add(pump.name, ready.records, ready.values, self._ports[pump.name])
                         room -= len(ready.records)
 
     def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
@@ -272,17 +307,14 @@ class Intake:
             cut.ids.setdefault(source, []).extend(records.ids)
             line.append((source, records.partition, len(records), list(records.ids)))
 
-    def _take_pushes(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:
-        for _ in range(min(len(self._pushes), FRAGMENT_ROWS_MAX // 2)):
+    def _take_pushes(self, taking: _Taking) -> None:
+        for _ in range(min(len(self._pushes), self._rows_max // 2)):
             push = self._pushes.popleft()
             seq = self._push_seq.get(push.source, 0) + 1
             self._push_seq[push.source] = seq
             records = SourceBatch(push.source, [push.payload], [seq])
-            self._account(PUSHED, records, line)
-            inputs.append(SourceInput(PUSHED, len(values), records))
-            values.append(push.value)
-            if len(self.pumps) > 1:
-                ports.append(self._ports[push.source])
+            self._account(PUSHED, records, taking.line)
+            taking.add(PUSHED, records, [push.value], self._ports[push.source])
             self._cut.pushed.append(push)
 
     def waiting_pushes(self) -> list[Pushed]:

@@ -206,7 +206,7 @@ class Pump:
         codec: Codec[Any] | None = self.step.options["spec"].codec
         payloads = batch.payloads
         if codec is None:
-            return [Ready(batch, self._messages(batch, list(payloads)))]
+            return [Ready(batch, self._messages(batch, payloads if isinstance(payloads, list) else list(payloads)))]
         try:
             if max(map(len, payloads)) > self._ctx.message_bytes_max:
                 raise ValueError("too large")

@@ -34,7 +34,7 @@ class Settings:
     checkpoint_share: float = 0.05
     epoch_records_max: int = 1_000_000
     epoch_bytes_max: int = 64 * 1024 * 1024
-    chunk_bytes: int = 256 * 1024
+    chunk_bytes: int = 1024 * 1024
     outbox_bytes_max: int = 256 * 1024 * 1024
     intake_records_max: int = 8192
     intake_bytes_max: int = 32 * 1024 * 1024

@@ -13,7 +13,7 @@ from streamflow.batch import Chunk, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.ledger import Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
-from streamflow.state.splitting import delta_entries
+from streamflow.state.splitting import entry_count
 from streamflow.state.store import Delta, Epoch
 
 HISTORY_EPOCHS: Final = 1000
@@ -159,7 +159,7 @@ def check_deltas(ledger: Ledger, deltas: Sequence[Delta]) -> None:
         if seen >= DELTAS_CHECKED_FIRST and (seen % DELTAS_CHECKED_EVERY or delta.count > DELTA_CHECKED_ENTRIES_MAX):
             continue
         try:
-            found = len(delta_entries(delta.payload))
+            found = entry_count(delta.payload)
         except CorruptStateError as error:
             raise CheckpointError(
                 f"the state of step {delta.table!r} is not encoded as JSON: {error}",

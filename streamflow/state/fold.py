@@ -26,7 +26,7 @@ FOLD_SLICE_SECONDS: Final = 0.008
 """A slice starts nothing new after this long; with its COMMIT it stays near 20 ms."""
 FOLD_ROUND_BYTES: Final = 8 << 20
 """A round takes deltas up to this size, and at least one: it bounds the memory of a fold."""
-FOLD_BYTES_MIN: Final = 1 << 20
+FOLD_BYTES_MIN: Final = 4 << 20
 """Under load a table with less than this unfolded is left alone."""
 FOLD_BYTES_MAX: Final = 16 << 20
 """Under load folding is due as soon as more than this is unfolded, however many rows there are."""

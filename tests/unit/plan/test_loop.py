@@ -120,7 +120,7 @@ def test_a_fragment_that_is_not_last_gives_none_that_is():
     source.flat_map(range, name="many").to(sf.MemoryTopic("out"))
     plan = plan_of(flow)
     loop = compile_loop(BoundStage(plan.graph, plan.stages[0], lambda *lost: None))
-    (part,) = numbers(plan.graph, [(1, 0, 600)], 512)
+    (part,) = numbers(plan.graph, [(1, 0, FRAGMENT_ROWS_MAX + 1)], FRAGMENT_ROWS_MAX)
     assert [out.last for (out,) in loop(part._replace(last=False, upto=(0,)))] == [False, False]
 
 
