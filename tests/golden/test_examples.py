@@ -6,6 +6,9 @@ from streamflow.testing.harness import FlowTest
 from tests.golden.cases import CASES, EXAMPLE_CASES, Case, rows, rows_in
 from tests.golden.crashing import WORK_TURNS, arrive, feed, turns, with_random_crashes, with_three_crashes
 
+RECORDS = 3000
+"""More than two numbers of the log hold."""
+
 every_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 every_example = pytest.mark.parametrize("case", EXAMPLE_CASES, ids=lambda case: case.name)
 
@@ -40,10 +43,10 @@ async def test_the_turns_of_the_loop_reach_every_stage_of_the_work():
     seen = set()
     for count in range(WORK_TURNS):
         async with case.flow.test() as t:
-            arrive(t, case, case.payloads()[:1000])
+            arrive(t, case, case.payloads()[:RECORDS])
             await turns(count)
             committed, published = len(t.out(case.output)), len(t.sink(case.sink))
-            seen.add((committed > 0, published > 0, published == 1000))
+            seen.add((committed > 0, published > 0, published == RECORDS))
     assert seen >= {
         (False, False, False),  # nothing committed
         (True, False, False),  # committed, nothing published
