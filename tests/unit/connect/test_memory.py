@@ -99,16 +99,16 @@ async def test_sending_needs_a_partition_and_an_open_input():
 
 async def test_partitions_take_turns():
     topic = MemoryTopic("orders", partitions=("a", "b"))
-    topic.send_all(range(1200), "a")
-    topic.send_all(range(600), "b")
+    topic.send_all(range(2400), "a")
+    topic.send_all(range(1200), "b")
     source = await opened(topic)
     batches = [await source.read() for _ in range(5)]
     assert [(batch.partition, len(batch)) for batch in batches if batch] == [
-        ("a", 512),
-        ("b", 512),
-        ("a", 512),
-        ("b", 88),
-        ("a", 176),
+        ("a", 1024),
+        ("b", 1024),
+        ("a", 1024),
+        ("b", 176),
+        ("a", 352),
     ]
 
 
@@ -173,7 +173,7 @@ async def test_a_queue_with_a_long_acknowledged_stretch_goes_on():
     topic = MemoryTopic("jobs", ids=True)
     topic.send_all(range(2000))
     first = await opened(topic)
-    ids = [name for _ in range(4) for name in (await first.read()).ids]  # type: ignore[union-attr]
+    ids = [name for _ in range(2) for name in (await first.read()).ids]  # type: ignore[union-attr]
     again = await opened(topic, seen=set(ids[1:1700]))
     rest = [await again.read() for _ in range(2)]
     assert [value for batch in rest if batch for value in batch.payloads] == [0, *range(1700, 2000)]
