@@ -81,7 +81,7 @@ class Intake:
 
     GUARANTEE: numbers have no gap and their time never goes back; a record enters exactly one number; what `Cut`
     says was taken is what entered. It never waits to fill a micro-batch.
-    BOUND: 512 records a micro-batch.
+    BOUND: ``rows_max`` records a micro-batch.
 
     Args:
         pumps: The sources, in the order of the graph.
@@ -97,6 +97,7 @@ class Intake:
         self.stalled: Callable[[], str] = lambda: ""
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.point: Point = no_point
+        self.rows_max = FRAGMENT_ROWS_MAX
         self._channel = channel
         self._pacer = pacer
         self._clock = clock
@@ -243,10 +244,10 @@ class Intake:
         if not waiting:
             return
         turn = self._number % len(waiting)
-        share = max(1, (FRAGMENT_ROWS_MAX - len(values)) // len(waiting))
-        for most in (share, FRAGMENT_ROWS_MAX):
+        share = max(1, (self.rows_max - len(values)) // len(waiting))
+        for most in (share, self.rows_max):
             for pump in waiting[turn:] + waiting[:turn]:
-                room = min(most, FRAGMENT_ROWS_MAX - len(values))
+                room = min(most, self.rows_max - len(values))
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
                         self._account(pump.name, ready.records, line)
@@ -273,7 +274,7 @@ class Intake:
             line.append((source, records.partition, len(records), list(records.ids)))
 
     def _take_pushes(self, values: list[Any], ports: list[int], inputs: list[SourceInput], line: list[Any]) -> None:
-        for _ in range(min(len(self._pushes), FRAGMENT_ROWS_MAX // 2)):
+        for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
             seq = self._push_seq.get(push.source, 0) + 1
             self._push_seq[push.source] = seq
