@@ -108,9 +108,9 @@ class Step:
         return KINDS[self.kind]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Graph:
-    """All steps of a flow."""
+    """All steps of a flow; compared by identity, so that what was made of it can be found again."""
 
     flow: str
     steps: tuple[Step, ...]

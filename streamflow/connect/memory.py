@@ -269,6 +269,10 @@ class MemoryTopic(Generic[T]):
         """
         self._log.faults.append((error, after))
 
+    def mend(self) -> None:
+        """Forgets what `fail_next_publish` has planned."""
+        self._log.faults.clear()
+
     def truncate_before(self, offset: int, partition: Partition = "") -> None:
         """Drops the records in front of an offset, as retention does."""
         self._log.partition(partition).drop_before(offset)

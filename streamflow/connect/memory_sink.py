@@ -11,10 +11,11 @@ from typing import Any
 from streamflow.batch import Chunk, Fragment, Partition, Progress
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
 from streamflow.connect.memory_frames import BARE, Heads, dressed, names_partitions
-from streamflow.connect.memory_log import TopicLog
+from streamflow.connect.memory_log import Fence, TopicLog
 from streamflow.connect.memory_source import probe_log
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import EncodeError
+from streamflow.points import Point, no_point
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,13 +51,14 @@ class MemorySink:
         self._heads = Heads()
         self._fence_name = ""
         self._holder = 0
+        self._point: Point = no_point
 
     async def probe(self) -> Probe:
         return probe_log(self._log)
 
     async def open(self, ctx: SinkContext) -> None:
         self._log.check_reachable()
-        self._fence_name = ctx.fence
+        self._fence_name, self._point = ctx.fence, ctx.point
         if not self._settings.blind:
             self._holder = self._log.take_fence(ctx.fence, ctx.generation)
 
@@ -96,12 +98,20 @@ class MemorySink:
             next_seq = max(next_seq, fence.next_seq)
             assert next_seq == fence.next_seq, f"record {fence.next_seq} was never published, {next_seq} comes next"
         if chunks[0].first_seq == next_seq and self._log.takes_packed and not any(map(names_partitions, chunks)):
-            count = self._log.publish_packed(fence, chunks)
+            count = self._publish_packed(fence, chunks)
         else:
             frames = unpublished(chunks, next_seq)
             self._log.publish(fence, frames)
             count = len(frames)
         return progress_at(next_seq + count, at, chunks)
+
+    def _publish_packed(self, fence: Fence | None, chunks: Sequence[Chunk]) -> int:
+        count = 0
+        for chunk in chunks:
+            if count:
+                self._point("publish.part")
+            count += self._log.publish_packed(fence, [chunk])
+        return count
 
     async def close(self) -> None:
         self._holder = 0

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -61,12 +60,14 @@ class Sync:
         transform: Its loop; may be replaced between two numbers.
         outlets: One per exit and tap.
         shard: Whom to tell.
+        monotonic: Seconds that never go back.
     """
 
     bound: BoundStage
     transform: Transform
     outlets: Sequence[Outlet]
     shard: Shard
+    monotonic: Callable[[], float]
     busy_seconds: float = 0.0
     _next: tuple[Transform, Sequence[Outlet]] | None = None
 
@@ -77,7 +78,7 @@ class Sync:
     async def run(self, inlet: Inlet) -> None:
         """Runs until cancelled; raises what a step raised, as `StepError`."""
         slice_ends = 0.0
-        clock = time.perf_counter
+        clock = self.monotonic
         whole = True
         while True:
             asked = clock()

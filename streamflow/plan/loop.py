@@ -41,15 +41,18 @@ class LoopText:
     step_of_line: dict[int, tuple[int, str]]
 
 
-def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = ()) -> LoopText:
+def loop_text(
+    graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: int = FRAGMENT_ROWS_MAX
+) -> LoopText:
     """Writes the loop of a stage.
 
     Args:
         graph: The graph it is part of.
         stage: A stage that is no boundary.
         taps: Ports whose rows are wanted besides, for subscribers and tests.
+        rows_max: A loop that gives many rows for one pauses after so many.
     """
-    return LoopWriter(graph, stage, tuple(taps)).write()
+    return LoopWriter(graph, stage, tuple(taps), rows_max).write()
 
 
 @dataclass(slots=True)
@@ -59,6 +62,7 @@ class LoopWriter:
     graph: Graph
     stage: Stage
     taps: tuple[Port, ...]
+    rows_max: int
     lines: list[tuple[str, int, str]] = field(default_factory=list)
     depth: int = 0
     blocks: int = 0
@@ -248,7 +252,7 @@ class LoopWriter:
     def pause(self, port: Port, path: Sequence[str]) -> None:
         exits = self.view.reached[port]
         if exits:
-            full = " or ".join(f"len(xv{x}) >= {FRAGMENT_ROWS_MAX}" for x in sorted(exits))
+            full = " or ".join(f"len(xv{x}) >= {self.rows_max}" for x in sorted(exits))
             upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
             with self.block(f"if {full}:"):
                 self.line(f"yield flush({upto})")

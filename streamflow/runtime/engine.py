@@ -222,7 +222,7 @@ class Engine:
             )
             for name, outbox in self.outboxes.items()
         ]
-        self._operators = [Sync(stage, lambda part: (), [], self) for stage in self.bound]
+        self._operators = [Sync(stage, lambda part: (), [], self, job.clock.monotonic) for stage in self.bound]
         self._set_loops()
         self._built = True
 
@@ -246,6 +246,7 @@ class Engine:
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
         self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
+        self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
         self.intake.point = job.point
@@ -264,7 +265,8 @@ class Engine:
     def _loop(self, bound: BoundStage, taps: Sequence[Port]) -> Transform:
         if bound.stage.boundary:
             return MapBatch(bound, len(taps)).run
-        return plain_loop(bound, taps) if self.job.settings.plain else compile_loop(bound, taps)
+        settings = self.job.settings
+        return plain_loop(bound, taps) if settings.plain else compile_loop(bound, taps, settings.fragment_rows_max)
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges

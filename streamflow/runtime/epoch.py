@@ -159,6 +159,7 @@ class Committer:
         }
         self._breathed = 0.0
         self._store_jobs = 0
+        self._advanced = asyncio.Event()
         self._cost_seconds = 0.0
 
     def breathe(self) -> None:
@@ -207,7 +208,13 @@ class Committer:
         await self._on_thread(self._store.note({source: Taken(starts)}, {}))
 
     async def spill(self, chunks: Sequence[Chunk]) -> None:
-        """Writes chunks of the epoch in the making ahead of its commit."""
+        """Writes chunks of the epoch in the making ahead of its commit.
+
+        Waits for the commit before: until then the store cannot tell whose they are. That commit needs nothing from
+        who waits here, for that one has passed its barrier.
+        """
+        while self.last_epoch < chunks[0].epoch - 1:
+            await self._advanced.wait()
         await self._on_thread(self._store.spill(chunks))
 
     async def note_if_behind(self) -> None:
@@ -250,6 +257,8 @@ class Committer:
         await self._on_thread(self._store.commit(epoch))
         # -- the commit point: from here on the epoch is true ------------------------------------------------------
         self._digest, self.last_epoch, self._stored = digest.value, cut.epoch, progress
+        self._advanced.set()
+        self._advanced = asyncio.Event()
         del self._intake.cuts[cut.epoch]
         for name, outbox in self._parts.outboxes.items():
             outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])

@@ -105,7 +105,7 @@ class Intake:
 
     GUARANTEE: numbers have no gap and their time never goes back; a record enters exactly one number; what `Cut`
     says was taken is what entered. It never waits to fill a micro-batch.
-    BOUND: `FRAGMENT_ROWS_MAX` records a micro-batch; fewer where a stage needs more than `SLICE_SECONDS` for them.
+    BOUND: ``rows_max`` records a micro-batch; fewer where a stage needs more than `SLICE_SECONDS` for them.
 
     Args:
         pumps: The sources, in the order of the graph.
@@ -121,6 +121,7 @@ class Intake:
         self.stalled: Callable[[], str] = lambda: ""
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.point: Point = no_point
+        self.rows_max = FRAGMENT_ROWS_MAX
         self._channel = channel
         self._pacer = pacer
         self._clock = clock
@@ -130,7 +131,6 @@ class Intake:
         self._pushes: deque[Pushed] = deque()
         self._due: dict[int, int] = {}
         self._fitting: dict[int, int] = {}
-        self._rows_max = FRAGMENT_ROWS_MAX
         self._cut = Cut()
         self._dirty = False
         self._fires = False
@@ -156,14 +156,17 @@ class Intake:
 
     def took(self, stage: int, rows: int, seconds: float) -> None:
         """A stage kept the loop for ``seconds`` with ``rows`` rows: the next numbers fit into its slice of time."""
-        fitting = self._fitting.get(stage, FRAGMENT_ROWS_MAX)
+        most = self.rows_max
+        fitting = self._fitting.get(stage, most)
         if seconds > SLICE_SECONDS and rows > fitting // 2:
-            self._fitting[stage] = max(ROWS_MIN, fitting // 2)
-        elif seconds < SLICE_SECONDS / 3 and rows > fitting // 2 and fitting < FRAGMENT_ROWS_MAX:
-            self._fitting[stage] = min(FRAGMENT_ROWS_MAX, fitting * 2)
-        else:
-            return
-        self._rows_max = min(self._fitting.values())
+            self._fitting[stage] = max(min(ROWS_MIN, most), fitting // 2)
+        elif seconds < SLICE_SECONDS / 3 and rows > fitting // 2 and fitting < most:
+            self._fitting[stage] = min(most, fitting * 2)
+
+    @property
+    def _fitting_rows(self) -> int:
+        """Most rows of the next number."""
+        return min(self._fitting.values(), default=self.rows_max)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
@@ -282,10 +285,10 @@ class Intake:
         if not waiting:
             return
         turn = self._number % len(waiting)
-        share = max(1, (self._rows_max - len(taking.values)) // len(waiting))
-        for most in (share, self._rows_max):
+        share = max(1, (self._fitting_rows - len(taking.values)) // len(waiting))
+        for most in (share, self._fitting_rows):
             for pump in waiting[turn:] + waiting[:turn]:
-                room = min(most, self._rows_max - len(taking.values))
+                room = min(most, self._fitting_rows - len(taking.values))
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
                         self._account(pump.name, ready.records, taking.line)
@@ -308,7 +311,7 @@ class Intake:
             line.append((source, records.partition, len(records), list(records.ids)))
 
     def _take_pushes(self, taking: _Taking) -> None:
-        for _ in range(min(len(self._pushes), self._rows_max // 2)):
+        for _ in range(min(len(self._pushes), max(1, self._fitting_rows // 2))):
             push = self._pushes.popleft()
             seq = self._push_seq.get(push.source, 0) + 1
             self._push_seq[push.source] = seq

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import SettingsError
 
@@ -24,6 +25,7 @@ class Settings:
         intake_bytes_max: Most bytes read ahead per source.
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
+        fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
         restarts_max: After this many restarts without a commit between them the flow stops.
         plain: Run the plain executor instead of generated loops, for debugging.
@@ -40,6 +42,7 @@ class Settings:
     intake_bytes_max: int = 32 * 1024 * 1024
     message_bytes_max: int = 8 * 1024 * 1024
     channel_fragments: int = 2
+    fragment_rows_max: int = FRAGMENT_ROWS_MAX
     stop_timeout: Duration = "30s"
     restarts_max: int = 10
     plain: bool = False
@@ -58,6 +61,7 @@ class Settings:
             "intake_bytes_max",
             "message_bytes_max",
             "channel_fragments",
+            "fragment_rows_max",
             "restarts_max",
         ):
             if getattr(self, name) < 1:

@@ -13,7 +13,8 @@ from streamflow.keys import HASH_NAME
 from streamflow.points import Point, no_point
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
-from streamflow.state.opening import check_integrity, is_new, make_durable, make_schema, value_of
+from streamflow.state.opening import check_integrity, is_new, make_schema, value_of
+from streamflow.state.place import FilePlace, MakePlace, Place
 from streamflow.state.rows import write_rows
 from streamflow.state.store import Manifest
 from streamflow.state.views import make_views
@@ -33,30 +34,33 @@ class StoreOptions:
         force_place: Take a network file system all the same.
         point: Called at the crash points of the store.
         new_incarnation: Makes the id of a new store: letters and digits.
+        place: Makes the place where the store lies.
     """
 
     clock: Clock = field(default_factory=SystemClock)
     force_place: bool = False
     point: Point = no_point
     new_incarnation: Callable[[], str] = _new_incarnation
+    place: MakePlace = FilePlace
 
 
-def verify(connection: sqlite3.Connection, path: Path, witness: Path, *, accept_missing: bool) -> None:
+def verify(connection: sqlite3.Connection, path: Path, place: Place, *, accept_missing: bool) -> None:
     """Checks a file before anything is written to it, and makes it durable.
 
     Raises:
         StateError: It is another program's, of a newer format, damaged, or older than its witness.
     """
     if is_new(connection, path):
-        check_not_gone(path, witness)
-        make_durable(connection)
+        check_not_gone(path, place.witness.read())
+        place.make_durable(connection)
         return
-    make_durable(connection)
+    place.make_durable(connection)
     clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
     check_integrity(connection, path, thorough=clean != 1)
     incarnation = value_of(connection, "SELECT value FROM meta WHERE key = 'incarnation'")
     epoch = value_of(connection, "SELECT coalesce(max(epoch), 0) FROM epoch")
-    check_witness(path, witness, (incarnation, epoch), accept_missing=accept_missing)
+    if not check_witness(path, place.witness.read(), (incarnation, epoch), accept_missing=accept_missing):
+        place.witness.forget()
 
 
 def claim(

@@ -12,7 +12,7 @@ from streamflow.state.manifest import apply_manifest
 from streamflow.state.opening import as_state_error, make_schema, transaction
 from streamflow.state.reader import opened
 from streamflow.state.store import Manifest
-from streamflow.state.witness import check_not_gone, check_witness
+from streamflow.state.witness import check_not_gone, check_witness, read_witness
 
 _OUTLINE: Final = {
     "meta": "SELECT * FROM meta",
@@ -42,9 +42,9 @@ def check_fit(path: str | Path, manifest: Manifest) -> bool:
         StateError: What an opening would raise. Damage that only reading every page shows is not looked for.
     """
     file = Path(path)
-    witness = file.with_name(file.name + ".epoch")
+    seen = read_witness(file.with_name(file.name + ".epoch"))
     if not file.is_file() or not file.stat().st_size:
-        check_not_gone(file, witness)
+        check_not_gone(file, seen)
         return False
     outline = sqlite3.connect(":memory:", isolation_level=None)
     try:
@@ -57,7 +57,7 @@ def check_fit(path: str | Path, manifest: Manifest) -> bool:
     finally:
         outline.close()
     if not manifest.accept_missing:
-        check_witness(file, witness, held, accept_missing=False)
+        check_witness(file, seen, held, accept_missing=False)
     return True
 
 

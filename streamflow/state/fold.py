@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -41,10 +41,12 @@ class Folder:
 
     Args:
         ledger: What is known of the file.
+        monotonic: Seconds that never go back.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._ledger = ledger
+        self._monotonic = monotonic
         self._round: _Round | None = None
 
     def slice(self, connection: sqlite3.Connection, *, idle: bool) -> bool:
@@ -61,19 +63,19 @@ class Folder:
             Fenced: Another process has opened the store.
             CorruptStateError: A delta does not match its checksum.
         """
-        deadline = time.perf_counter() + FOLD_SLICE_SECONDS
+        deadline = self._monotonic() + FOLD_SLICE_SECONDS
         if self._round is None:
             step = self._choose(idle=idle)
             if step is None:
                 return False
             self._round = _Round(connection, step)
         current = self._round
-        if not _advance(current.preparing, deadline):
+        if not self._advance(current.preparing, deadline):
             return True
         done = False
         with transaction(connection):
             check_generation(connection, self._ledger)
-            done = _advance(current.writing, deadline)
+            done = self._advance(current.writing, deadline)
             if done:
                 current.delete_deltas()
         if done:
@@ -91,16 +93,15 @@ class Folder:
         }
         return max(due, key=due.__getitem__) if due else None
 
+    def _advance(self, work: Iterator[None], deadline: float) -> bool:
+        """Runs pieces of work until none is left, or the deadline has passed; at least one."""
+        return all(self._monotonic() < deadline for _ in work)
+
     def _note(self, folded: _Round) -> None:
         debt, rows = self._ledger.debt, self._ledger.row_bytes
         debt[folded.step] -= folded.size_bytes
         assert debt[folded.step] >= 0, f"fold debt of table {folded.step} is {debt[folded.step]}"
         rows[folded.step] = max(rows.get(folded.step, 0), folded.size_bytes)
-
-
-def _advance(work: Iterator[None], deadline: float) -> bool:
-    """Runs pieces of work until none is left, or the deadline has passed; at least one."""
-    return all(time.perf_counter() < deadline for _ in work)
 
 
 class _Round:

@@ -7,7 +7,6 @@ import logging
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from streamflow.batch import Chunk, Progress, Taken
@@ -17,23 +16,18 @@ from streamflow.state.claim import StoreOptions, claim, verify
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
 from streamflow.state.ledger import Ledger
-from streamflow.state.lock import FileLock, check_place
 from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
     UNREADABLE,
     as_checkpoint_error,
     as_corrupt,
     as_state_error,
-    connect_readable,
-    connect_writable,
-    drop_connection,
     is_passing,
     transaction,
 )
 from streamflow.state.recovery import load_entries, read_checkpoint
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
 from streamflow.state.wal import WalKeeper
-from streamflow.state.witness import Witness, check_not_gone
 
 __all__ = ["SqliteStore", "StoreOptions"]
 
@@ -60,11 +54,11 @@ class SqliteStore:
         self.path = Path(path)
         self._options = options or StoreOptions()
         self._executor: Executor = executor or ThreadExecutor()
-        self._lock = FileLock(self._beside(".lock"))
-        self._witness = Witness(self._beside(".epoch"), self._options.clock.monotonic)
+        self._place = self._options.place(self.path, self._options.clock.monotonic)
+        self._witness = self._place.witness
         self._wal = WalKeeper(self.path)
         self._ledger = Ledger()
-        self._folder = Folder(self._ledger)
+        self._folder = Folder(self._ledger, self._options.clock.monotonic)
         self._connection: sqlite3.Connection | None = None
         self._broken = ""
         self._life = "new"
@@ -74,9 +68,6 @@ class SqliteStore:
     def fold_debt_bytes(self) -> int:
         """Bytes of committed deltas that are not folded into rows yet."""
         return self._ledger.debt_bytes
-
-    def _beside(self, suffix: str) -> Path:
-        return self.path.with_name(self.path.name + suffix)
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
@@ -93,11 +84,7 @@ class SqliteStore:
 
     def _connect(self) -> sqlite3.Connection:
         try:
-            check_place(self.path, force=self._options.force_place)
-            self._lock.acquire()
-            if not self.path.exists() or not self.path.stat().st_size:
-                check_not_gone(self.path, self._witness.path)
-            self._connection = connect_writable(self.path)
+            self._connection = self._place.connect(force=self._options.force_place)
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
         except OSError as error:
@@ -107,7 +94,7 @@ class SqliteStore:
     def _open(self, manifest: Manifest) -> Checkpoint:
         connection, ledger = self._open_connection(), self._ledger
         try:
-            verify(connection, self.path, self._witness.path, accept_missing=manifest.accept_missing)
+            verify(connection, self.path, self._place, accept_missing=manifest.accept_missing)
             with transaction(connection):
                 claim(connection, self.path, manifest, ledger, self._options)
                 self._options.point("store.claimed")
@@ -224,7 +211,7 @@ class SqliteStore:
             self._witness.write(self._ledger.incarnation, self._ledger.epoch)
         except OSError as error:
             # the epoch itself is durable, so this write does not fail; the next one does
-            log.error("the witness %s cannot be written: %s", self._witness.path, error)
+            log.error("the witness of %s cannot be written: %s", self.path, error)
             self._broken = str(error)
 
     # -- between commits -----------------------------------------------------------------------------------------------
@@ -250,7 +237,7 @@ class SqliteStore:
                 return True
             return idle and self._wal.between_commits(connection, idle=True)
         except sqlite3.Error as error:
-            self._folder = Folder(self._ledger)
+            self._folder = Folder(self._ledger, self._options.clock.monotonic)
             raise self._failed(error, "folding") from error
 
     # -- reading -------------------------------------------------------------------------------------------------------
@@ -264,7 +251,7 @@ class SqliteStore:
         step = self._ledger.step(table)
         # only the connecting of the reader must not happen twice at once
         async with self._reading:
-            rows = await self._executor.read(partial(connect_readable, self.path), *lookup(step, key))
+            rows = await self._executor.read(self._place.connect_readable, *lookup(step, key))
         return found(rows, self._ledger.now_ms)
 
     # -- the end -------------------------------------------------------------------------------------------------------
@@ -282,7 +269,7 @@ class SqliteStore:
                 await self._executor.stop()
         finally:
             self._witness.close()
-            self._lock.release()
+            self._place.release()
 
     def _finish(self) -> None:
         if self._broken:
@@ -309,12 +296,12 @@ class SqliteStore:
             return
         self._life = "abandoned"
         self._executor.abandon(self._forget)
-        self._lock.release()
+        self._place.release()
 
     def _forget(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            drop_connection(connection, self.path)
+            self._place.drop(connection)
         self._witness.close()
 
     def _open_connection(self) -> sqlite3.Connection:

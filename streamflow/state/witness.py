@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Protocol
 
 from streamflow.errors import EpochWentBack
 
@@ -30,7 +30,35 @@ class Seen(NamedTuple):
     epoch: int
 
 
-class Witness:
+class Witness(Protocol):
+    """What remembers an epoch outside of the store."""
+
+    def read(self) -> Seen | None:
+        """Returns the newest epoch it tells; None if it is missing or says nothing readable."""
+        ...
+
+    def write(self, incarnation: str, epoch: int) -> None:
+        """Writes the epoch just committed.
+
+        Raises:
+            OSError: The disk refused.
+        """
+        ...
+
+    def sync(self) -> None:
+        """Waits until what was written is on the disk."""
+        ...
+
+    def forget(self) -> None:
+        """Removes it, so that the next `write` makes it anew."""
+        ...
+
+    def close(self) -> None:
+        """Lets go of it without syncing it."""
+        ...
+
+
+class FileWitness:
     """Writes ``<state>.epoch``: two lines in turns, so that a torn write leaves the other one.
 
     GUARANTEE: what it says is never ahead of what the store has committed.
@@ -47,12 +75,13 @@ class Witness:
         self._synced = 0.0
         self._unsynced = False
 
-    def write(self, incarnation: str, epoch: int) -> None:
-        """Writes the epoch just committed.
+    def read(self) -> Seen | None:
+        return read_witness(self.path)
 
-        Raises:
-            OSError: The disk refused.
-        """
+    def forget(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+    def write(self, incarnation: str, epoch: int) -> None:
         if self._descriptor < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self.path, flags, 0o600)
@@ -67,13 +96,11 @@ class Witness:
             self._synced = now
 
     def sync(self) -> None:
-        """Waits until what was written is on the disk."""
         if self._unsynced and self._descriptor >= 0:
             os.fsync(self._descriptor)
             self._unsynced = False
 
     def close(self) -> None:
-        """Lets go of the file without syncing it."""
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)
@@ -99,13 +126,16 @@ def read_witness(path: Path) -> Seen | None:
     return found
 
 
-def check_not_gone(path: Path, witness: Path) -> None:
+def check_not_gone(path: Path, seen: Seen | None) -> None:
     """Refuses to begin anew where something was committed before.
 
+    Args:
+        path: The state file, missing or empty.
+        seen: What its witness says.
+
     Raises:
-        EpochWentBack: The state file is missing or empty, and its witness tells of epochs.
+        EpochWentBack: The witness tells of epochs.
     """
-    seen = read_witness(witness)
     if seen is not None and seen.epoch > 0:
         raise EpochWentBack(
             f"{path} is gone or empty, and its witness says that epoch {seen.epoch} was committed",
@@ -113,33 +143,35 @@ def check_not_gone(path: Path, witness: Path) -> None:
         )
 
 
-def check_witness(path: Path, witness: Path, held: tuple[str, int], *, accept_missing: bool) -> None:
+def check_witness(path: Path, seen: Seen | None, held: tuple[str, int], *, accept_missing: bool) -> bool:
     """Refuses a store that is behind its witness, or has lost it.
 
     Args:
         path: The state file.
-        witness: The witness file.
+        seen: What its witness says.
         held: What the store says: its incarnation and epoch.
         accept_missing: Whether a missing witness, or another store's, is made anew instead.
+
+    Returns:
+        Whether the witness fits; otherwise it is to be made anew.
 
     Raises:
         EpochWentBack: It may be an older copy.
     """
     incarnation, epoch = held
-    seen = read_witness(witness)
     if seen is not None and seen.incarnation == incarnation:
         if epoch < seen.epoch:
             raise EpochWentBack(
                 f"{path} is at epoch {epoch}, and its witness says that epoch {seen.epoch} was committed",
                 hint="It is an older copy, or its -wal file is gone: bring the newest back, or run `streamflow reset`.",
             )
-        return
+        return True
     if seen is None and epoch == 0:
-        return
+        return True
     if not accept_missing:
         what = "is missing or unreadable" if seen is None else "belongs to another store"
         raise EpochWentBack(
-            f"the witness {witness} {what}, so {path} (epoch {epoch}) may be an older copy",
+            f"the witness {path}.epoch {what}, so {path} (epoch {epoch}) may be an older copy",
             hint="Bring the witness back, or start with --accept-missing if you know that the store is the newest.",
         )
-    witness.unlink(missing_ok=True)
+    return False

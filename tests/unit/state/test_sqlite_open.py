@@ -18,7 +18,7 @@ from streamflow.state.files import copy_as_found
 from streamflow.state.lock import file_system
 from streamflow.state.sqlite import StoreOptions
 from streamflow.state.store import Manifest
-from streamflow.state.witness import Witness, read_witness
+from streamflow.state.witness import FileWitness, read_witness
 from tests.unit.state.given import MANIFEST, epoch, expected_accounts, full_epoch, loaded, new_store
 
 ACCEPTING = Manifest("orders", "print-1", MANIFEST.tables, MANIFEST.sources, MANIFEST.sinks, accept_missing=True)
@@ -335,7 +335,7 @@ async def test_a_store_without_epochs_needs_no_witness(path):
 
 def test_a_torn_witness_leaves_the_other_line(tmp_path):
     file = tmp_path / "x.epoch"
-    witness = Witness(file)
+    witness = FileWitness(file)
     for number in (1, 2, 3):
         witness.write("abc", number)
     witness.close()
@@ -350,7 +350,7 @@ def test_the_witness_is_synced_at_most_once_a_second(tmp_path, monkeypatch):
     synced: list[float] = []
     now = [100.0]
     monkeypatch.setattr(os, "fsync", lambda _: synced.append(now[0]))
-    witness = Witness(tmp_path / "x.epoch", lambda: now[0])
+    witness = FileWitness(tmp_path / "x.epoch", lambda: now[0])
     for number in range(40):
         witness.write("abc", number)
         now[0] += 0.25
