@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from streamflow.batch import Taken
+from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -187,7 +187,12 @@ class Engine:
             stage.resume(checkpoint.now_ms)
         self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
         self.outboxes = {
-            step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
+            step.name: Outbox(
+                step.name,
+                checkpoint.pending.get(step.name, ()),
+                checkpoint.progress.get(step.name),
+                settings.outbox_memory_bytes_max,
+            )
             for step in graph.of_kind(SINK)
         }
         encoded = {exit.name for stage in job.plan.stages for exit in stage.exits if exit.encodes}
@@ -215,9 +220,9 @@ class Engine:
             Publisher(
                 outbox,
                 self.stagings[name],
-                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation, job.point),
+                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation, job.point, self._read),
                 world=self.world,
-                note=self.committer.note,
+                records=self.committer,
                 told=self._published,
             )
             for name, outbox in self.outboxes.items()
@@ -390,6 +395,9 @@ class Engine:
 
     async def _spill(self, chunks: Any) -> None:
         await self.committer.spill(chunks)
+
+    async def _read(self, chunk: Chunk) -> Chunk:
+        return chunk if chunk.payload else (await self.committer.read(chunk.sink, chunk.first_seq, 1))[0]
 
     def _full(self) -> bool:
         """Whether the epoch in the making is large enough to end it now."""

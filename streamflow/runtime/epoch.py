@@ -10,15 +10,14 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken, split_table
+from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.intake import Cut, Intake
-from streamflow.runtime.outbox import Outbox, Staging
+from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import World
 from streamflow.state.keyed import Table
@@ -101,26 +100,23 @@ class Parts:
 
 
 class Digest:
-    """Digest of an epoch: of the one before, its state changes and its outputs, however these were cut into chunks."""
+    """Digest of an epoch: of the one before, its state changes and its outputs, however these were cut."""
 
-    def __init__(self, before: bytes, deltas: Sequence[Delta], chunks: Sequence[Chunk]) -> None:
+    def __init__(self, before: bytes, deltas: Sequence[Delta], outputs: Sequence[Staged]) -> None:
         self.value = b""
         self._before = before
         self._deltas = deltas
-        self._chunks = chunks
+        self._outputs = outputs
 
     def compute(self) -> bytes:
         """Hashes; runs on the store's thread, where large outputs do not hold up the loop."""
-        outputs: dict[str, tuple[Any, Any]] = {}
-        for chunk in self._chunks:
-            sizes, frames = outputs.setdefault(chunk.sink, (blake2b(digest_size=16), blake2b(digest_size=16)))
-            table, joined = split_table(chunk.payload)
-            sizes.update(table)
-            frames.update(joined)
+        results: list[bytes] = []
+        for staged in sorted(self._outputs, key=lambda staged: staged.sink):
+            for chunk in staged.chunks:
+                staged.digest.add(chunk)
+            if staged.ahead or staged.chunks:
+                results += [staged.sink.encode(), *staged.digest.parts()]
         changes = [part for delta in self._deltas for part in (delta.table.encode(), delta.payload)]
-        results = [
-            part for sink in sorted(outputs) for part in (sink.encode(), *(hash.digest() for hash in outputs[sink]))
-        ]
         self.value = stable_hash(self._before, *changes, *results)
         return self.value
 
@@ -155,6 +151,7 @@ class Committer:
         self._breathed = 0.0
         self._store_jobs = 0
         self._cost_seconds = 0.0
+        self._committed = asyncio.Event()
 
     def breathe(self) -> None:
         """Sleeps a moment while the store's thread has work.
@@ -202,8 +199,16 @@ class Committer:
         await self._on_thread(self._store.note({source: Taken(starts)}, {}))
 
     async def spill(self, chunks: Sequence[Chunk]) -> None:
-        """Writes chunks of the epoch in the making ahead of its commit."""
+        """Writes chunks of the epoch in the making ahead of its commit, once the epoch before it is committed."""
+        while self.last_epoch + 1 < chunks[0].epoch:
+            self._committed.clear()
+            await self._committed.wait()
         await self._on_thread(self._store.spill(chunks))
+
+    async def read(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads chunks back that are at rest."""
+        found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
+        return found
 
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""
@@ -219,13 +224,8 @@ class Committer:
         self._cost_seconds = 0.0
         deltas = await self._encode()
         self._world.point("epoch.encoded")
-        chunks: list[Chunk] = []
-        spilled: list[Chunk] = []
-        for staging in self._parts.stagings:
-            own, ahead = staging.take(cut.epoch)
-            chunks += own
-            spilled += ahead
-        digest = Digest(self._digest, deltas, [*spilled, *chunks])
+        outputs = [staging.take(cut.epoch) for staging in self._parts.stagings]
+        digest = Digest(self._digest, deltas, outputs)
         progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
         taken = cut.taken()
         epoch = Epoch(
@@ -236,7 +236,7 @@ class Committer:
             journal=cut.encoded_journal(),
             pushed=cut.encoded_pushes(),
             deltas=deltas,
-            chunks=chunks,
+            chunks=[chunk for staged in outputs for chunk in staged.chunks],
             progress=progress,
             digest=digest.compute,
             records=cut.records,
@@ -246,8 +246,9 @@ class Committer:
         # -- the commit point: from here on the epoch is true ------------------------------------------------------
         self._digest, self.last_epoch, self._stored = digest.value, cut.epoch, progress
         del self._intake.cuts[cut.epoch]
-        for name, outbox in self._parts.outboxes.items():
-            outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])
+        for staged in outputs:
+            self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
+        self._committed.set()
         self._world.point("epoch.appended")
         for tap in self._parts.taps:
             tap.committed(cut.epoch)
@@ -255,7 +256,7 @@ class Committer:
             if not push.done.done():
                 push.done.set_result(cut.epoch)
         self._pacer.committed(self._cost_seconds)
-        size = sum(len(delta.payload) for delta in deltas) + sum(len(chunk.payload) for chunk in chunks)
+        size = sum(len(delta.payload) for delta in deltas) + sum(staged.size_bytes for staged in outputs)
         self._world.instrument.committed(cut.epoch, cut.records, size, time.perf_counter() - cut.started)
         self.acknowledge(cut.epoch, taken)
         self._intake.wake()

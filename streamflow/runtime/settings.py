@@ -17,9 +17,11 @@ class Settings:
         commit_max: Longest time a record may wait for its commit to begin.
         checkpoint_share: Most of the elapsed time that sealing and committing may cost under load (0 to 1).
         epoch_records_max: An epoch that has taken so many records ends as soon as the last commit is done.
-        epoch_bytes_max: Outputs of one epoch above this are written ahead of the commit.
+        epoch_bytes_max: Outputs of one epoch above this are written ahead of the commit, and leave memory.
         chunk_bytes: Outputs are stored and published in pieces of about this size.
         outbox_bytes_max: A sink whose unpublished outputs pass this stops intake until it has caught up.
+        outbox_memory_bytes_max: So many of a sink's unpublished outputs stay in memory; the rest is read back from the
+            store when its turn comes.
         intake_records_max: Most records read ahead per source.
         intake_bytes_max: Most bytes read ahead per source.
         message_bytes_max: Records above this size are refused before they are decoded.
@@ -36,6 +38,7 @@ class Settings:
     epoch_bytes_max: int = 64 * 1024 * 1024
     chunk_bytes: int = 256 * 1024
     outbox_bytes_max: int = 256 * 1024 * 1024
+    outbox_memory_bytes_max: int = 32 * 1024 * 1024
     intake_records_max: int = 8192
     intake_bytes_max: int = 32 * 1024 * 1024
     message_bytes_max: int = 8 * 1024 * 1024
@@ -54,6 +57,7 @@ class Settings:
             "epoch_bytes_max",
             "chunk_bytes",
             "outbox_bytes_max",
+            "outbox_memory_bytes_max",
             "intake_records_max",
             "intake_bytes_max",
             "message_bytes_max",

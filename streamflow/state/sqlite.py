@@ -30,7 +30,7 @@ from streamflow.state.opening import (
     is_passing,
     transaction,
 )
-from streamflow.state.recovery import load_entries, read_checkpoint
+from streamflow.state.recovery import load_entries, read_checkpoint, read_chunks
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
 from streamflow.state.wal import WalKeeper
 from streamflow.state.witness import Witness, check_not_gone
@@ -192,6 +192,16 @@ class SqliteStore:
         writing.note_chunks(ledger, chunks)
         ledger.spilled_bytes += sum(len(chunk.payload) for chunk in chunks)
         self._options.point("spill.done")
+
+    async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads outbox chunks back, on the store's thread."""
+        return await self._executor.run(self._chunks, sink, first_seq, count)
+
+    def _chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        try:
+            return list(read_chunks(self._open_connection(), sink, first_seq, count))
+        except sqlite3.Error as error:
+            raise as_state_error(error, self.path) from error
 
     def _write(self, doing: str, write: Callable[[], None], point: str = "") -> None:
         """Runs one transaction, and refuses to run another once the disk has failed.
