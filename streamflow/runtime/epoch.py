@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import blake2b
+from itertools import groupby
 from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
@@ -116,9 +118,22 @@ class Digest:
                 staged.digest.add(chunk)
             if staged.ahead or staged.chunks:
                 results += [staged.sink.encode(), *staged.digest.parts()]
-        changes = [part for delta in self._deltas for part in (delta.table.encode(), delta.payload)]
+        changes = [
+            part
+            for table, deltas in groupby(self._deltas, key=lambda delta: delta.table)
+            for part in (table.encode(), _joined_digest(deltas))
+        ]
         self.value = stable_hash(self._before, *changes, *results)
         return self.value
+
+
+def _joined_digest(deltas: Iterable[Delta]) -> bytes:
+    """Digest of one table's changes, as if they were one delta, however they were sliced."""
+    digest = blake2b(digest_size=16)
+    for at, delta in enumerate(deltas):
+        digest.update(b"," * (at > 0))
+        digest.update(memoryview(delta.payload)[1:-1])
+    return digest.digest()
 
 
 class Committer:
@@ -267,17 +282,13 @@ class Committer:
         deltas: list[Delta] = []
         began = clock()
         for table in self._parts.tables:
-            slices: list[Delta] = []
             while (part := table.encode(SLICE_ENTRIES)) is not None:
-                slices.append(part)
+                if part.count:
+                    deltas.append(part)
                 if clock() - began > SLICE_SECONDS:
                     self._cost_seconds += clock() - began
                     await asyncio.sleep(0)
                     began = clock()
-            if slices:
-                # one blob per table, whatever the slices were: digests must not depend on them
-                payload = b"[" + b",".join([part.payload[1:-1] for part in slices]) + b"]"
-                deltas.append(Delta(table.name, slices[0].groups, sum(part.count for part in slices), payload))
         self._cost_seconds += clock() - began
         return deltas
 
