@@ -7,26 +7,28 @@ from __future__ import annotations
 
 import os
 import sysconfig
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
-from streamflow.errors import EncodeError, StepError, StreamflowError
+from streamflow.errors import ConnectorError, EncodeError, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
 from streamflow.plan import Stage
 from streamflow.state.collections import ListState, MapState
-from streamflow.state.keyed import MISSING, KeyCheck, Table
+from streamflow.state.keyed import MISSING, FoundLate, KeyCheck, Table
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
@@ -82,6 +84,10 @@ class BoundStage:
         graph: The graph.
         stage: The stage.
         report: Called for each record that a policy leaves out, with step name, place and error.
+
+    Attributes:
+        until: When its loop should pause, so that others can run (`time.perf_counter`).
+        entered: Since when its loop has been at work without a pause; 0 while it is not.
     """
 
     graph: Graph
@@ -94,6 +100,8 @@ class BoundStage:
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
     blamed: tuple[int, Any] | None = None
+    until: float = inf
+    entered: float = 0.0
     _acted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -106,6 +114,8 @@ class BoundStage:
             "fail": self.fail,
             "lost": self.lost,
             "ticks": self.ticks,
+            "late": self.late,
+            "islice": islice,
         }
         for x, exit in enumerate(self.stage.exits):
             if exit.encodes:
@@ -168,13 +178,20 @@ class BoundStage:
         self._acted = (batch.number, batch.now_ms)
         return True
 
+    def late(self) -> bool:
+        """Whether the loop has been at work for so long that it should pause."""
+        return time.perf_counter() > self.until
+
     def next_due_ms(self) -> int | None:
         """When the earliest timer of the stage is due."""
         return min((due for timers in self.timers.values() if (due := timers.next_due_ms()) is not None), default=None)
 
     def fail(self, error: Exception, part: Fragment, row: int) -> StreamflowError:
         """Makes the error that stops the flow out of what a step raised, with its exact place."""
-        if isinstance(error, StreamflowError) and not isinstance(error, StepError):
+        # an error of a connector that user code raised is the code's: nothing is to be opened again
+        passes = isinstance(error, StreamflowError) and not isinstance(error, StepError | ConnectorError)
+        if passes or isinstance(error, FoundLate):
+            assert isinstance(error, StreamflowError)
             return error
         found, key = self._culprit(error.__traceback__)
         if found >= len(self.stage.steps):

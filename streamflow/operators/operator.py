@@ -81,16 +81,23 @@ class Sync:
             started = clock()
             if started - asked > WAITED_SECONDS:
                 slice_ends = started + SLICE_SECONDS
+            # what is fast enough ends its fragment before it has to pause in it
+            self.bound.until = slice_ends + SLICE_SECONDS
+            self.bound.entered = started
             if whole and self._next is not None:
                 (self.transform, self.outlets), self._next = self._next, None
             whole = part.last
             for outs in self.transform(part):
+                self.bound.entered = 0.0
                 for outlet, out in zip(self.outlets, outs, strict=True):
                     await outlet.put(out)
                 self.shard.breathe()
                 if clock() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = clock() + SLICE_SECONDS
+                    self.bound.until = slice_ends + SLICE_SECONDS
+                self.bound.entered = clock()
+            self.bound.entered = 0.0
             if part.last:
                 self._finish(part)
             self.busy_seconds += clock() - started
