@@ -16,7 +16,7 @@ from functools import partial
 from itertools import islice
 from math import inf
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from streamflow.batch import END, Fragment, MicroBatch
@@ -32,6 +32,7 @@ from streamflow.state.keyed import MISSING, FoundLate, KeyCheck, Table
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
+_DRIVER = str(Path(__file__).with_name("operator.py"))
 _LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
@@ -218,6 +219,20 @@ class BoundStage:
                 key = trace.tb_frame.f_locals.get(name, MISSING) if name else MISSING
             trace = trace.tb_next
         return found, key
+
+    def at_work(self, frame: FrameType | None) -> tuple[str, str]:
+        """The step whose call a thread is in, and the user's line, given the thread's innermost frame."""
+        step, line = "", ""
+        while frame is not None and not step and frame.f_code.co_filename != _DRIVER:
+            name = frame.f_code.co_filename
+            if name == self.file and frame.f_lineno in self.step_of_line:
+                n, _ = self.step_of_line[frame.f_lineno]
+                steps, exits = self.stage.steps, self.stage.exits
+                step = steps[n].name if n < len(steps) else exits[n - len(steps)].name
+            elif not line and not name.startswith((_HOME, _LIBRARY, "<")) and "site-packages" not in name:
+                line = f" at {Path(name).name}:{frame.f_lineno}"
+            frame = frame.f_back
+        return step or " or ".join(step.name for step in self.stage.steps), line
 
     def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
         """Counts a record that policy ``skip`` leaves out."""

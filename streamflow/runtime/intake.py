@@ -97,6 +97,7 @@ class Intake:
         self.stalled: Callable[[], str] = lambda: ""
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.point: Point = no_point
+        self.records = 0
         self._channel = channel
         self._pacer = pacer
         self._clock = clock
@@ -261,6 +262,7 @@ class Intake:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
         cut = self._cut
         cut.records += len(records)
+        self.records += len(records)
         if records.positions is not None:
             at = records.positions[-1]
             before = cut.positions.setdefault(source, {}).get(records.partition)

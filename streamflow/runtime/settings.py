@@ -27,6 +27,7 @@ class Settings:
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
+        blocked_after: A step that keeps the event loop for longer is named; 0 names none.
         restarts_max: After this many restarts without a commit between them the flow stops.
         plain: Run the plain executor instead of generated loops, for debugging.
     """
@@ -44,11 +45,12 @@ class Settings:
     message_bytes_max: int = 8 * 1024 * 1024
     channel_fragments: int = 2
     stop_timeout: Duration = "30s"
+    blocked_after: Duration = "100ms"
     restarts_max: int = 10
     plain: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("commit_min", "commit_max", "stop_timeout"):
+        for name in ("commit_min", "commit_max", "stop_timeout", "blocked_after"):
             duration_ms(getattr(self, name))
         if not 0 < self.checkpoint_share <= 1:
             raise SettingsError(f"checkpoint_share is {self.checkpoint_share}", hint="Give a share above 0, up to 1.")

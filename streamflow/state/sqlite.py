@@ -119,13 +119,14 @@ class SqliteStore:
         self._tell_witness()
         return checkpoint
 
-    async def load(self, install: Install) -> None:
-        """Hands every live entry to ``install`` on the store's thread."""
-        await self._executor.run(self._load, install)
+    async def load(self, install: Install, done: Callable[[], None] = lambda: None) -> None:
+        """Hands every live entry to ``install``, and at the end calls ``done``, on the store's thread."""
+        await self._executor.run(self._load, install, done)
 
-    def _load(self, install: Install) -> None:
+    def _load(self, install: Install, done: Callable[[], None]) -> None:
         try:
             load_entries(self._open_connection(), self._ledger, install)
+            done()
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
 

@@ -153,6 +153,10 @@ Install = Callable[[str, Sequence[Entry]], None]
 """Takes loaded entries of one table; later entries replace earlier ones, deletions included."""
 
 
+def _nothing() -> None:
+    """What `Store.load` calls at its end where nobody wants to know."""
+
+
 class Store(Protocol):
     """The one file of a shard.
 
@@ -175,8 +179,13 @@ class Store(Protocol):
         """
         ...
 
-    async def load(self, install: Install) -> None:
-        """Hands every live entry to ``install``, in chunks, on the store's thread: rows first, then unfolded deltas."""
+    async def load(self, install: Install, done: Callable[[], None] = _nothing) -> None:
+        """Hands every live entry to ``install``, in chunks, on the store's thread: rows first, then unfolded deltas.
+
+        Args:
+            install: Takes entries.
+            done: Called there too, at the end.
+        """
         ...
 
     async def commit(self, epoch: Epoch) -> None:
