@@ -8,8 +8,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Final
 
 from streamflow.operators.bind import BoundStage
+
+LOGGED_AGAIN_SECONDS: Final = 10.0
+"""A step that keeps the loop again and again is logged so often, and told each time."""
 
 _log = logging.getLogger("streamflow")
 
@@ -35,6 +39,7 @@ class Watch:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._stopped = threading.Event()
+        self._logged: dict[str, float] = {}
         self._thread = threading.Thread(target=self._run, name="streamflow watch", daemon=True)
 
     def start(self) -> None:
@@ -57,7 +62,10 @@ class Watch:
     def _tell(self, stage: BoundStage, busy: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)
         step, line = stage.at_work(frame)
-        _log.warning("step %s has kept the event loop for %.0f ms%s", step, busy * 1000, line)
+        now = time.perf_counter()
+        if now - self._logged.get(step, float("-inf")) > LOGGED_AGAIN_SECONDS:
+            self._logged[step] = now
+            _log.warning("step %s has kept the event loop for %.0f ms%s", step, busy * 1000, line)
         try:
             self._loop.call_soon_threadsafe(self._told, step, line.removeprefix(" at "), busy)
         except RuntimeError:

@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Iterator
 from typing import Any, Final
 
-_PARTS: Final = 64
+_PARTS: Final = 256
 
 
 class Deletions:

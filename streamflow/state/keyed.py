@@ -29,7 +29,7 @@ CHECKED_FIRST: Final = 100
 CHECKED_EVERY: Final = 1000
 """A value's round trip through its codec is checked for the first ones of a table, and then for every thousandth."""
 
-RELEASED_MAX: Final = 20_000
+RELEASED_MAX: Final = 5_000
 """Entries of an encoded layer that are let go at once: to free a million takes too long for one turn of the loop."""
 
 
