@@ -10,7 +10,7 @@ import struct
 import sys
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from io import BytesIO
 from typing import Any, Final, NamedTuple
 
@@ -157,7 +157,8 @@ class Chunk:
         index: Its place among the sink's chunks of that epoch, from 0.
         first_seq: Sequence number of its first frame; a sink's numbers start at 1 and have no gap.
         count: Number of frames.
-        payload: The frames, packed by `pack_frames`.
+        payload: The frames, packed by `pack_frames`; empty while the chunk is at rest, in the store alone.
+        rest_bytes: Size of the payload that a chunk at rest has in the store.
     """
 
     sink: str
@@ -166,6 +167,26 @@ class Chunk:
     first_seq: int
     count: int
     payload: bytes
+    rest_bytes: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of the payload, wherever it is."""
+        return len(self.payload) or self.rest_bytes
+
+    @property
+    def frames_bytes(self) -> int:
+        """Size of the frames alone, without the table in front of them."""
+        return self.size_bytes - 4 - 4 * self.count
+
+    @property
+    def end_seq(self) -> int:
+        """The sequence number behind its last frame."""
+        return self.first_seq + self.count
+
+    def at_rest(self) -> Chunk:
+        """The chunk without its payload."""
+        return replace(self, payload=b"", rest_bytes=self.size_bytes)
 
 
 @dataclass(frozen=True, slots=True)

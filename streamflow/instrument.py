@@ -30,5 +30,8 @@ class Instrument:
     def restarting(self, error: Exception, retry_in_seconds: float) -> None:
         """The shard goes back to its checkpoint."""
 
+    def blocked(self, step: str, line: str, seconds: float) -> None:
+        """A step kept the event loop from everybody else for so long, so far; ``line`` says what it was at."""
+
     def stalled(self, reason: str) -> None:
         """Intake stopped taking records, for example because a sink's outbox is full."""

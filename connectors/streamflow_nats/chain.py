@@ -234,11 +234,14 @@ class ChainSink(NatsSink):
                 f"{head - cursor.seq} behind {cursor.seq}",
                 hint="Look at what consumers got, then: streamflow reset --sink NAME --accept-head.",
             )
-        mark = self._judge(last, cursor, at.next_seq, chunks)
+        end = max(at.next_seq, *(chunk.end_seq for chunk in chunks)) if chunks else at.next_seq
+        claimed = _mark(last)
+        landed = [] if claimed is None or claimed.seq >= end else [c for c in chunks if c.first_seq <= claimed.seq]
+        mark = self._judge(last, cursor, range(at.next_seq, end), [await self._read(chunk) for chunk in landed])
         return progress_at(mark.seq + 1, at, chunks, _encode(cursor.created, head, mark.link.encode()))
 
-    def _judge(self, last: StoredMessage, cursor: Cursor, next_seq: int, chunks: Sequence[Chunk]) -> _Mark:
-        """Returns which of our records the stream's last message is, if it can be one."""
+    def _judge(self, last: StoredMessage, cursor: Cursor, due_seqs: range, landed: Sequence[Chunk]) -> _Mark:
+        """Returns which of our records the stream's last message is, if it can be one of ``landed``."""
         mark, name = _mark(last), self._settings.name
         if mark is None or mark.fence != self._fence:
             raise ForeignWriter(
@@ -247,12 +250,11 @@ class ChainSink(NatsSink):
                 hint='Give the stream one writer, or use mode="batch". To go on behind it: streamflow reset --sink '
                 "NAME --accept-head.",
             )
-        frames = unpublished(chunks, next_seq)
-        index = mark.seq - next_seq
-        if index >= len(frames):
+        next_seq = due_seqs.start
+        if mark.seq >= due_seqs.stop:
             raise SinkAhead(
                 f"stream {name} holds record {mark.seq} of this sink, but this store published only up to "
-                f"{next_seq + len(frames) - 1}",
+                f"{due_seqs.stop - 1}",
                 hint="The store is an older copy. Use the newest, or: streamflow reset --sink NAME --accept-head.",
             )
         if mark.generation > self._generation:
@@ -260,7 +262,9 @@ class ChainSink(NatsSink):
                 f"stream {name} ends with a record of generation {mark.generation}; this is {self._generation}",
                 hint="A newer instance of this flow has taken over; this one has stopped.",
             )
-        due = [(seq, frame) for seq, frame in enumerate(frames[: index + 1], next_seq) if frame]
+        index = mark.seq - next_seq
+        frames = unpublished(landed, next_seq)[: index + 1]
+        due = [(seq, frame) for seq, frame in enumerate(frames, next_seq) if frame]
         if index < 0 or len(due) != last.seq - cursor.seq:
             raise ForeignWriter(
                 f"{last.seq - cursor.seq} messages came behind {cursor.seq} in stream {name}, but only "

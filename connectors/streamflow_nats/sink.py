@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -64,6 +64,7 @@ class NatsSink:
         self._publisher: Publisher
         self._fence = ""
         self._generation = 0
+        self._read: Callable[[Chunk], Awaitable[Chunk]]
         self._subjects: list[str] = []
         self._default_subject = b""
         self._checked: set[bytes] = set()
@@ -77,7 +78,7 @@ class NatsSink:
 
     async def open(self, ctx: SinkContext) -> None:
         await self.close()
-        self._fence, self._generation = as_tokens(ctx.fence), ctx.generation
+        self._fence, self._generation, self._read = as_tokens(ctx.fence), ctx.generation, ctx.read
         self._link = await Link.connect(self._nats, f"streamflow {ctx.flow} {ctx.sink}")
         try:
             await self._start(self._link, ctx.sink)

@@ -50,11 +50,15 @@ async def accept_head(flow: Flow, name: str) -> Outcome:
     job = flow.job()
     checkpoint = await job.store.open(job.manifest(Engine(job).bound))
     try:
-        ctx = SinkContext(flow.name, name, 0, checkpoint.incarnation, checkpoint.generation)
+
+        async def read(chunk: Chunk) -> Chunk:
+            return (await job.store.chunks(chunk.sink, chunk.first_seq, 1))[0]
+
+        ctx = SinkContext(flow.name, name, 0, checkpoint.incarnation, checkpoint.generation, read=read)
         stored, pending = checkpoint.progress.get(name), tuple(checkpoint.pending.get(name, ()))
         refusal = await _refusal(step, ctx, stored, pending)
         first = stored.next_seq if stored is not None else 1
-        end = max(first, *(chunk.first_seq + chunk.count for chunk in pending)) if pending else first
+        end = max(first, *(chunk.end_seq for chunk in pending)) if pending else first
         if refusal is None:
             return Outcome(False, first_seq=first, next_seq=first)
         head = replace(await _head(step, ctx, refusal), epoch=checkpoint.epoch, next_seq=end)

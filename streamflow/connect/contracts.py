@@ -7,7 +7,7 @@ engine never imports a broker client.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol, TypeVar, runtime_checkable
@@ -82,11 +82,18 @@ class SourceContext:
     point: Point = no_point
 
 
+async def _at_hand(chunk: Chunk) -> Chunk:
+    """What `SinkContext.read` is where no chunk is at rest."""
+    assert chunk.payload, f"chunk {chunk.first_seq} of sink {chunk.sink} is at rest"
+    return chunk
+
+
 @dataclass(frozen=True, slots=True)
 class SinkContext:
     """What a sink learns about where it runs; `fence` names it for the broker.
 
-    Its ``point`` is to be called at ``publish.part``, between two parts of a publish.
+    Its ``point`` is to be called at ``publish.part``, between two parts of a publish. ``read`` gives a chunk of
+    ``pending`` with its payload, wherever that is.
     """
 
     flow: str
@@ -95,6 +102,7 @@ class SinkContext:
     incarnation: str
     generation: int
     point: Point = no_point
+    read: Callable[[Chunk], Awaitable[Chunk]] = _at_hand
 
     @property
     def fence(self) -> str:
@@ -198,7 +206,8 @@ class Sink(Connector, Protocol):
         Args:
             stored: The progress in the last checkpoint; None for a sink that never published: take a baseline
                 (the broker's head now), with ``next_seq`` 1.
-            pending: Committed chunks not known to be published, in order.
+            pending: Committed chunks not known to be published, in order. They may be more than fit in memory: many
+                have no payload. Read the few whose frames are needed, one by one, with ``SinkContext.read``.
 
         Returns:
             The broker's truth; ``next_seq`` may lie inside ``pending`` or inside one of its chunks.

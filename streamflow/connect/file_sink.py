@@ -33,25 +33,32 @@ class FileSink:
     """Appends lines to one file.
 
     GUARANTEE: exactly-once. The cursor is the file's length; what stands behind it after a crash must be the start
-    of what was to be written next, and is kept up to its last whole line. BOUND: holds one run of chunks.
+    of what was to be written next, and is kept up to its last whole line. BOUND: holds one run of chunks, and one
+    chunk while it recovers.
     """
 
     def __init__(self, settings: FileSinkSettings) -> None:
         self.guarantee = settings.guarantee
         self._settings = settings
         self._file: LocalFile | None = None
+        self._ctx: SinkContext | None = None
 
     async def probe(self) -> Probe:
         return await asyncio.to_thread(_probe, self._settings.path)
 
     async def open(self, ctx: SinkContext) -> None:
+        self._ctx = ctx
         self._file = await asyncio.to_thread(LocalFile.writing, self._settings.path)
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         file = self._opened()
         if stored is None:
             return await asyncio.to_thread(self._baseline, file)
-        return await asyncio.to_thread(self._recover, file, stored, pending)
+        found = await asyncio.to_thread(self._begin, file, stored)
+        for chunk in pending:
+            assert self._ctx is not None
+            await asyncio.to_thread(found.compare, await self._ctx.read(chunk) if found.reaches else chunk)
+        return await asyncio.to_thread(self._cut, found, stored, pending)
 
     def encode(self, records: Fragment) -> Frames:
         encode = self._settings.encode
@@ -92,32 +99,27 @@ class FileSink:
             )
         return Progress(0, 1, _cursor(file, size))
 
-    def _recover(self, file: LocalFile, stored: Progress, pending: Sequence[Chunk]) -> Progress:
+    def _begin(self, file: LocalFile, stored: Progress) -> _Surplus:
         length = self._length(file, stored)
-        frames = unpublished(pending, stored.next_seq)
-        expected = b"".join(frames)
         size = file.size()
         if size < length:
             raise ProgressUnknown(
                 f"file {file.path} has {size} bytes, but {length} were published",
                 hint="Restore the file, or reset the sink with --accept-head.",
             )
-        surplus = file.read(length, len(expected))
-        if not _torn_from(surplus, expected, length):
-            raise ForeignWriter(
-                f"file {file.path}: what follows byte {length} is not what this sink was to write next",
-                hint="Only one flow may write to it. Remove the foreign lines, or reset the sink with --accept-head.",
-            )
-        if size > length + len(expected):
+        return _Surplus(file, size, stored.next_seq, length, length)
+
+    def _cut(self, found: _Surplus, stored: Progress, pending: Sequence[Chunk]) -> Progress:
+        file = found.file
+        if found.size > found.end:
             raise SinkAhead(
-                f"file {file.path} has {size} bytes, but this store wrote only {length + len(expected)}",
+                f"file {file.path} has {found.size} bytes, but this store wrote only {found.end}",
                 hint="This store is an older copy, or another program appends too. Use the newest store, "
                 "or reset the sink with --accept-head.",
             )
-        arrived, whole = _whole_frames(surplus, frames)
-        if size > length + whole:
-            file.cut(length + whole)
-        return progress_at(stored.next_seq + arrived, stored, pending, _cursor(file, length + whole))
+        if found.size > found.whole:
+            file.cut(found.whole)
+        return progress_at(found.next_seq, stored, pending, _cursor(file, found.whole))
 
     def _publish(self, file: LocalFile, chunks: Sequence[Chunk], at: Progress) -> Progress:
         size = file.size()
@@ -141,6 +143,55 @@ class FileSink:
                 hint="Put the old file back, or reset the sink with --accept-head.",
             )
         return int(length)
+
+
+@dataclass(slots=True)
+class _Surplus:
+    """What a file holds behind its known length, compared chunk by chunk with what was to be written there.
+
+    Args:
+        file: The file.
+        size: Its size.
+        next_seq: The first record that it does not hold whole.
+        whole: Where the last whole record ends.
+        end: Where the chunks compared so far end, had they all been written.
+    """
+
+    file: LocalFile
+    size: int
+    next_seq: int
+    whole: int
+    end: int
+
+    @property
+    def reaches(self) -> bool:
+        """Whether the file has bytes at the place of the next chunk."""
+        return self.size > self.end
+
+    def compare(self, chunk: Chunk) -> None:
+        """Looks at the place of the next chunk; whole records count up to the first that is torn.
+
+        Raises:
+            ForeignWriter: Something else stands there.
+        """
+        if chunk.end_seq <= self.next_seq and self.whole == self.end:
+            return
+        if not self.reaches:
+            self.end += chunk.frames_bytes
+            return
+        frames = unpublished([chunk], max(self.next_seq, chunk.first_seq) if self.whole == self.end else 0)
+        expected = b"".join(frames)
+        surplus = self.file.read(self.end, len(expected))
+        if not _torn_from(surplus, expected, self.end):
+            raise ForeignWriter(
+                f"file {self.file.path}: what follows byte {self.end} is not what this sink was to write next",
+                hint="Only one flow may write to it. Remove the foreign lines, or reset the sink with --accept-head.",
+            )
+        if self.whole == self.end:
+            arrived, whole = _whole_frames(surplus, frames)
+            self.next_seq += arrived
+            self.whole += whole
+        self.end += len(expected)
 
 
 def _cursor(file: LocalFile, length: int) -> bytes:

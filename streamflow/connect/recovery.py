@@ -40,7 +40,8 @@ def unpublished(chunks: Sequence[Chunk], next_seq: int) -> list[bytes]:
     """Returns the frames of ``chunks`` from sequence number ``next_seq`` on, in order."""
     frames: list[bytes] = []
     for chunk in chunks:
-        if chunk.first_seq + chunk.count > next_seq:
+        if chunk.end_seq > next_seq:
+            assert chunk.payload, f"chunk {chunk.first_seq} of sink {chunk.sink} is at rest"
             frames += unpack_frames(chunk.payload)[max(0, next_seq - chunk.first_seq) :]
     return frames
 

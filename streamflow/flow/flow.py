@@ -188,6 +188,7 @@ class Flow:
             self.drop,
             self.renamed,
             accept_missing,
+            watch=True,
         )
 
     @asynccontextmanager

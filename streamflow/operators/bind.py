@@ -7,29 +7,32 @@ from __future__ import annotations
 
 import os
 import sysconfig
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
+from math import inf
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any
 
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
-from streamflow.errors import EncodeError, StepError, StreamflowError
+from streamflow.errors import ConnectorError, EncodeError, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
 from streamflow.plan import Stage
 from streamflow.state.collections import ListState, MapState
-from streamflow.state.keyed import MISSING, KeyCheck, Table
+from streamflow.state.keyed import MISSING, FoundLate, KeyCheck, Table
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
+_DRIVER = str(Path(__file__).with_name("operator.py"))
 _LIBRARY = sysconfig.get_path("stdlib") + os.sep
 
 
@@ -82,11 +85,17 @@ class BoundStage:
         graph: The graph.
         stage: The stage.
         report: Called for each record that a policy leaves out, with step name, place and error.
+        monotonic: Seconds that never go back.
+
+    Attributes:
+        until: When its loop should pause, so that others can run.
+        entered: Since when its loop has been at work without a pause; 0 while it is not.
     """
 
     graph: Graph
     stage: Stage
     report: Callable[[str, str, Exception], None]
+    monotonic: Callable[[], float] = time.monotonic
     env: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
@@ -94,6 +103,8 @@ class BoundStage:
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
     blamed: tuple[int, Any] | None = None
+    until: float = inf
+    entered: float = 0.0
     _acted: tuple[int, int] = (0, 0)
 
     def __post_init__(self) -> None:
@@ -106,6 +117,8 @@ class BoundStage:
             "fail": self.fail,
             "lost": self.lost,
             "ticks": self.ticks,
+            "late": self.late,
+            "islice": islice,
         }
         for x, exit in enumerate(self.stage.exits):
             if exit.encodes:
@@ -168,13 +181,20 @@ class BoundStage:
         self._acted = (batch.number, batch.now_ms)
         return True
 
+    def late(self) -> bool:
+        """Whether the loop has been at work for so long that it should pause."""
+        return self.monotonic() > self.until
+
     def next_due_ms(self) -> int | None:
         """When the earliest timer of the stage is due."""
         return min((due for timers in self.timers.values() if (due := timers.next_due_ms()) is not None), default=None)
 
     def fail(self, error: Exception, part: Fragment, row: int) -> StreamflowError:
         """Makes the error that stops the flow out of what a step raised, with its exact place."""
-        if isinstance(error, StreamflowError) and not isinstance(error, StepError):
+        # an error of a connector that user code raised is the code's: nothing is to be opened again
+        passes = isinstance(error, StreamflowError) and not isinstance(error, StepError | ConnectorError)
+        if passes or isinstance(error, FoundLate):
+            assert isinstance(error, StreamflowError)
             return error
         found, key = self._culprit(error.__traceback__)
         if found >= len(self.stage.steps):
@@ -201,6 +221,20 @@ class BoundStage:
                 key = trace.tb_frame.f_locals.get(name, MISSING) if name else MISSING
             trace = trace.tb_next
         return found, key
+
+    def at_work(self, frame: FrameType | None) -> tuple[str, str]:
+        """The step whose call a thread is in, and the user's line, given the thread's innermost frame."""
+        step, line = "", ""
+        while frame is not None and not step and frame.f_code.co_filename != _DRIVER:
+            name = frame.f_code.co_filename
+            if name == self.file and frame.f_lineno in self.step_of_line:
+                n, _ = self.step_of_line[frame.f_lineno]
+                steps, exits = self.stage.steps, self.stage.exits
+                step = steps[n].name if n < len(steps) else exits[n - len(steps)].name
+            elif not line and not name.startswith((_HOME, _LIBRARY, "<")) and "site-packages" not in name:
+                line = f" at {Path(name).name}:{frame.f_lineno}"
+            frame = frame.f_back
+        return step or " or ".join(step.name for step in self.stage.steps), line
 
     def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
         """Counts a record that policy ``skip`` leaves out."""

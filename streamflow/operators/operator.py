@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -40,10 +40,6 @@ class Shard(Protocol):
         """A crash point is passed."""
         ...
 
-    def took(self, stage: int, rows: int, seconds: float) -> None:
-        """A stage kept the loop for so long with so many rows."""
-        ...
-
     def breathe(self) -> None:
         """Gives the interpreter to the store's thread for a moment, when it is at work."""
         ...
@@ -60,14 +56,12 @@ class Sync:
         transform: Its loop; may be replaced between two numbers.
         outlets: One per exit and tap.
         shard: Whom to tell.
-        monotonic: Seconds that never go back.
     """
 
     bound: BoundStage
     transform: Transform
     outlets: Sequence[Outlet]
     shard: Shard
-    monotonic: Callable[[], float]
     busy_seconds: float = 0.0
     _next: tuple[Transform, Sequence[Outlet]] | None = None
 
@@ -78,7 +72,7 @@ class Sync:
     async def run(self, inlet: Inlet) -> None:
         """Runs until cancelled; raises what a step raised, as `StepError`."""
         slice_ends = 0.0
-        clock = self.monotonic
+        clock = self.bound.monotonic
         whole = True
         while True:
             asked = clock()
@@ -86,19 +80,23 @@ class Sync:
             started = clock()
             if started - asked > WAITED_SECONDS:
                 slice_ends = started + SLICE_SECONDS
+            # what is fast enough ends its fragment before it has to pause in it
+            self.bound.until = slice_ends + SLICE_SECONDS
+            self.bound.entered = started
             if whole and self._next is not None:
                 (self.transform, self.outlets), self._next = self._next, None
             whole = part.last
-            computed = 0.0
             for outs in self.transform(part):
-                computed = computed or clock()
+                self.bound.entered = 0.0
                 for outlet, out in zip(self.outlets, outs, strict=True):
                     await outlet.put(out)
                 self.shard.breathe()
                 if clock() > slice_ends:
                     await asyncio.sleep(0)
                     slice_ends = clock() + SLICE_SECONDS
-            self.shard.took(self.bound.stage.index, len(part.values), computed - started)
+                    self.bound.until = slice_ends + SLICE_SECONDS
+                self.bound.entered = clock()
+            self.bound.entered = 0.0
             if part.last:
                 self._finish(part)
             self.busy_seconds += clock() - started

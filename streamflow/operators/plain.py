@@ -19,9 +19,17 @@ from streamflow.plan import Entry, leaving
 from streamflow.state.keyed import MISSING
 
 
-def plain_loop(bound: BoundStage, taps: Sequence[Port] = ()) -> Transform:
-    """Returns the plain executor of a stage."""
-    return _Plain(bound, tuple(taps)).run
+def plain_loop(bound: BoundStage, taps: Sequence[Port] = (), *, careful: bool = False) -> Transform:
+    """Returns the plain executor of a stage.
+
+    Args:
+        bound: The stage.
+        taps: Ports whose rows are wanted besides.
+        careful: Encode what a call left in the state at its end, so that what cannot be encoded is told with its place.
+    """
+    for table in bound.tables.values() if careful else ():
+        table.checks_all = True
+    return _Plain(bound, tuple(taps), careful).run
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +50,7 @@ _Left = tuple[int, _Row, int, Origin]
 class _Plain:
     bound: BoundStage
     taps: tuple[Port, ...]
+    careful: bool
 
     def run(self, part: Fragment) -> Iterator[tuple[Fragment, ...]]:
         row = -1
@@ -97,7 +106,7 @@ class _Plain:
             for j, (key, name, due_ms) in enumerate(env[f"due{n}"](part.batch.now_ms)):
                 origin = (-1, -graph.steps.index(step), j, env[f"mark{n}"](key, name, due_ms))
                 try:
-                    outputs = env[f"fire{n}"](key, name, origin)
+                    outputs = self._encoded_after(step, env[f"fire{n}"](key, name, origin))
                 except Exception as error:
                     if not handled(step):
                         raise
@@ -129,7 +138,8 @@ class _Plain:
             context = env[f"c{n}"]
             context.batch, context.key, context.origin = part.batch, row.key, row.origin
         if not handled(step):
-            outputs = self._watched(n, row.key if self._keyed(step) else MISSING, self._call(n, step, row, part))
+            calls = self._encoded_after(step, self._call(n, step, row, part))
+            outputs = self._watched(n, row.key if self._keyed(step) else MISSING, calls)
         else:
             try:
                 outputs = iter(list(self._call(n, step, row, part)))
@@ -140,6 +150,19 @@ class _Plain:
             yield from self._emit(Port(step.id, out), result, part, at)
         if step.kind == "process":
             yield from self._sides(n, step, row, part, at)
+
+    def _encoded_after(self, step: Step, outputs: Iterable[Any]) -> Iterator[Any]:
+        """The outputs of a call; behind the last one, what it left in the state must be such that it can be stored."""
+        if not (self.careful and step.traits.stateful) or handled(step):
+            yield from outputs
+            return
+        table = self.bound.tables[step.name]
+        table.begin()
+        try:
+            yield from outputs
+            table.verify()
+        finally:
+            table.keep()
 
     def _keyed(self, step: Step) -> bool:
         return any(self.bound.graph.step(port.step).keyed for port in step.inputs)

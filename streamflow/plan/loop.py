@@ -3,8 +3,8 @@
 One loop runs all steps of a stage record by record, depth first: the order in which rows leave it is the tuple order
 of their origins. It binds users' functions and table look-ups as locals and works on bare lists, so nothing is
 crossed per record but the users' own calls. A port that is reached from several places (a merge, the output of a
-step with timers) becomes a local function; where a step may give many records for one, the loop is a generator that
-pauses every 1024 rows.
+step with timers) becomes a local function. The loop is a generator: it pauses when it has 1024 rows for an exit, and
+when it has kept the event loop for long, at which it looks every 32 rows.
 
 The text defines ``make(env)``, which returns ``loop(part)``: Fragment -> iterator of one tuple of Fragments (one per
 exit, then one per tap). ``env`` is made by `streamflow.operators.bind`, which also runs the same stage without this
@@ -28,6 +28,9 @@ BLOCKS_MAX = 10
 
 DEPTH_MAX = 70
 """CPython allows 100 levels of indentation."""
+
+LOOK_ROWS = 32
+"""After so many rows the loop looks at the time: the look costs a fifth of a cheap step."""
 
 LENGTH_MAX = 30
 """Steps written one inside the other; the writer is recursive."""
@@ -83,7 +86,7 @@ class LoopWriter:
     @contextmanager
     def block(self, head: str) -> Iterator[None]:
         self.line(head)
-        nests = head.startswith(("for ", "try", "except"))
+        nests = head.startswith(("for ", "while ", "try", "except"))
         self.depth += 1
         self.blocks += nests
         yield
@@ -110,7 +113,7 @@ class LoopWriter:
         return LoopText("\n".join(text for text, _, _ in self.lines) + "\n", steps)
 
     def _bound_names(self) -> list[str]:
-        names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "END"]
+        names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "late", "islice", "END"]
         for n, step in enumerate(self.stage.steps):
             if step.kind == "branch":
                 names += [f"f{n}_{j}" for j in range(step.ports)]
@@ -136,12 +139,11 @@ class LoopWriter:
                 self.line(f"c{n}.batch = batch")
             if step.kind == "key_by" and not self.handled(step):
                 self.line(f"kind{n} = q{n}.kind")
-        if any(step.traits.expands for step in self.stage.steps):
-            with self.block("def flush(upto):"):
-                self.line(f"out = {self._fragments('False', 'upto', copy=True)}")
-                for x, exit in enumerate(self._exits()):
-                    self.line("; ".join(f"x{letter}{x}.clear()" for letter in self._columns(exit)))
-                self.line("return out")
+        with self.block("def flush(upto):"):
+            self.line(f"out = {self._fragments('False', 'upto', copy=True)}")
+            for x, exit in enumerate(self._exits()):
+                self.line("; ".join(f"x{letter}{x}.clear()" for letter in self._columns(exit)))
+            self.line("return out")
 
     def _rows(self, track: bool) -> None:
         entry = self.stage.index == 0
@@ -161,15 +163,18 @@ class LoopWriter:
         if track and entry:
             rows, row = f"enumerate({rows})", f"i, {row}" if len(names) == 1 else f"i, ({row})"
         path = () if not track else ("i",) if entry else ("*o",)
-        with self.block("try:"), self.block(f"for {row} in {rows}:"):
-            for p, at in enumerate(self.stage.entries):
-                scope = Scope("v", "k", path)
-                if len(self.stage.entries) == 1:
-                    self._enter(at, scope)
-                else:
-                    with self.block(f"{'if' if p == 0 else 'elif'} p == {p}:"):
+        self.line(f"rows = {rows}; more = it.__length_hint__")
+        with self.block("try:"), self.block("while more():"):
+            with self.block(f"for {row} in islice(rows, {LOOK_ROWS}):"):
+                for p, at in enumerate(self.stage.entries):
+                    scope = Scope("v", "k", path)
+                    if len(self.stage.entries) == 1:
                         self._enter(at, scope)
-        self.step = -1
+                    else:
+                        with self.block(f"{'if' if p == 0 else 'elif'} p == {p}:"):
+                            self._enter(at, scope)
+            self.step = -1
+            self._look("more() and late()", path)
         with self.block("except Exception as error:"):
             self.line("raise fail(error, part, len(values) - 1 - it.__length_hint__()) from error")
 
@@ -200,8 +205,9 @@ class LoopWriter:
             with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
                 with self.block("for m, v in enumerate(r):"):
                     self.emit(Port(step.id), Scope("v", "k", ("*o", "m") if track else ()))
-                    self.pause(Port(step.id), ("*o", "m"))
+                    self.pause(Port(step.id), ("*o", "m"), "m")
                 write_side(self, n, step, Scope("v", "k", ("*o",) if track else ()))
+            self._look(f"j % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()", ("*o",))
         self.key = ""
 
     def _continuations(self, track: bool) -> None:
@@ -249,13 +255,18 @@ class LoopWriter:
         cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
         self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
 
-    def pause(self, port: Port, path: Sequence[str]) -> None:
-        exits = self.view.reached[port]
-        if exits:
-            full = " or ".join(f"len(xv{x}) >= {self.rows_max}" for x in sorted(exits))
-            upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
-            with self.block(f"if {full}:"):
-                self.line(f"yield flush({upto})")
+    def pause(self, port: Port, path: Sequence[str], count: str) -> None:
+        """Writes the pause behind one of many rows; ``count`` names their number."""
+        full = [f"len(xv{x}) >= {self.rows_max}" for x in sorted(self.view.reached[port])]
+        # what is multiplied again may take long each time
+        look = "late()" if self.view.expanding[port] else f"{count} % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()"
+        self._look(" or ".join([*full, look]), path)
+
+    def _look(self, condition: str, path: Sequence[str]) -> None:
+        """Writes a pause: what is there leaves, complete up to a path."""
+        upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
+        with self.block(f"if {condition}:"):
+            self.line(f"yield flush({upto})")
 
     def handled(self, step: Step) -> bool:
         return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)

@@ -54,12 +54,11 @@ def _flat_map(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 def _each(w: LoopWriter, n: int, step: Step, scope: Scope, *, owned: bool) -> None:
     """Writes the loop over what a step gave for one record."""
     path = (*scope.path, f"j{n}") if scope.path else ()
-    head = f"for j{n}, v{n} in enumerate(r{n}):" if scope.path else f"for v{n} in r{n}:"
-    with w.block(head):
+    with w.block(f"for j{n}, v{n} in enumerate(r{n}):"):
         if not owned:
             _own(w, f"v{n}")
         w.emit(Port(step.id), Scope(f"v{n}", scope.key, path))
-        w.pause(Port(step.id), path)
+        w.pause(Port(step.id), path, f"j{n}")
 
 
 def _own(w: LoopWriter, name: str) -> None:
@@ -177,7 +176,7 @@ def write_side(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
             path = (*scope.path, "END", f"j{n}") if scope.path else ()
             with w.block(f"{'if' if index == 1 else 'elif'} b{n} == {index}:"):
                 w.emit(Port(step.id, index), Scope(f"v{n}", scope.key, path))
-                w.pause(Port(step.id, index), path)
+                w.pause(Port(step.id, index), path, f"j{n}")
 
 
 HELPERS = {

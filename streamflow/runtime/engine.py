@@ -8,7 +8,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from streamflow.batch import Taken
+from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -29,6 +29,7 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, World
 from streamflow.runtime.settings import Settings
+from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
 
 _log = logging.getLogger("streamflow")
@@ -51,6 +52,7 @@ class Job:
         renamed: Old names and what they are called now.
         accept_missing: Open even if the epoch witness is missing.
         point: Called at the crash points of everything but the store, which has its own.
+        watch: Have a thread name steps that keep the event loop to themselves.
     """
 
     plan: Plan
@@ -62,6 +64,7 @@ class Job:
     renamed: Mapping[str, str] = field(default_factory=dict)
     accept_missing: bool = False
     point: Point = no_point
+    watch: bool = False
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -100,12 +103,15 @@ class Engine:
     Args:
         job: What to run.
         pushes: Records pushed before a restart and not committed since.
+        careful: So many records are worked on by the plain executor, which encodes state after every call: one of
+            them left something in it that cannot be encoded.
     """
 
-    def __init__(self, job: Job, pushes: Sequence[Pushed] = ()) -> None:
+    def __init__(self, job: Job, pushes: Sequence[Pushed] = (), *, careful: int = 0) -> None:
         self.job = job
+        self.careful = careful
         self.ready = asyncio.Event()
-        self.bound = [BoundStage(job.plan.graph, stage, self._skipped) for stage in job.plan.stages]
+        self.bound = [BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
@@ -117,6 +123,7 @@ class Engine:
         self._drained = asyncio.Event()
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = False
+        self._watch_thread: Watch | None = None
         self.taps: dict[Port, Tap] = {}
         self._operators: list[Sync] = []
 
@@ -128,7 +135,7 @@ class Engine:
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
             job.point("store.opened")
-            await job.store.load(self._install)
+            await job.store.load(self._install, self._installed)
             job.point("state.loaded")
             self._build(self.checkpoint)
             await self._supervise()
@@ -175,8 +182,8 @@ class Engine:
                 migrate = self.job.plan.graph.step(f"step:{table}").options["state"].migrate
             self.tables[table].install(entries, migrate)
 
-    def _build(self, checkpoint: Checkpoint) -> None:
-        job, graph, settings = self.job, self.job.plan.graph, self.job.settings
+    def _installed(self) -> None:
+        """Ends loading, on the store's thread: what is derived from a million entries takes seconds."""
         for stage in self.bound:
             timer_tables = {timers.table.name for timers in stage.timers.values()}
             for name, table in stage.tables.items():
@@ -184,10 +191,19 @@ class Engine:
                     table.installed()
             for timers in stage.timers.values():
                 timers.installed()
+
+    def _build(self, checkpoint: Checkpoint) -> None:
+        job, graph, settings = self.job, self.job.plan.graph, self.job.settings
+        for stage in self.bound:
             stage.resume(checkpoint.now_ms)
         self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
         self.outboxes = {
-            step.name: Outbox(step.name, checkpoint.pending.get(step.name, ()), checkpoint.progress.get(step.name))
+            step.name: Outbox(
+                step.name,
+                checkpoint.pending.get(step.name, ()),
+                checkpoint.progress.get(step.name),
+                settings.outbox_memory_bytes_max,
+            )
             for step in graph.of_kind(SINK)
         }
         encoded = {exit.name for stage in job.plan.stages for exit in stage.exits if exit.encodes}
@@ -215,14 +231,14 @@ class Engine:
             Publisher(
                 outbox,
                 self.stagings[name],
-                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation, job.point),
+                SinkContext(graph.flow, name, 0, checkpoint.incarnation, checkpoint.generation, job.point, self._read),
                 world=self.world,
-                note=self.committer.note,
+                records=self.committer,
                 told=self._published,
             )
             for name, outbox in self.outboxes.items()
         ]
-        self._operators = [Sync(stage, lambda part: (), [], self, job.clock.monotonic) for stage in self.bound]
+        self._operators = [Sync(stage, lambda part: (), [], self) for stage in self.bound]
         self._set_loops()
         self._built = True
 
@@ -266,7 +282,9 @@ class Engine:
         if bound.stage.boundary:
             return MapBatch(bound, len(taps)).run
         settings = self.job.settings
-        return plain_loop(bound, taps) if settings.plain else compile_loop(bound, taps, settings.fragment_rows_max)
+        if settings.plain or self.careful:
+            return plain_loop(bound, taps, careful=self.careful > 0)
+        return compile_loop(bound, taps, settings.fragment_rows_max)
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
@@ -302,6 +320,9 @@ class Engine:
             self._spawn(publisher.run(), f"sink {publisher.outbox.sink}")
         if self._stop_requested:
             self.intake.stop()
+        if self.job.watch and (seconds := duration_ms(self.job.settings.blocked_after) / 1000):
+            self._watch_thread = Watch(self.bound, seconds, self.job.instrument.blocked)
+            self._watch_thread.start()
         checkpoint = self.checkpoint
         assert checkpoint is not None
         self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
@@ -353,6 +374,8 @@ class Engine:
         """Ends all tasks, then closes sources and store; sinks are closed by their publishers."""
         if self._note_call is not None:
             self._note_call.cancel()
+        if self._watch_thread is not None:
+            self._watch_thread.stop()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -376,10 +399,6 @@ class Engine:
         """Part of `operators.operator.Shard`."""
         self.job.point(name)
 
-    def took(self, stage: int, rows: int, seconds: float) -> None:
-        """Part of `operators.operator.Shard`."""
-        self.intake.took(stage, rows, seconds)
-
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
@@ -396,6 +415,9 @@ class Engine:
 
     async def _spill(self, chunks: Any) -> None:
         await self.committer.spill(chunks)
+
+    async def _read(self, chunk: Chunk) -> Chunk:
+        return chunk if chunk.payload else (await self.committer.read(chunk.sink, chunk.first_seq, 1))[0]
 
     def _full(self) -> bool:
         """Whether the epoch in the making is large enough to end it now."""
@@ -434,6 +456,9 @@ class Engine:
     def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
         self.commits += 1
+        if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
+            self.careful = 0
+            self._set_loops()
         if not all(publisher.recovered for publisher in self._publishers):
             self._acks.append((epoch, taken))
             return

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import groupby
 from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken, split_table
+from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.intake import Cut, Intake
-from streamflow.runtime.outbox import Outbox, Staging
+from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import World
 from streamflow.state.keyed import Table
@@ -101,33 +102,38 @@ class Parts:
 
 
 class Digest:
-    """Digest of an epoch: of the one before, its state changes and its outputs, however these were cut into chunks."""
+    """Digest of an epoch: of the one before, its state changes and its outputs, however these were cut."""
 
-    def __init__(self, before: bytes, deltas: Sequence[Delta], chunks: Sequence[Chunk]) -> None:
+    def __init__(self, before: bytes, deltas: Sequence[Delta], outputs: Sequence[Staged]) -> None:
         self.value = b""
         self._before = before
         self._deltas = deltas
-        self._chunks = chunks
+        self._outputs = outputs
 
     def compute(self) -> bytes:
-        """Hashes; runs on the store's thread, where large outputs do not hold up the loop.
-
-        Each update gives the interpreter away, and may wait long for it beside a busy loop: so there are few.
-        """
-        tables: dict[str, list[memoryview]] = {}
-        frames: dict[str, Any] = {}
-        for chunk in self._chunks:
-            table, joined = split_table(chunk.payload)
-            tables.setdefault(chunk.sink, []).append(table)
-            frames.setdefault(chunk.sink, blake2b(digest_size=16)).update(joined)
-        changes = [part for delta in self._deltas for part in (delta.table.encode(), delta.payload)]
-        results = [
+        """Hashes; runs on the store's thread, where large outputs do not hold up the loop."""
+        results: list[bytes] = []
+        for staged in sorted(self._outputs, key=lambda staged: staged.sink):
+            for chunk in staged.chunks:
+                staged.digest.add(chunk)
+            if staged.ahead or staged.chunks:
+                results += [staged.sink.encode(), *staged.digest.parts()]
+        changes = [
             part
-            for sink in sorted(frames)
-            for part in (sink.encode(), blake2b(b"".join(tables[sink]), digest_size=16).digest(), frames[sink].digest())
+            for table, deltas in groupby(self._deltas, key=lambda delta: delta.table)
+            for part in (table.encode(), _joined_digest(deltas))
         ]
         self.value = stable_hash(self._before, *changes, *results)
         return self.value
+
+
+def _joined_digest(deltas: Iterable[Delta]) -> bytes:
+    """Digest of one table's changes, as if they were one delta, however they were sliced."""
+    digest = blake2b(digest_size=16)
+    for at, delta in enumerate(deltas):
+        digest.update(b"," * (at > 0))
+        digest.update(memoryview(delta.payload)[1:-1])
+    return digest.digest()
 
 
 class Committer:
@@ -159,8 +165,8 @@ class Committer:
         }
         self._breathed = 0.0
         self._store_jobs = 0
-        self._advanced = asyncio.Event()
         self._cost_seconds = 0.0
+        self._committed = asyncio.Event()
 
     def breathe(self) -> None:
         """Sleeps a moment while the store's thread has work.
@@ -208,14 +214,16 @@ class Committer:
         await self._on_thread(self._store.note({source: Taken(starts)}, {}))
 
     async def spill(self, chunks: Sequence[Chunk]) -> None:
-        """Writes chunks of the epoch in the making ahead of its commit.
-
-        Waits for the commit before: until then the store cannot tell whose they are. That commit needs nothing from
-        who waits here, for that one has passed its barrier.
-        """
-        while self.last_epoch < chunks[0].epoch - 1:
-            await self._advanced.wait()
+        """Writes chunks of the epoch in the making ahead of its commit, once the epoch before it is committed."""
+        while self.last_epoch + 1 < chunks[0].epoch:
+            self._committed.clear()
+            await self._committed.wait()
         await self._on_thread(self._store.spill(chunks))
+
+    async def read(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads chunks back that are at rest."""
+        found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
+        return found
 
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""
@@ -231,13 +239,8 @@ class Committer:
         self._cost_seconds = 0.0
         deltas = await self._encode()
         self._world.point("epoch.encoded")
-        chunks: list[Chunk] = []
-        spilled: list[Chunk] = []
-        for staging in self._parts.stagings:
-            own, ahead = staging.take(cut.epoch)
-            chunks += own
-            spilled += ahead
-        digest = Digest(self._digest, deltas, [*spilled, *chunks])
+        outputs = [staging.take(cut.epoch) for staging in self._parts.stagings]
+        digest = Digest(self._digest, deltas, outputs)
         progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
         taken = cut.taken()
         epoch = Epoch(
@@ -248,7 +251,7 @@ class Committer:
             journal=cut.encoded_journal(),
             pushed=cut.encoded_pushes(),
             deltas=deltas,
-            chunks=chunks,
+            chunks=[chunk for staged in outputs for chunk in staged.chunks],
             progress=progress,
             digest=digest.compute,
             records=cut.records,
@@ -257,11 +260,10 @@ class Committer:
         await self._on_thread(self._store.commit(epoch))
         # -- the commit point: from here on the epoch is true ------------------------------------------------------
         self._digest, self.last_epoch, self._stored = digest.value, cut.epoch, progress
-        self._advanced.set()
-        self._advanced = asyncio.Event()
         del self._intake.cuts[cut.epoch]
-        for name, outbox in self._parts.outboxes.items():
-            outbox.append([chunk for chunk in (*spilled, *chunks) if chunk.sink == name])
+        for staged in outputs:
+            self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
+        self._committed.set()
         self._world.point("epoch.appended")
         for tap in self._parts.taps:
             tap.committed(cut.epoch)
@@ -269,7 +271,7 @@ class Committer:
             if not push.done.done():
                 push.done.set_result(cut.epoch)
         self._pacer.committed(self._cost_seconds)
-        size = sum(len(delta.payload) for delta in deltas) + sum(len(chunk.payload) for chunk in chunks)
+        size = sum(len(delta.payload) for delta in deltas) + sum(staged.size_bytes for staged in outputs)
         self._world.instrument.committed(cut.epoch, cut.records, size, time.perf_counter() - cut.started)
         self.acknowledge(cut.epoch, taken)
         self._intake.wake()
@@ -280,17 +282,13 @@ class Committer:
         deltas: list[Delta] = []
         began = clock()
         for table in self._parts.tables:
-            slices: list[Delta] = []
             while (part := table.encode(SLICE_ENTRIES)) is not None:
-                slices.append(part)
+                if part.count:
+                    deltas.append(part)
                 if clock() - began > SLICE_SECONDS:
                     self._cost_seconds += clock() - began
                     await asyncio.sleep(0)
                     began = clock()
-            if slices:
-                # one blob per table, whatever the slices were: digests must not depend on them
-                payload = b"[" + b",".join([part.payload[1:-1] for part in slices]) + b"]"
-                deltas.append(Delta(table.name, slices[0].groups, sum(part.count for part in slices), payload))
         self._cost_seconds += clock() - began
         return deltas
 

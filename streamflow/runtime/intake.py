@@ -22,7 +22,6 @@ from streamflow.batch import (
     Taken,
 )
 from streamflow.clock import Cancellable, Clock
-from streamflow.operators.operator import SLICE_SECONDS
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.pacing import Pacer
@@ -30,9 +29,6 @@ from streamflow.runtime.pump import Pump
 
 PUSHED: Final = "@push"
 """Name of the internal source by which records enter from inside the process."""
-
-ROWS_MIN: Final = 16
-"""Slow steps make numbers smaller, but not below this: a step that blocks by itself is not mended by it."""
 
 _pack = msgspec.msgpack.Encoder().encode
 
@@ -105,7 +101,7 @@ class Intake:
 
     GUARANTEE: numbers have no gap and their time never goes back; a record enters exactly one number; what `Cut`
     says was taken is what entered. It never waits to fill a micro-batch.
-    BOUND: ``rows_max`` records a micro-batch; fewer where a stage needs more than `SLICE_SECONDS` for them.
+    BOUND: ``rows_max`` records a micro-batch.
 
     Args:
         pumps: The sources, in the order of the graph.
@@ -122,6 +118,7 @@ class Intake:
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.point: Point = no_point
         self.rows_max = FRAGMENT_ROWS_MAX
+        self.records = 0
         self._channel = channel
         self._pacer = pacer
         self._clock = clock
@@ -130,7 +127,6 @@ class Intake:
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
         self._due: dict[int, int] = {}
-        self._fitting: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
         self._fires = False
@@ -153,20 +149,6 @@ class Intake:
         elif self._due.get(stage) != due_ms:
             self._due[stage] = due_ms
             self._wakeup.set()
-
-    def took(self, stage: int, rows: int, seconds: float) -> None:
-        """A stage kept the loop for ``seconds`` with ``rows`` rows: the next numbers fit into its slice of time."""
-        most = self.rows_max
-        fitting = self._fitting.get(stage, most)
-        if seconds > SLICE_SECONDS and rows > fitting // 2:
-            self._fitting[stage] = max(min(ROWS_MIN, most), fitting // 2)
-        elif seconds < SLICE_SECONDS / 3 and rows > fitting // 2 and fitting < most:
-            self._fitting[stage] = min(most, fitting * 2)
-
-    @property
-    def _fitting_rows(self) -> int:
-        """Most rows of the next number."""
-        return min(self._fitting.values(), default=self.rows_max)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
@@ -285,10 +267,10 @@ class Intake:
         if not waiting:
             return
         turn = self._number % len(waiting)
-        share = max(1, (self._fitting_rows - len(taking.values)) // len(waiting))
-        for most in (share, self._fitting_rows):
+        share = max(1, (self.rows_max - len(taking.values)) // len(waiting))
+        for most in (share, self.rows_max):
             for pump in waiting[turn:] + waiting[:turn]:
-                room = min(most, self._fitting_rows - len(taking.values))
+                room = min(most, self.rows_max - len(taking.values))
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
                         self._account(pump.name, ready.records, taking.line)
@@ -299,6 +281,7 @@ class Intake:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
         cut = self._cut
         cut.records += len(records)
+        self.records += len(records)
         if records.positions is not None:
             at = records.positions[-1]
             before = cut.positions.setdefault(source, {}).get(records.partition)
@@ -311,7 +294,7 @@ class Intake:
             line.append((source, records.partition, len(records), list(records.ids)))
 
     def _take_pushes(self, taking: _Taking) -> None:
-        for _ in range(min(len(self._pushes), max(1, self._fitting_rows // 2))):
+        for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
             seq = self._push_seq.get(push.source, 0) + 1
             self._push_seq[push.source] = seq

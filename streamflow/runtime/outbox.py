@@ -1,17 +1,20 @@
 """The way out: staging before the commit, outbox behind it, and the publisher that empties it.
 
 Staging encodes rows as they arrive and cuts them into numbered chunks. COMMIT makes an epoch's chunks true. Only
-then do they enter the outbox, from which the publisher takes runs of them.
+then do they enter the outbox, from which the publisher takes runs of them. What does not fit in memory, before the
+commit or behind it, rests in the store until it is published.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import Any, Final, Protocol
 
-from streamflow.batch import Chunk, Fragment, Progress, pack_parts
+from streamflow.batch import Chunk, Fragment, Progress, pack_parts, split_table
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -23,34 +26,45 @@ RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most that one call of ``publish`` gets."""
 
+NOTE_BYTES: Final = 64 * 1024 * 1024
+"""Progress is stored after so many bytes even if no epoch ends: recovery need not look at more than that."""
+
 
 class Outbox:
     """A sink's chunks that are committed and not known to be published.
 
     GUARANTEE: chunks leave in order, and only what the broker confirmed leaves for good.
-    BOUND: ``size_bytes`` over the limit stops intake; nothing else waits for it.
+    BOUND: ``size_bytes`` over the limit stops intake; nothing else waits for it. Chunks beyond ``memory_bytes_max``
+    are held without their payload.
     """
 
-    def __init__(self, sink: str, pending: Sequence[Chunk], progress: Progress | None) -> None:
+    def __init__(
+        self, sink: str, pending: Sequence[Chunk], progress: Progress | None, memory_bytes_max: int = 1 << 62
+    ) -> None:
         self.sink = sink
         self.chunks: deque[Chunk] = deque(pending)
         self.progress = progress
-        self.size_bytes = sum(len(chunk.payload) for chunk in pending)
+        self.size_bytes = sum(chunk.size_bytes for chunk in pending)
+        self.memory_bytes = sum(len(chunk.payload) for chunk in pending)
         self.arrived = asyncio.Event()
+        self._memory_bytes_max = memory_bytes_max
 
     @property
     def next_seq(self) -> int:
         """The sequence number that the sink's next new frame gets."""
         if self.chunks:
-            return self.chunks[-1].first_seq + self.chunks[-1].count
+            return self.chunks[-1].end_seq
         return self.progress.next_seq if self.progress is not None else 1
 
     def append(self, chunks: Sequence[Chunk]) -> None:
         """Takes a committed epoch's chunks."""
         for chunk in chunks:
             assert not self.chunks or chunk.first_seq == self.next_seq, f"{self.sink}: hole before {chunk.first_seq}"
+            if self.memory_bytes + len(chunk.payload) > self._memory_bytes_max:
+                chunk = chunk.at_rest()  # noqa: PLW2901 - the store has its payload
             self.chunks.append(chunk)
-            self.size_bytes += len(chunk.payload)
+            self.size_bytes += chunk.size_bytes
+            self.memory_bytes += len(chunk.payload)
         if chunks:
             self.arrived.set()
 
@@ -59,24 +73,66 @@ class Outbox:
         found: list[Chunk] = []
         size = 0
         for chunk in self.chunks:
-            if found and (len(found) >= RUN_CHUNKS_MAX or size + len(chunk.payload) > RUN_BYTES_MAX):
+            if found and (len(found) >= RUN_CHUNKS_MAX or size + chunk.size_bytes > RUN_BYTES_MAX):
                 break
             found.append(chunk)
-            size += len(chunk.payload)
+            size += chunk.size_bytes
         return found
 
     def published(self, progress: Progress) -> None:
         """Drops what the broker confirmed."""
         assert self.progress is None or progress.next_seq >= self.progress.next_seq, f"{self.sink}: progress went back"
         self.progress = progress
-        while self.chunks and self.chunks[0].first_seq + self.chunks[0].count <= progress.next_seq:
-            self.size_bytes -= len(self.chunks.popleft().payload)
+        while self.chunks and self.chunks[0].end_seq <= progress.next_seq:
+            gone = self.chunks.popleft()
+            self.size_bytes -= gone.size_bytes
+            self.memory_bytes -= len(gone.payload)
+
+
+class OutputDigest:
+    """Digest of what one sink got in one epoch, however it was cut into chunks."""
+
+    def __init__(self) -> None:
+        self._sizes: Any = blake2b(digest_size=16)
+        self._frames: Any = blake2b(digest_size=16)
+
+    def add(self, chunk: Chunk) -> None:
+        """Takes the next chunk."""
+        table, joined = split_table(chunk.payload)
+        self._sizes.update(table)
+        self._frames.update(joined)
+
+    def parts(self) -> tuple[bytes, bytes]:
+        """What stands for everything that was added."""
+        return self._sizes.digest(), self._frames.digest()
+
+
+@dataclass(slots=True)
+class Staged:
+    """A closed epoch of one sink.
+
+    Args:
+        sink: The sink.
+        ahead: The chunks that were written ahead, at rest.
+        chunks: Those behind them, to be committed.
+        digest: Digest of those written ahead.
+    """
+
+    sink: str
+    ahead: list[Chunk] = field(default_factory=list)
+    chunks: list[Chunk] = field(default_factory=list)
+    digest: OutputDigest = field(default_factory=OutputDigest)
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(chunk.size_bytes for chunk in (*self.ahead, *self.chunks))
 
 
 class Staging:
     """The end of a path: encodes rows at once and cuts numbered chunks, up to the barrier.
 
     GUARANTEE: a sink's sequence numbers have no gap; the bytes behind a number never change.
+    BOUND: ``epoch_bytes_max`` and a chunk in memory; what passes it is spilled to the store.
 
     Args:
         step: The sink's step.
@@ -105,15 +161,14 @@ class Staging:
         self._sizes: list[int] = []
         self._joined: list[bytes] = []
         self._joined_bytes = 0
-        self._chunks: list[Chunk] = []
-        self._chunks_bytes = 0
-        self._spilled: list[Chunk] = []
-        self._sealed: dict[int, tuple[list[Chunk], list[Chunk]]] = {}
+        self._staged = Staged(step.name)
+        self._chunks_bytes = self._ahead_bytes = 0
+        self._sealed: dict[int, Staged] = {}
 
     @property
     def size_bytes(self) -> int:
-        """Bytes staged for the epoch in the making."""
-        return self._joined_bytes + self._chunks_bytes
+        """Bytes staged for the epoch in the making, spilled ones included."""
+        return self._joined_bytes + self._chunks_bytes + self._ahead_bytes
 
     async def put(self, part: Fragment) -> None:
         """Takes a fragment; closes the epoch's chunks at a barrier."""
@@ -127,22 +182,33 @@ class Staging:
             if self._joined_bytes >= self._world.settings.chunk_bytes:
                 self._cut()
                 if self._chunks_bytes > self._world.settings.epoch_bytes_max:
-                    await self._world.spill(self._chunks)
-                    self._spilled += self._chunks
-                    self._chunks, self._chunks_bytes = [], 0
+                    await self._spill()
         if part.last and part.batch.barrier is not None:
             self._close(part.batch.barrier)
 
-    def take(self, epoch: int) -> tuple[list[Chunk], list[Chunk]]:
-        """The closed epoch's chunks: those to commit, and those that were written ahead."""
+    def take(self, epoch: int) -> Staged:
+        """The closed epoch."""
         return self._sealed.pop(epoch)
+
+    async def _spill(self) -> None:
+        """Writes the epoch's chunks ahead and keeps only what they are."""
+        staged = self._staged
+        chunks, staged.chunks = staged.chunks, []
+        await self._world.spill(chunks)
+        for chunk in chunks:
+            staged.digest.add(chunk)
+            staged.ahead.append(chunk.at_rest())
+            # hashing a chunk takes long enough to ask whether others want to run
+            await asyncio.sleep(0)
+        self._ahead_bytes += self._chunks_bytes
+        self._chunks_bytes = 0
 
     def _cut(self) -> None:
         if self._sizes:
-            index = len(self._spilled) + len(self._chunks)
+            index = len(self._staged.ahead) + len(self._staged.chunks)
             payload = pack_parts(self._sizes, self._joined)
             chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._sizes), payload)
-            self._chunks.append(chunk)
+            self._staged.chunks.append(chunk)
             self._chunks_bytes += len(payload)
             self._seq += chunk.count
             self._sizes, self._joined, self._joined_bytes = [], [], 0
@@ -150,8 +216,8 @@ class Staging:
     def _close(self, epoch: int) -> None:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
-        self._sealed[epoch] = (self._chunks, self._spilled)
-        self._chunks, self._spilled, self._chunks_bytes = [], [], 0
+        self._sealed[epoch], self._staged = self._staged, Staged(self.step.name)
+        self._chunks_bytes = self._ahead_bytes = 0
         self._epoch += 1
 
     def _encode(self, part: Fragment) -> Sequence[bytes]:
@@ -178,6 +244,18 @@ class Staging:
         return found
 
 
+class Records(Protocol):
+    """What a publisher asks of the store, through the committer."""
+
+    async def note(self, progress: Mapping[str, Progress]) -> None:
+        """Stores progress without an epoch."""
+        ...
+
+    async def read(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads chunks that are at rest: up to ``count``, from the one at ``first_seq`` on."""
+        ...
+
+
 class Publisher:
     """Publishes a sink's outbox, and opens the sink again when it fails.
 
@@ -188,7 +266,7 @@ class Publisher:
         outbox: What to publish.
         staging: Gets each newly opened sink as its encoder, since only that knows the broker's limits.
         ctx: Where the sink runs.
-        note: Stores progress without an epoch.
+        records: Stores progress, and reads what is at rest.
         told: Called after each progress.
     """
 
@@ -199,15 +277,16 @@ class Publisher:
         ctx: SinkContext,
         *,
         world: World,
-        note: Callable[[Mapping[str, Progress]], Awaitable[None]],
+        records: Records,
         told: Callable[[], None],
     ) -> None:
         self.outbox = outbox
         self.recovered = False
+        self._unnoted_bytes = 0
         self._staging = staging
         self._ctx = ctx
         self._world = world
-        self._note = note
+        self._records = records
         self._told = told
 
     async def run(self) -> None:
@@ -237,7 +316,7 @@ class Publisher:
         self._world.point("sink.asked")
         if stored is None:
             # without a stored baseline a crash right after the first publish would count our own records as old ones
-            await self._note({outbox.sink: progress})
+            await self._records.note({outbox.sink: progress})
             self._world.point("sink.baseline")
         outbox.published(progress)
         self._staging.encoder = sink
@@ -251,12 +330,29 @@ class Publisher:
                 outbox.arrived.clear()
                 await outbox.arrived.wait()
             assert outbox.progress is not None
+            run = await self._loaded(outbox.run())
             self._world.point("publish.begun")
-            progress = await sink.publish(outbox.run(), outbox.progress)
+            progress = await sink.publish(run, outbox.progress)
             self._world.point("publish.done")
             outbox.published(progress)
             self._world.instrument.published(outbox.sink, progress.epoch, progress.next_seq)
             self._told()
+            await self._note_now_and_then(run, progress)
+
+    async def _loaded(self, run: list[Chunk]) -> Sequence[Chunk]:
+        """A run with the payload of every chunk."""
+        if all(chunk.payload for chunk in run):
+            return run
+        found = await self._records.read(self.outbox.sink, run[0].first_seq, len(run))
+        heads = [(chunk.first_seq, chunk.count) for chunk in found]
+        assert heads == [(chunk.first_seq, chunk.count) for chunk in run], f"{self.outbox.sink}: the store has {heads}"
+        return found
+
+    async def _note_now_and_then(self, run: Sequence[Chunk], progress: Progress) -> None:
+        self._unnoted_bytes += sum(chunk.size_bytes for chunk in run)
+        if self._unnoted_bytes >= NOTE_BYTES:
+            self._unnoted_bytes = 0
+            await self._records.note({self.outbox.sink: progress})
 
 
 def new_sink(step: Step) -> Sink:

@@ -18,15 +18,18 @@ class Settings:
         commit_max: Longest time a record may wait for its commit to begin.
         checkpoint_share: Most of the elapsed time that sealing and committing may cost under load (0 to 1).
         epoch_records_max: An epoch that has taken so many records ends as soon as the last commit is done.
-        epoch_bytes_max: Outputs of one epoch above this are written ahead of the commit.
+        epoch_bytes_max: Outputs of one epoch above this are written ahead of the commit, and leave memory.
         chunk_bytes: Outputs are stored and published in pieces of about this size.
         outbox_bytes_max: A sink whose unpublished outputs pass this stops intake until it has caught up.
+        outbox_memory_bytes_max: So many of a sink's unpublished outputs stay in memory; the rest is read back from the
+            store when its turn comes.
         intake_records_max: Most records read ahead per source.
         intake_bytes_max: Most bytes read ahead per source.
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
+        blocked_after: A step that keeps the event loop for longer is named; 0 names none.
         restarts_max: After this many restarts without a commit between them the flow stops.
         plain: Run the plain executor instead of generated loops, for debugging.
     """
@@ -38,17 +41,19 @@ class Settings:
     epoch_bytes_max: int = 64 * 1024 * 1024
     chunk_bytes: int = 1024 * 1024
     outbox_bytes_max: int = 256 * 1024 * 1024
+    outbox_memory_bytes_max: int = 32 * 1024 * 1024
     intake_records_max: int = 8192
     intake_bytes_max: int = 32 * 1024 * 1024
     message_bytes_max: int = 8 * 1024 * 1024
     channel_fragments: int = 2
     fragment_rows_max: int = FRAGMENT_ROWS_MAX
     stop_timeout: Duration = "30s"
+    blocked_after: Duration = "100ms"
     restarts_max: int = 10
     plain: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("commit_min", "commit_max", "stop_timeout"):
+        for name in ("commit_min", "commit_max", "stop_timeout", "blocked_after"):
             duration_ms(getattr(self, name))
         if not 0 < self.checkpoint_share <= 1:
             raise SettingsError(f"checkpoint_share is {self.checkpoint_share}", hint="Give a share above 0, up to 1.")
@@ -57,6 +62,7 @@ class Settings:
             "epoch_bytes_max",
             "chunk_bytes",
             "outbox_bytes_max",
+            "outbox_memory_bytes_max",
             "intake_records_max",
             "intake_bytes_max",
             "message_bytes_max",

@@ -12,6 +12,7 @@ from streamflow.graph import Port
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.pump import BACKOFF_SECONDS
+from streamflow.state.keyed import FoundLate
 
 FENCED_AGAIN_SECONDS: Final = 60.0
 """A shard can be fenced by its own delayed request once; again within this time it was somebody else."""
@@ -21,7 +22,8 @@ class Supervisor:
     """Keeps one shard running.
 
     GUARANTEE: every start, the first and each restart, is the same recovery from the store. A restart happens for a
-    lost source that cannot be reopened alone, and for the first `Fenced`; all else ends the flow with its error.
+    lost source that cannot be reopened alone, for the first `Fenced`, and once to find the record that left something
+    in the state that cannot be encoded; all else ends the flow with its error.
     BOUND: ``restarts_max`` restarts without a commit between them.
 
     Args:
@@ -40,10 +42,11 @@ class Supervisor:
     async def run(self) -> None:
         """Runs the shard until it stops; raises what ended it."""
         fenced_at = float("-inf")
-        attempt = 0
+        attempt = careful = 0
         while True:
             job = self._make_job()
-            engine = self.engine = Engine(job, self._pushes)
+            engine = self.engine = Engine(job, self._pushes, careful=careful)
+            careful = 0
             self._pushes = []
             for port, deliver in self._taps.items():
                 engine.tap(port, deliver)
@@ -53,13 +56,15 @@ class Supervisor:
             try:
                 await engine.run()
                 return
-            except (Unavailable, Fenced) as error:
+            except (Unavailable, Fenced, FoundLate) as error:
                 now = job.clock.monotonic()
                 attempt = 1 if engine.commits else attempt + 1
                 fenced = isinstance(error, Fenced)
                 fenced_again = fenced and now - fenced_at < FENCED_AGAIN_SECONDS
-                if self._stopping or fenced_again or attempt > job.settings.restarts_max:
+                late = isinstance(error, FoundLate)
+                if self._stopping or fenced_again or attempt > job.settings.restarts_max or (late and engine.careful):
                     raise
+                careful = max(1, engine.intake.records) if late else 0
                 fenced_at = now if fenced else fenced_at
                 wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
                 job.instrument.restarting(error, wait)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -19,6 +19,7 @@ import msgspec
 from streamflow.codecs import Codec, JsonCodec
 from streamflow.errors import EncodeError
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, shape, shape_name
+from streamflow.state.deletions import Deletions
 from streamflow.state.store import Delta, Entry
 
 V = TypeVar("V")
@@ -30,6 +31,9 @@ CHECKED_FIRST: Final = 100
 CHECKED_EVERY: Final = 1000
 """A value's round trip through its codec is checked for the first ones of a table, and then for every thousandth."""
 
+RELEASED_MAX: Final = 5_000
+"""Entries of an encoded layer that are let go at once: to free a million takes too long for one turn of the loop."""
+
 
 _DIRECT_KEYS: Final = frozenset({str, int})
 """Key types that are written to JSON as they are."""
@@ -38,6 +42,10 @@ _encode_rows = msgspec.json.Encoder().encode
 
 _Before = tuple[bytes | None, int | None]
 """An entry before a call: its value encoded, None where there was none, and its expiry."""
+
+
+class FoundLate(EncodeError):
+    """State that cannot be encoded, found after the call that made it: nobody can tell the record any more."""
 
 
 class KeyCheck:
@@ -118,7 +126,8 @@ class Table(Generic[V]):
         self.undo: dict[Any, _Before] | None = None
         self._initial = initial
         self._absent: V = MISSING
-        self._deleted: dict[Any, None] = {}
+        self._deleted = Deletions()
+        self._gone = Deletions()
         self._sealed: dict[Any, V] = {}
         self._early: dict[Any, bytes] = {}
         self._unwritten: Iterator[Any] = iter(())
@@ -130,11 +139,10 @@ class Table(Generic[V]):
         self._queued: set[Any] = set()
         self._encoded = 0
         self._plain = isinstance(codec, JsonCodec) and not subs and ttl_ms is None
+        self.checks_all = False
 
     def __len__(self) -> int:
-        return len(self._base.keys() | self._sealed.keys() | self.hot.keys()) - sum(
-            key in self._base or key in self._sealed for key in self._deleted
-        )
+        return sum(self.peek(key) is not MISSING for key in {**self._base, **self._sealed, **self.hot})
 
     # -- access -----------------------------------------------------------------------------------
 
@@ -149,7 +157,8 @@ class Table(Generic[V]):
             if self._initial is None:
                 return value
             value = self._initial()
-            self._deleted.pop(key, None)
+            if self._deleted.size:
+                self._deleted.discard(key)
         self.hot[key] = value
         if self.subs:
             self.index.setdefault(key[0], {})[key[1]] = None
@@ -157,23 +166,27 @@ class Table(Generic[V]):
 
     def _cold(self, key: Any) -> V:
         """Finds an entry in the layers behind the hot one."""
-        if key in self._deleted:
+        if self._deleted.size and key in self._deleted:
             return MISSING  # type: ignore[no-any-return]
         value = self._sealed.get(key, self._absent)
         if value is MISSING:
-            return self._base.get(key, self._absent)
+            return self._base_value(key)
         if key not in self._early:
             # it may be changed in place from now on: what is committed is its value at the barrier
-            self._early[key] = self._encode(key, value)
+            self._early[key] = self._encode_late(key, value)
         return value
+
+    def _base_value(self, key: Any) -> V:
+        # what the sealed layer deletes leaves the base when it is encoded, and counts as gone before
+        return self._absent if self._gone.size and key in self._gone else self._base.get(key, self._absent)
 
     def peek(self, key: Any) -> V:
         """Returns an entry without touching it, for reading only; MISSING if absent."""
         value = self.hot.get(key, self._absent)
-        if value is not MISSING or key in self._deleted:
+        if value is not MISSING or (self._deleted.size and key in self._deleted):
             return value
         value = self._sealed.get(key, self._absent)
-        return self._base.get(key, self._absent) if value is MISSING else value
+        return self._base_value(key) if value is MISSING else value
 
     def get(self, key: Any) -> V:
         """Returns an entry for use and change; MISSING if absent and none is made."""
@@ -189,21 +202,22 @@ class Table(Generic[V]):
             self.miss(key)
         else:
             self._remember(key, self.hot[key])
-        self._deleted.pop(key, None)
+        if self._deleted.size:
+            self._deleted.discard(key)
         self.hot[key] = value
         if self.subs:
             self.index.setdefault(key[0], {})[key[1]] = None
 
     def delete(self, key: Any) -> None:
         """Removes an entry, if it exists."""
-        known = key in self._base or key in self._sealed
+        known = key in self._sealed or self._base_value(key) is not MISSING
         if self.undo is not None:
             self._remember(key, self.peek(key))
         self.hot.pop(key, None)
         self._expires.pop(key, None)
         self._expires_hot.pop(key, None)
         if known:
-            self._deleted[key] = None
+            self._deleted.add(key)
         if self.subs and key[0] in self.index:
             self.index[key[0]].pop(key[1], None)
             if not self.index[key[0]]:
@@ -284,6 +298,7 @@ class Table(Generic[V]):
         for key in self.undo or ():
             value = self.peek(key)
             if value is not MISSING:
+                self._address(key)
                 self._encode(key, value)
 
     def _remember(self, key: Any, value: V) -> None:
@@ -301,29 +316,29 @@ class Table(Generic[V]):
         assert not self._sealed and not self._early, f"{self.name}: sealed twice before it was encoded"
         self._sealed, self.hot = self.hot, {}
         self._expires_sealed, self._expires_hot = self._expires_hot, {}
-        deleted, self._deleted = self._deleted, {}
-        for key in deleted:
-            if key not in self._sealed:
-                self._base.pop(key, None)
-                self._early[key] = b""
-        self._unwritten = iter([*self._sealed, *(key for key in deleted if key not in self._sealed)])
+        if self._deleted.size:
+            self._gone, self._deleted = self._deleted, Deletions()
+        sealed = self._sealed
+        self._unwritten = chain(sealed, (key for key in self._gone if key not in sealed))
 
     def encode(self, entries_max: int) -> Delta | None:
         """Encodes up to ``entries_max`` sealed entries; None when the sealed layer is done.
 
+        Where a large layer is let go, deltas without entries come before that.
+
         Raises:
-            EncodeError: A value cannot be encoded; names the table and the key.
+            FoundLate: A value cannot be encoded; names the table and the key.
         """
         keys = list(islice(self._unwritten, entries_max))
-        if not keys:
-            self._sealed, self._early, self._expires_sealed = {}, {}, {}
+        if not keys and self._release():
             return None
         payload = self._entries_at_once(keys) or b"[" + b",".join([self._entry(key) for key in keys]) + b"]"
         return Delta(self.name, (0, KEY_GROUPS - 1), len(keys), payload)
 
     def _entries_at_once(self, keys: Sequence[Any]) -> bytes | None:
         """Encodes plain entries by one call, in a fifth of the time; None where one of them needs a closer look."""
-        if not self._plain or self._encoded < CHECKED_FIRST or not _DIRECT_KEYS.issuperset(map(type, keys)):
+        plain = keys and self._plain and not self.checks_all and self._encoded >= CHECKED_FIRST
+        if not plain or not _DIRECT_KEYS.issuperset(map(type, keys)):
             return None
         early = self._early
         try:
@@ -340,13 +355,30 @@ class Table(Generic[V]):
         self._base.update(zip(keys, values, strict=True))
         return payload
 
+    def _release(self) -> bool:
+        """Lets the encoded layer go, a large one in several calls; says whether it is gone."""
+        self._unwritten = iter(())
+        if self._gone.size:
+            self._gone.release(RELEASED_MAX)
+        for layer in (self._sealed, self._early, self._expires_sealed):
+            if len(layer) > RELEASED_MAX:
+                for _ in range(RELEASED_MAX):
+                    layer.popitem()
+            else:
+                layer.clear()
+        return not (self._gone.size or self._sealed or self._early or self._expires_sealed)
+
     def _entry(self, key: Any) -> bytes:
-        address = self._address(key)
-        early = self._early.get(key)
-        if early == b"":
+        try:
+            address = self._address(key)
+        except EncodeError as error:
+            raise FoundLate(error.message, step=self.name, hint=error.hint) from error
+        value = self._sealed.get(key, self._absent)
+        if value is MISSING:
+            self._base.pop(key, None)
             return b"[" + address + b"]"
-        value = self._sealed[key]
-        encoded = self._encode(key, value) if early is None else early
+        early = self._early.get(key)
+        encoded = self._encode_late(key, value) if early is None else early
         self._base[key] = value
         expires = self._expires_sealed.get(key, self._expires.get(key)) if self.ttl_ms is not None else None
         if expires is None:
@@ -363,12 +395,19 @@ class Table(Generic[V]):
                 hint="Give the step keys that are valid text.",
             ) from error
 
+    def _encode_late(self, key: Any, value: V) -> bytes:
+        try:
+            return self._encode(key, value)
+        except EncodeError as error:
+            raise FoundLate(error.message, step=self.name, hint=error.hint) from error
+
     def _encode(self, key: Any, value: V) -> bytes:
         try:
             encoded = self.codec.encode(value)
             self._encoded += 1
+            checked = self._encoded <= CHECKED_FIRST or self._encoded % CHECKED_EVERY == 0 or self.checks_all
             # NaN and infinity are written as null: that would come back as None, or not at all
-            if self._encoded <= CHECKED_FIRST or self._encoded % CHECKED_EVERY == 0 or b"null" in encoded:
+            if checked or b"null" in encoded:
                 self._check(encoded, value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
             raise EncodeError(

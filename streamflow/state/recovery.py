@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, Final
@@ -19,6 +19,8 @@ from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, ro
 from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Checkpoint, Entry, Install
 
+PENDING_BYTES_MAX: Final = 8 << 20
+"""Of each sink's outbox an opening keeps so many bytes in memory; the rest is checked and stays at rest."""
 LOAD_ROWS: Final = 256
 """Entries read and handed on at once; twice as fast as 4096, which leave the processor's cache."""
 
@@ -77,17 +79,37 @@ def _read_progress(connection: sqlite3.Connection) -> dict[str, Progress]:
 
 def _read_pending(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, list[Chunk]]:
     pending: dict[str, list[Chunk]] = {}
-    query = "SELECT sink, epoch, chunk, first_seq, count, payload, crc FROM outbox ORDER BY sink, first_seq"
-    for sink, epoch, index, first_seq, count, payload, crc in connection.execute(query):
+    kept: dict[str, int] = {}
+    for chunk in _checked(connection.execute(f"{_CHUNKS} ORDER BY sink, first_seq")):
+        sink = chunk.sink
+        chunks = pending.setdefault(sink, [])
+        if chunks and chunks[-1].end_seq != chunk.first_seq:
+            raise corrupt(f"the outbox of sink {sink!r} has a gap before sequence {chunk.first_seq}: it")
+        kept[sink] = kept.get(sink, 0) + chunk.size_bytes
+        chunks.append(chunk if kept[sink] <= PENDING_BYTES_MAX else chunk.at_rest())
+        ledger.next_seq[sink] = chunk.end_seq
+    return pending
+
+
+_CHUNKS: Final = "SELECT sink, epoch, chunk, first_seq, count, payload, crc FROM outbox"
+
+
+def read_chunks(connection: sqlite3.Connection, sink: str, first_seq: int, count: int) -> Iterator[Chunk]:
+    """Reads chunks of a sink's outbox, in order.
+
+    Raises:
+        CorruptStateError: One does not match its checksum.
+    """
+    query = f"{_CHUNKS} WHERE sink = ? AND first_seq >= ? ORDER BY first_seq LIMIT ?"
+    return _checked(connection.execute(query, (sink, first_seq, count)))
+
+
+def _checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[Chunk]:
+    for sink, epoch, index, first_seq, count, payload, crc in rows:
         chunk = Chunk(sink, epoch, index, first_seq, count, payload)
         if crc != chunk_crc(chunk):
             raise corrupt(f"the outbox of sink {sink!r}, sequence {first_seq}, epoch {epoch},")
-        chunks = pending.setdefault(sink, [])
-        if chunks and chunks[-1].first_seq + chunks[-1].count != first_seq:
-            raise corrupt(f"the outbox of sink {sink!r} has a gap before sequence {first_seq}: it")
-        chunks.append(chunk)
-        ledger.next_seq[sink] = first_seq + count
-    return pending
+        yield chunk
 
 
 def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Taken]:

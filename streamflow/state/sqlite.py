@@ -25,7 +25,7 @@ from streamflow.state.opening import (
     is_passing,
     transaction,
 )
-from streamflow.state.recovery import load_entries, read_checkpoint
+from streamflow.state.recovery import load_entries, read_checkpoint, read_chunks
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
 from streamflow.state.wal import WalKeeper
 
@@ -106,13 +106,14 @@ class SqliteStore:
         self._tell_witness()
         return checkpoint
 
-    async def load(self, install: Install) -> None:
-        """Hands every live entry to ``install`` on the store's thread."""
-        await self._executor.run(self._load, install)
+    async def load(self, install: Install, done: Callable[[], None] = lambda: None) -> None:
+        """Hands every live entry to ``install``, and at the end calls ``done``, on the store's thread."""
+        await self._executor.run(self._load, install, done)
 
-    def _load(self, install: Install) -> None:
+    def _load(self, install: Install, done: Callable[[], None]) -> None:
         try:
             load_entries(self._open_connection(), self._ledger, install)
+            done()
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
 
@@ -179,6 +180,16 @@ class SqliteStore:
         writing.note_chunks(ledger, chunks)
         ledger.spilled_bytes += sum(len(chunk.payload) for chunk in chunks)
         self._options.point("spill.done")
+
+    async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads outbox chunks back, on the store's thread."""
+        return await self._executor.run(self._chunks, sink, first_seq, count)
+
+    def _chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        try:
+            return list(read_chunks(self._open_connection(), sink, first_seq, count))
+        except sqlite3.Error as error:
+            raise as_state_error(error, self.path) from error
 
     def _write(self, doing: str, write: Callable[[], None], point: str = "") -> None:
         """Runs one transaction, and refuses to run another once the disk has failed.

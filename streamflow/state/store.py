@@ -131,7 +131,8 @@ class Checkpoint:
         incarnation: Id made together with the store.
         taken: Positions per source; ``ids`` holds every id still remembered.
         progress: Per sink, absent for one that never published.
-        pending: Per sink the committed chunks not known to be published, in order.
+        pending: Per sink the committed chunks not known to be published, in order; the first have their payload, the
+            others are at rest.
         digest: Digest of the last epoch.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
     """
@@ -150,6 +151,10 @@ class Checkpoint:
 
 Install = Callable[[str, Sequence[Entry]], None]
 """Takes loaded entries of one table; later entries replace earlier ones, deletions included."""
+
+
+def _nothing() -> None:
+    """What `Store.load` calls at its end where nobody wants to know."""
 
 
 class Store(Protocol):
@@ -174,8 +179,13 @@ class Store(Protocol):
         """
         ...
 
-    async def load(self, install: Install) -> None:
-        """Hands every live entry to ``install``, in chunks, on the store's thread: rows first, then unfolded deltas."""
+    async def load(self, install: Install, done: Callable[[], None] = _nothing) -> None:
+        """Hands every live entry to ``install``, in chunks, on the store's thread: rows first, then unfolded deltas.
+
+        Args:
+            install: Takes entries.
+            done: Called there too, at the end.
+        """
         ...
 
     async def commit(self, epoch: Epoch) -> None:
@@ -193,6 +203,14 @@ class Store(Protocol):
 
     async def spill(self, chunks: Sequence[Chunk]) -> None:
         """Writes outbox chunks of the epoch in the making ahead of its commit; invisible until then."""
+        ...
+
+    async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
+        """Reads outbox chunks back, with their payload: up to ``count`` of a sink, from the one at ``first_seq`` on.
+
+        Raises:
+            CorruptStateError: One does not match its checksum.
+        """
         ...
 
     async def fold(self, *, idle: bool = True) -> bool:

@@ -36,7 +36,7 @@ class Timers:
         self._armed: dict[tuple[Key, str], _Item] = {}
         self._serial = itertools.count()
         self._firing_ms: int | None = None
-        self._deferred: list[_Item] = []
+        self._held: list[_Item] = []
         self._before: dict[tuple[Key, str], _Item | None] = {}
 
     def set(self, key: Key, name: str, due_ms: int) -> None:
@@ -54,9 +54,14 @@ class Timers:
     def due(self, now_ms: int) -> Iterator[tuple[Key, str, int]]:
         """Takes the timers that are due, one by one."""
         self._firing_ms = now_ms
+        # a heap of its own for those that wait for a later time: to move a million into the other takes too long
+        held, self._held = self._held, []
         try:
-            while self._heap and self._heap[0][0] <= now_ms:
-                item = heapq.heappop(self._heap)
+            while True:
+                heap = held if held and (not self._heap or held[0] < self._heap[0]) else self._heap
+                if not heap or heap[0][0] > now_ms:
+                    break
+                item = heapq.heappop(heap)
                 armed_ms, _, name, _, key = item
                 if self._armed.get((key, name)) is not item:
                     continue
@@ -73,13 +78,12 @@ class Timers:
                 yield key, name, due_ms
         finally:
             self._firing_ms = None
-            for item in self._deferred:
-                heapq.heappush(self._heap, item)
-            self._deferred.clear()
+            if held:
+                self._held = list(heapq.merge(sorted(held), sorted(self._held)))
 
     def next_due_ms(self) -> int | None:
         """When the earliest timer may be due; a cancelled or later one is found out by `due`."""
-        return self._heap[0][0] if self._heap else None
+        return min((heap[0][0] for heap in (self._heap, self._held) if heap), default=None)
 
     def begin(self, key: Key) -> None:
         """Keeps how a key's timers are armed, until `roll_back`."""
@@ -107,7 +111,7 @@ class Timers:
     def _arm(self, key: Key, name: str, due_ms: int) -> None:
         self._armed[key, name] = item = self._item(key, name, due_ms)
         if self._firing_ms is not None and due_ms <= self._firing_ms:
-            self._deferred.append(item)
+            heapq.heappush(self._held, item)
         else:
             heapq.heappush(self._heap, item)
 
