@@ -17,7 +17,7 @@ from streamflow.codecs import JsonCodec
 from streamflow.runtime.process import own_collector
 
 RECORDS = 300_000
-PASSES = 6
+PASSES = 20
 KEYS = 10_000
 PAIRS = 7
 

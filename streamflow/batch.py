@@ -205,16 +205,21 @@ class Progress:
 
 
 def pack_frames(frames: Sequence[bytes]) -> bytes:
-    """Joins frames behind a table: their count, then the length of each, in four bytes with the big end first."""
-    return pack_parts(list(map(len, frames)), frames)
+    """Joins frames behind a table: their count, then the length of each, in four bytes with the little end first."""
+    return pack_parts(len(frames), [size_table(frames)], frames)
 
 
-def pack_parts(sizes: Sequence[int], parts: Iterable[bytes]) -> bytes:
-    """`pack_frames` for frames that are joined in part already: their sizes one by one, and what gives them all."""
-    table = array("I", [len(sizes), *sizes])
-    if sys.byteorder == "little":
+def pack_parts(count: int, tables: Iterable[bytes], parts: Iterable[bytes]) -> bytes:
+    """`pack_frames` for frames that are joined in part already: their `size_table`, and what gives them all."""
+    return b"".join((count.to_bytes(4, "little"), *tables, *parts))
+
+
+def size_table(frames: Iterable[bytes]) -> bytes:
+    """The lengths of frames, as they stand in front of what `pack_frames` joins."""
+    table = array("I", map(len, frames))
+    if sys.byteorder == "big":
         table.byteswap()
-    return b"".join((table.tobytes(), *parts))
+    return table.tobytes()
 
 
 def split_table(payload: bytes) -> tuple[memoryview, memoryview]:
@@ -225,7 +230,7 @@ def split_table(payload: bytes) -> tuple[memoryview, memoryview]:
     Raises:
         ValueError: The table is cut off.
     """
-    end = 4 + 4 * int.from_bytes(payload[:4], "big")
+    end = 4 + 4 * int.from_bytes(payload[:4], "little")
     if end > len(payload):
         raise ValueError(f"table of frame lengths ends at byte {end}, behind the payload's {len(payload)} bytes")
     view = memoryview(payload)
@@ -239,7 +244,7 @@ def unpack_frames(payload: bytes) -> list[bytes]:
         ValueError: The payload is cut off or has bytes too many.
     """
     table, joined = split_table(payload)
-    sizes = struct.unpack(f">{len(table) // 4}I", table)
+    sizes = struct.unpack(f"<{len(table) // 4}I", table)
     if sum(sizes) != len(joined):
         raise ValueError(f"frames of {sum(sizes)} bytes in a payload that has {len(joined)} bytes for them")
     # Reading from a buffer takes half the time of slicing.

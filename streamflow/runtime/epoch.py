@@ -32,6 +32,8 @@ IDLE_SECONDS: Final = 1.0
 """Without a commit for so long, all that can be folded is."""
 BREATH_SECONDS: Final = 0.001
 """How often the loop gives the interpreter away while the store's thread works."""
+IDLE_BREATH_SECONDS: Final = 0.004
+"""The same while it does what nobody waits for."""
 
 
 class Gate:
@@ -164,7 +166,8 @@ class Committer:
             name: outbox.progress for name, outbox in parts.outboxes.items() if outbox.progress is not None
         }
         self._breathed = 0.0
-        self._store_jobs = 0
+        self._urgent_jobs = 0
+        self._folding = False
         self._cost_seconds = 0.0
         self._committed = asyncio.Event()
 
@@ -173,10 +176,10 @@ class Committer:
 
         A thread that waits for the interpreter while the loop is saturated can wait for seconds (cpython #90204).
         """
-        if self._store_jobs:
+        if self._urgent_jobs or self._folding:
             clock = self._world.clock.monotonic
             now = clock()
-            if now - self._breathed > BREATH_SECONDS:
+            if now - self._breathed > (BREATH_SECONDS if self._urgent_jobs else IDLE_BREATH_SECONDS):
                 give_way(50e-6)
                 self._breathed = clock()
                 self._cost_seconds += self._breathed - now
@@ -199,9 +202,13 @@ class Committer:
 
     async def _fold(self, *, idle: bool) -> None:
         """Folds slice by slice while nothing more urgent comes up."""
-        while not self._gate.ready and not self._intake.closing:
-            if not await self._on_thread(self._store.fold(idle=idle)):
-                return
+        self._folding = True
+        try:
+            while not self._gate.ready and not self._intake.closing:
+                if not await _to_its_end(self._store.fold(idle=idle)):
+                    return
+        finally:
+            self._folding = False
 
     async def note(self, progress: Mapping[str, Progress]) -> None:
         """Stores progress without an epoch."""
@@ -293,9 +300,14 @@ class Committer:
         return deltas
 
     async def _on_thread(self, work: Awaitable[Any]) -> Any:
-        """Waits for the store, with the interpreter handed over now and then, and not cut short by a cancellation."""
-        self._store_jobs += 1
+        """Waits for the store, with the interpreter handed over often."""
+        self._urgent_jobs += 1
         try:
-            return await asyncio.shield(asyncio.ensure_future(work))
+            return await _to_its_end(work)
         finally:
-            self._store_jobs -= 1
+            self._urgent_jobs -= 1
+
+
+async def _to_its_end(work: Awaitable[Any]) -> Any:
+    """Waits for the store; a cancellation does not cut short what it does."""
+    return await asyncio.shield(asyncio.ensure_future(work))

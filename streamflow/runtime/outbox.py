@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from streamflow.batch import Chunk, Fragment, Progress, pack_parts, split_table
+from streamflow.batch import Chunk, Fragment, Progress, pack_parts, size_table, split_table
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -25,6 +25,9 @@ from streamflow.runtime.pump import BACKOFF_SECONDS, World
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most that one call of ``publish`` gets."""
+
+TABLES_BYTES_MAX: Final = 1024 * 1024
+"""Sizes of frames that wait for their digest."""
 
 NOTE_BYTES: Final = 64 * 1024 * 1024
 """Progress is stored after so many bytes even if no epoch ends: recovery need not look at more than that."""
@@ -95,16 +98,25 @@ class OutputDigest:
     def __init__(self) -> None:
         self._sizes: Any = blake2b(digest_size=16)
         self._frames: Any = blake2b(digest_size=16)
+        self._tables = bytearray()
 
     def add(self, chunk: Chunk) -> None:
         """Takes the next chunk."""
         table, joined = split_table(chunk.payload)
-        self._sizes.update(table)
+        self._tables += table
+        # each update gives the interpreter away, and waits for it beside a busy loop: so there are few
+        if len(self._tables) > TABLES_BYTES_MAX:
+            self._take_tables()
         self._frames.update(joined)
 
     def parts(self) -> tuple[bytes, bytes]:
         """What stands for everything that was added."""
+        self._take_tables()
         return self._sizes.digest(), self._frames.digest()
+
+    def _take_tables(self) -> None:
+        self._sizes.update(self._tables)
+        self._tables = bytearray()
 
 
 @dataclass(slots=True)
@@ -158,7 +170,8 @@ class Staging:
         self._encoded = encoded
         self._seq = next_seq
         self._epoch = epoch
-        self._sizes: list[int] = []
+        self._count = 0
+        self._tables: list[bytes] = []
         self._joined: list[bytes] = []
         self._joined_bytes = 0
         self._staged = Staged(step.name)
@@ -176,7 +189,8 @@ class Staging:
             frames = part.values if self._encoded else self._encode(part)
             # joined while they are at hand: thousands of small objects kept until the chunk is cut cost more
             joined = b"".join(frames)
-            self._sizes += map(len, frames)
+            self._count += len(frames)
+            self._tables.append(size_table(frames))
             self._joined.append(joined)
             self._joined_bytes += len(joined)
             if self._joined_bytes >= self._world.settings.chunk_bytes:
@@ -204,14 +218,14 @@ class Staging:
         self._chunks_bytes = 0
 
     def _cut(self) -> None:
-        if self._sizes:
+        if self._count:
             index = len(self._staged.ahead) + len(self._staged.chunks)
-            payload = pack_parts(self._sizes, self._joined)
-            chunk = Chunk(self.step.name, self._epoch, index, self._seq, len(self._sizes), payload)
+            payload = pack_parts(self._count, self._tables, self._joined)
+            chunk = Chunk(self.step.name, self._epoch, index, self._seq, self._count, payload)
             self._staged.chunks.append(chunk)
             self._chunks_bytes += len(payload)
             self._seq += chunk.count
-            self._sizes, self._joined, self._joined_bytes = [], [], 0
+            self._count, self._tables, self._joined, self._joined_bytes = 0, [], [], 0
 
     def _close(self, epoch: int) -> None:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"

@@ -55,7 +55,9 @@ class Watch:
             for stage in self._stages:
                 entered = stage.entered
                 busy = stage.monotonic() - entered
-                if entered and busy > self._seconds and seen.get(stage.stage.index) != entered:
+                # between the two readings this thread may itself have waited long for the interpreter
+                still = entered and stage.entered == entered
+                if still and busy > self._seconds and seen.get(stage.stage.index) != entered:
                     seen[stage.stage.index] = entered
                     self._tell(stage, busy)
 
