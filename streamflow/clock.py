@@ -12,7 +12,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Final, Protocol
 
 from streamflow.errors import SettingsError
 
@@ -23,11 +23,16 @@ _UNITS_MS = {"ms": 1, "s": 1000, "m": 60_000, "h": 3_600_000, "d": 86_400_000, "
 _DURATION = re.compile(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*", re.ASCII)
 
 
+DURATION_MS_MAX: Final = datetime.timedelta.max // datetime.timedelta(milliseconds=1)
+"""The longest duration, about 2.7 million years: added to any time it still fits 64 bits."""
+
+
 def duration_ms(value: Duration) -> int:
     """Turns a duration into milliseconds.
 
     Raises:
-        SettingsError: It is not one of the forms of `Duration`, is negative, or is too short to tell from none.
+        SettingsError: It is not one of the forms of `Duration`, is negative, too short to tell from none, or above
+            `DURATION_MS_MAX`.
     """
     if isinstance(value, datetime.timedelta):
         exact = value / datetime.timedelta(milliseconds=1)
@@ -35,9 +40,9 @@ def duration_ms(value: Duration) -> int:
         exact = float(match[1]) * _UNITS_MS[match[2]]
     else:
         exact = -1.0
-    milliseconds = round(exact)
+    milliseconds = round(exact) if exact <= DURATION_MS_MAX else -1
     # what is too short to tell must not become "at once" or "never" unseen
-    if exact >= 0 and (milliseconds > 0 or exact == 0):
+    if milliseconds >= 0 and (milliseconds > 0 or exact == 0):
         return milliseconds
     raise SettingsError(
         f"{value!r} is not a duration of whole milliseconds",

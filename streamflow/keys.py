@@ -112,13 +112,16 @@ def parse(text: bytes, kind: Any = None) -> Key:
     Raises:
         ValueError: The text is no key, or an Enum key whose class is not given.
     """
-    return _key(_decode(text), kind)
+    try:
+        return _key(_decode(text), kind)
+    except (TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"not a key: {bytes(text[:80])!r}: {error}") from None
 
 
 def _key(raw: Any, kind: Any) -> Key:
     if type(raw) in _DIRECT:
         return raw
-    if type(raw) is list:
+    if type(raw) is list and raw:
         kinds = typing.get_args(kind) if typing.get_origin(kind) is tuple else ()
         if len(kinds) == 2 and kinds[1] is Ellipsis:
             kinds = (kinds[0],) * len(raw)
@@ -131,7 +134,10 @@ def _key(raw: Any, kind: Any) -> Key:
             return kind(_key(value, None))
         reader = _READERS.get(tag)
         if reader is not None:
-            return reader(value)
+            key = reader(value)
+            # one key has one text: of two that mean the same, only the one that `canonical` gives is a key
+            if _builtins(key) == raw:
+                return key
     raise ValueError(f"not a key: {raw!r:.80}")
 
 

@@ -15,7 +15,14 @@ from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
 from streamflow_nats.fence import take_over
 from streamflow_nats.frames import unpack
-from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, ApiError, StoredMessage, StreamInfo, parse_headers
+from streamflow_nats.jetstream import (
+    WRONG_LAST_SEQUENCE,
+    ApiError,
+    StoredMessage,
+    StreamInfo,
+    is_number,
+    parse_headers,
+)
 from streamflow_nats.publisher import (
     BATCH_BYTES_MAX,
     BATCH_HEADER_BYTES,
@@ -326,6 +333,6 @@ def _encode(created: str, seq: int, link: bytes) -> bytes:
 def _mark(message: StoredMessage) -> _Mark | None:
     headers = parse_headers(message.headers)
     seq, generation = headers.get("sf-seq", ""), headers.get("sf-gen", "")
-    if "sf-fence" not in headers or not seq.isdigit() or not generation.isdigit():
+    if "sf-fence" not in headers or not is_number(seq) or not is_number(generation):
         return None
     return _Mark(headers["sf-fence"], int(seq), int(generation), headers.get("sf-id") or headers.get("Nats-Msg-Id", ""))

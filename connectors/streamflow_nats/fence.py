@@ -40,18 +40,26 @@ async def take_over(link: Link, fence: str, generation: int) -> None:
     except Unavailable:
         link.check()  # nobody is there, or nobody who answers
     else:
-        holder = msgspec.json.decode(answer, type=_Claim).generation
+        holder = _generation(answer)
         if holder > generation:
             raise _fenced(holder, generation)
 
     def on_claim(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        newer = msgspec.json.decode(data, type=_Claim).generation
-        if reply:
+        newer = _generation(data)
+        if newer and reply:
             link.answer(b"PUB %s %d\r\n%s\r\n" % (reply, len(claim), claim))
         if newer >= generation:
             link.fail(_fenced(newer, generation))
 
     await link.subscribe(subject, on_claim)
+
+
+def _generation(claim: bytes) -> int:
+    """The generation that a claim tells; 0 where it is none: who may publish here is not only who we are."""
+    try:
+        return msgspec.json.decode(claim, type=_Claim).generation
+    except (ValueError, RecursionError):
+        return 0
 
 
 def _fenced(newer: int, generation: int) -> Fenced:

@@ -39,10 +39,18 @@ class Frame(NamedTuple):
 
 
 def unpack(frame: bytes) -> Frame:
-    """Splits a frame."""
+    """Splits a frame.
+
+    Raises:
+        ValueError: It is cut off.
+    """
+    if len(frame) < 4:
+        raise ValueError(f"a frame of {len(frame)} bytes has no lengths")
     subject_size, headers_size = _LENGTHS.unpack_from(frame)
     middle = 4 + subject_size
     end = middle + headers_size
+    if end > len(frame):
+        raise ValueError(f"a frame of {len(frame)} bytes says that its payload starts at byte {end}")
     # a NamedTuple's own constructor costs as much as all the rest
     return _as_frame(Frame, (frame[4:middle], frame[middle:end], frame[end:]))
 

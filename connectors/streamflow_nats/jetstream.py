@@ -149,8 +149,11 @@ class JetStream:
             raise self.explain(answer.error)
         raw = answer.message
         assert raw is not None, "an answer without error has a message"
-        headers = base64.b64decode(raw.hdrs)
-        return StoredMessage(raw.subject, raw.seq, headers.partition(b"\r\n")[2], base64.b64decode(raw.data))
+        try:
+            headers, data = base64.b64decode(raw.hdrs), base64.b64decode(raw.data)
+        except ValueError as error:
+            raise self._unreadable(error) from None
+        return StoredMessage(raw.subject, raw.seq, headers.partition(b"\r\n")[2], data)
 
     async def make_consumer(self, config: dict[str, Any]) -> ConsumerState:
         """Makes the consumer that ``config`` names, or finds the one that has these settings.
@@ -207,11 +210,14 @@ class JetStream:
         data = await self.link.request(f"{self.prefix}.{subject}", payload)
         try:
             return msgspec.json.decode(data, type=answer)
-        except msgspec.MsgspecError as error:
-            raise ConnectorError(
-                f"NATS at {self.link.nats} gave an answer that cannot be read: {error}",
-                hint="Is something else than a NATS server answering on $JS.API?",
-            ) from None
+        except (ValueError, RecursionError) as error:
+            raise self._unreadable(error) from None
+
+    def _unreadable(self, error: Exception) -> ConnectorError:
+        return ConnectorError(
+            f"NATS at {self.link.nats} gave an answer that cannot be read: {error}",
+            hint="Is something else than a NATS server answering on $JS.API?",
+        )
 
 
 def check_bound(info: StreamInfo, subject: str, *, to_read: bool) -> None:
@@ -238,6 +244,11 @@ def check_bound(info: StreamInfo, subject: str, *, to_read: bool) -> None:
         f"subject {subject} is not bound to stream {config.name}, which holds {held}",
         hint=f'Use one of those, or bind it: nats stream edit {config.name} --subjects "{both}"',
     )
+
+
+def is_number(text: str) -> bool:
+    """Whether a header is a number as the server and this connector write them: up to 20 plain digits."""
+    return 0 < len(text) <= 20 and text.isascii() and text.isdigit()
 
 
 def parse_headers(raw: bytes) -> dict[str, str]:

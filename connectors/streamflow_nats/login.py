@@ -7,8 +7,9 @@ import ssl
 from pathlib import Path
 from typing import Any
 
+from streamflow.connect.secret import Secret
 from streamflow.errors import ConnectorError, MissingExtraError, SettingsError, Unavailable
-from streamflow_nats.settings import Creds, Nats, NKey, Secret, Tls, Token, UserPassword
+from streamflow_nats.settings import Creds, Nats, NKey, Tls, Token, UserPassword
 
 
 async def login_options(nats: Nats) -> dict[str, Any]:

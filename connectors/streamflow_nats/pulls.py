@@ -14,7 +14,7 @@ from typing import Final
 import msgspec
 
 from streamflow.errors import ConnectorError
-from streamflow_nats.jetstream import JetStream, parse_headers
+from streamflow_nats.jetstream import JetStream, is_number, parse_headers
 from streamflow_nats.settings import Limits
 
 PULL_RECORDS_MAX: Final = 512
@@ -25,8 +25,27 @@ SILENCE_SECONDS: Final = 2.5 * HEARTBEAT_SECONDS
 OVERHEAD_BYTES: Final = 64 * 1024
 """What a message may need beyond its payload: subject, reply subject, headers."""
 
+REPLY_BYTES_MAX: Final = 4096
+
 Delivered = tuple[int, int, bytes, bytes | None]
 """Stream sequence, time in nanoseconds, payload, raw headers."""
+
+
+def parse_reply(reply: bytes) -> tuple[int, int, int, int]:
+    """Reads stream sequence, consumer sequence, time in nanoseconds and messages pending from a reply subject.
+
+    It is ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``,
+    with one token more behind it where domain and account are told.
+
+    Raises:
+        ValueError: It is not of this form.
+    """
+    tokens = reply.split(b".")
+    at = 5 if len(tokens) == 9 else 7
+    numbers = tokens[at : at + 4]
+    if len(numbers) < 4 or not b"".join(numbers).isdigit() or len(reply) > REPLY_BYTES_MAX:
+        raise ValueError(f"{reply[:80]!r} is no reply subject of a delivery")
+    return int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
 
 
 class Pulls:
@@ -150,10 +169,7 @@ class Pulls:
             return
         if self.trouble or self.refusal is not None:
             return
-        # $JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>[.x]
-        tokens = reply.split(b".")
-        at = 5 if len(tokens) == 9 else 7
-        seq, delivery = int(tokens[at]), int(tokens[at + 1])
+        seq, delivery, time_ns, pending = parse_reply(reply)
         if delivery != self._delivery_next:
             self.trouble = f"delivery {self._delivery_next} is missing, {delivery} came"
             self.wake()
@@ -169,11 +185,11 @@ class Pulls:
             if not self._caught_up:
                 self.holes.append(self.next_seq)
         self.next_seq = seq + 1
-        self._caught_up = tokens[at + 3] == b"0"
+        self._caught_up = not pending
         if len(data) > self._message_bytes_max:
             self._refuse(f"message {seq} has {len(data)} bytes")
             return
-        self.buffer.append((seq, int(tokens[at + 2]), data, headers))
+        self.buffer.append((seq, time_ns, data, headers))
         self._buffered_bytes += len(data)
         self._arrived.set()
 
@@ -183,7 +199,7 @@ class Pulls:
         if code == b"100":
             return
         pending = parse_headers(rest).get("Nats-Pending-Messages", "")
-        given_back = int(pending) if pending.isdigit() else 0
+        given_back = int(pending) if is_number(pending) else 0
         self._outstanding = max(0, self._outstanding - given_back)
         if code == b"409" and "MaxBytes" in text:
             if given_back == self._batch and not self.buffer:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
+from streamflow.connect.secret import Secret, as_secret
 from streamflow.errors import SettingsError
+from streamflow_nats.subjects import check_name, check_pattern, is_literal
 
 if TYPE_CHECKING:
     from streamflow_nats.stream import NatsStream
@@ -21,47 +24,8 @@ Mode = Literal["chain", "batch", "msgid"]
 
 DEFAULT_PORT: Final = 4222
 _SCHEMES: Final = ("nats", "tls")
-
-
-class Secret:
-    """A password or token that no repr, format, log line or pickle ever shows; `reveal` gives the text."""
-
-    __slots__ = ("_text",)
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def reveal(self) -> str:
-        """Returns the text; for the moment of use only."""
-        return self._text
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __str__(self) -> str:
-        return "***"
-
-    def __format__(self, spec: str) -> str:
-        return "***"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
-
-    def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is never pickled or copied into a file")
-
-    def __copy__(self) -> Secret:
-        return self
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> Secret:
-        return self
-
-
-def _secret(value: str | Secret) -> Secret:
-    return value if isinstance(value, Secret) else Secret(value)
+_SEED: Final = re.compile(r"S[A-Z2-7]{40,}")
+_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{20}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +41,7 @@ class UserPassword:
     password: str | Secret
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "password", _secret(self.password))
+        object.__setattr__(self, "password", as_secret(self.password))
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +55,7 @@ class Token:
     token: str | Secret
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "token", _secret(self.token))
+        object.__setattr__(self, "token", as_secret(self.token))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +68,9 @@ class NKey:
 
     seed_file: str | Path
 
+    def __post_init__(self) -> None:
+        _check_path(self.seed_file, "seed_file")
+
 
 @dataclass(frozen=True, slots=True)
 class Creds:
@@ -115,8 +82,21 @@ class Creds:
 
     file: str | Path
 
+    def __post_init__(self) -> None:
+        _check_path(self.file, "file")
+
 
 Auth = UserPassword | Token | NKey | Creds
+
+
+def _check_path(path: str | Path, what: str) -> None:
+    """Refuses a seed or a key where a path to it belongs: a path is shown in errors, so the text is not repeated."""
+    text = str(path)
+    if "\n" in text or "-----BEGIN" in text or _SEED.fullmatch(text.strip()) or _JWT.match(text):
+        raise SettingsError(
+            f"{what}= is given what looks like a secret itself, not the path of a file that holds it",
+            hint="Write it into a file that only its owner may read, and pass the path.",
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +165,7 @@ class Nats:
         timeout_seconds: Longest wait for a connection, an answer, or an acknowledgement.
 
     Raises:
-        SettingsError: A URL cannot be used; its text is never repeated with credentials in it.
+        SettingsError: A URL cannot be used; its text is never repeated with credentials in it. Or a name is not legal.
     """
 
     servers: str | tuple[str, ...] | list[str] = f"nats://127.0.0.1:{DEFAULT_PORT}"
@@ -213,6 +193,13 @@ class Nats:
         object.__setattr__(self, "auth", self.auth or (logins.pop() if logins else None))
         if isinstance(self.tls, ssl.SSLContext):
             _check_context(self.tls)
+        if self.domain:
+            check_name(self.domain, "JetStream domain")
+        check_pattern(self.inbox_prefix)
+        if not is_literal(self.inbox_prefix):
+            raise SettingsError(
+                f"inbox_prefix={self.inbox_prefix!r} has wildcards", hint="Leave it out, or write plain tokens."
+            )
         if self.timeout_seconds <= 0:
             raise SettingsError("timeout_seconds must be above 0", hint="Leave it out for 5 seconds.")
 
@@ -299,6 +286,12 @@ def _parse_url(url: str) -> tuple[str, Auth | None]:
         raise SettingsError(f"NATS servers are not reached by {parts.scheme}://", hint=hint)
     if not host:
         raise SettingsError("a NATS server URL names no host", hint=hint)
+    if parts.path.strip("/") or parts.query or parts.fragment:
+        # a password with / or # in it ends up here
+        raise SettingsError(
+            "a NATS server URL has more than host and port behind its login",
+            hint="Write / ? and # in a password as %2F %3F %23, or pass auth=UserPassword(...).",
+        )
     shown = f"[{host}]" if ":" in host else host
     clean = f"{parts.scheme}://{shown}:{port}"
     if parts.username is None:

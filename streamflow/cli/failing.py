@@ -12,6 +12,7 @@ import click
 
 import streamflow
 from streamflow.cli.output import one_line
+from streamflow.connect.secret import redact
 from streamflow.errors import SettingsError, StreamflowError
 
 LINE_CHARACTERS_MAX: Final = 600
@@ -41,7 +42,7 @@ def tell_failure(error: Exception, *, whole: bool = False) -> int:
         whole: Print the traceback first.
     """
     if whole:
-        click.echo("".join(traceback.format_exception(error)), err=True, nl=False)
+        click.echo(redact("".join(traceback.format_exception(error))), err=True, nl=False)
     what, where, hint, code = _described(error)
     click.echo(f"{click.style('error:', fg='red', bold=True)} {_cut(what)}", err=True)
     if where:

@@ -11,7 +11,8 @@ from typing import Any, Final, TextIO
 
 import click
 
-_LOGIN: Final = re.compile(r"(\w+://)[^/\s@]*@")
+from streamflow.connect.secret import redact
+
 _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff\u202a-\u202e\u2066-\u2069]")
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB")
 
@@ -20,7 +21,7 @@ Cell = str | int | float | bytes | None
 
 def one_line(text: str) -> str:
     """A message on one line, without control characters, and without a login that stands in a URL."""
-    return printable(_LOGIN.sub(r"\1***@", " ".join(text.split())))
+    return printable(redact(" ".join(text.split())))
 
 
 def printable(text: str) -> str:

@@ -50,7 +50,11 @@ def _load_module(name: str) -> ModuleType:
 
 
 def _load_file(path: Path) -> ModuleType:
-    if not path.is_file():
+    try:
+        there = path.is_file()
+    except OSError:  # a name that is too long, for one
+        there = False
+    if not there:
         raise UsageError(f"there is no file {path}", hint=f"Check the path; the working directory is {Path.cwd()}.")
     name = path.stem
     if not name.isidentifier():

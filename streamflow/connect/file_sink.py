@@ -19,6 +19,9 @@ from streamflow.errors import EncodeError, ForeignWriter, ProgressUnknown, SinkA
 ZEROED_BYTES: Final = 512
 """Smallest unit that a power loss may leave as zeros in a file that was made longer and not yet filled."""
 
+LENGTH_DIGITS_MAX: Final = 19
+"""Digits of the longest length that a file can have."""
+
 
 @dataclass(frozen=True, slots=True)
 class FileSinkSettings:
@@ -137,7 +140,8 @@ class FileSink:
     def _length(self, file: LocalFile, at: Progress) -> int:
         """Takes the cursor apart, and checks that it belongs to this file."""
         length, _, inode = at.cursor.partition(b":")
-        if file.replaced() or inode != str(file.inode).encode() or not length.isdigit():
+        known = length.isdigit() and len(length) <= LENGTH_DIGITS_MAX
+        if file.replaced() or inode != str(file.inode).encode() or not known:
             raise ProgressUnknown(
                 f"file {file.path} is not the one that was written before",
                 hint="Put the old file back, or reset the sink with --accept-head.",

@@ -60,7 +60,12 @@ def destroy(path: str | Path) -> None:
     lock = FileLock(file.with_name(file.name + ".lock"))
     if not file.parent.is_dir():
         return
-    lock.acquire()
+    try:
+        lock.acquire()
+    except OSError as error:
+        raise StateError(
+            f"{lock.path} cannot be locked: {error.strerror}", hint="Remove it if it is a link."
+        ) from error
     try:
         for suffix in ("-wal", "-shm", "", ".epoch", ".lock"):
             file.with_name(file.name + suffix).unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from streamflow.keys import KEY_GROUPS
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
-from streamflow.state.opening import as_state_error, make_schema, transaction
+from streamflow.state.opening import UNREADABLE, as_corrupt, as_state_error, make_schema, transaction
 from streamflow.state.reader import opened
 from streamflow.state.store import Manifest
 from streamflow.state.witness import check_not_gone, check_witness, read_witness
@@ -54,6 +54,8 @@ def check_fit(path: str | Path, manifest: Manifest) -> bool:
             apply_manifest(outline, manifest, Ledger())
     except sqlite3.Error as error:
         raise as_state_error(error, file) from error
+    except UNREADABLE as error:
+        raise as_corrupt(error, file) from error
     finally:
         outline.close()
     if not manifest.accept_missing:

@@ -17,7 +17,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from streamflow.codecs import Codec, JsonCodec
-from streamflow.errors import EncodeError
+from streamflow.errors import CorruptStateError, EncodeError, StepError
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, shape, shape_name
 from streamflow.state.deletions import Deletions
 from streamflow.state.store import Delta, Entry
@@ -435,26 +435,49 @@ class Table(Generic[V]):
             entries: As stored.
             migrate: Turns a value of the old type, as plain JSON, into one of the new type; such values are
                 written back with the next epoch.
+
+        Raises:
+            CorruptStateError: A key or value cannot be read.
+            StepError: ``migrate`` raised.
         """
         decode = self.codec.decode
-        for text, sub, raw, expires in entries:
-            key: Any = parse(text, self.key_type)
-            if self.subs:
-                key = (key, parse(sub, self.sub_check.declared))
-            if raw is None:
-                self._base.pop(key, None)
-                self.hot.pop(key, None)
-                self._expires.pop(key, None)
-                self._expires_hot.pop(key, None)
-                continue
-            if migrate is not None:
-                self.hot[key] = migrate(msgspec.json.decode(raw))
-            else:
-                self._base[key] = decode(raw)
-            if expires is not None:
-                self._expires[key] = expires
+        text = b""
+        try:
+            for text, sub, raw, expires in entries:
+                key: Any = parse(text, self.key_type)
+                if self.subs:
+                    key = (key, parse(sub, self.sub_check.declared))
+                if raw is None:
+                    self._base.pop(key, None)
+                    self.hot.pop(key, None)
+                    self._expires.pop(key, None)
+                    self._expires_hot.pop(key, None)
+                    continue
                 if migrate is not None:
-                    self._expires_hot[key] = expires
+                    self.hot[key] = self._migrated(migrate, key, raw)
+                else:
+                    self._base[key] = decode(raw)
+                if expires is not None:
+                    self._expires[key] = expires
+                    if migrate is not None:
+                        self._expires_hot[key] = expires
+        except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
+            key_text = text[:60].decode("utf-8", "replace")
+            raise CorruptStateError(
+                f"the state of step {self.name!r} for key {key_text} cannot be read: {error}",
+                hint="Give the step the type, key type and codec that wrote it, or restore a backup.",
+            ) from error
+
+    def _migrated(self, migrate: Callable[[Any], V], key: Any, raw: bytes) -> V:
+        old = msgspec.json.decode(raw)
+        try:
+            return migrate(old)
+        except Exception as error:  # the user's own function
+            raise StepError(
+                f"migrate= of step {self.name!r} raised {type(error).__name__} for key {key!r:.60}: {error}",
+                step=self.name,
+                hint="Correct it: it gets each old value as plain JSON. Nothing was changed.",
+            ) from error
 
     def installed(self) -> None:
         """Ends loading: builds what is derived from the entries."""

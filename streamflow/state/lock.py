@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from pathlib import Path
 from typing import Final
@@ -92,12 +93,12 @@ def _holder(descriptor: int) -> str:
     try:
         holder = json.loads(os.pread(descriptor, 4096, 0))
         return f"process {int(holder['pid'])} on {holder['host']!s:.64}, since {holder['since']!s:.32}"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
         return "another process"
 
 
 def check_place(path: Path, *, force: bool = False) -> None:
-    """Refuses symbolic links and network file systems, and makes missing directories, open to the owner only.
+    """Refuses what is no regular file, and network file systems; makes missing directories, for the owner only.
 
     Args:
         path: The state file.
@@ -107,8 +108,16 @@ def check_place(path: Path, *, force: bool = False) -> None:
         StateError: The file must not be used where it is.
     """
     for one in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".epoch", ".lock"))):
-        if one.is_symlink():
-            raise StateError(f"{one} is a symbolic link", hint=f"Name the real file instead: {one.resolve()}")
+        try:
+            mode = one.lstat().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        if stat.S_ISLNK(mode):
+            raise StateError(f"{one} is a symbolic link", hint=f"Name the real file instead: {os.path.realpath(one)}")
+        if not stat.S_ISREG(mode):
+            # opening a named pipe would wait for its other end
+            hint = "Give the flow a state file of its own."
+            raise StateError(f"{one} cannot be used: it is no regular file", hint=hint)
     for directory in reversed([parent for parent in path.absolute().parents if not parent.exists()]):
         directory.mkdir(mode=0o700, exist_ok=True)
     kind = file_system(path.parent)

@@ -128,7 +128,7 @@ def _check_schema(connection: sqlite3.Connection, path: Path) -> None:
 
 _OBJECTS: Final = (
     "SELECT type, name, tbl_name, sql FROM sqlite_master "
-    "WHERE type <> 'view' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    "WHERE type = 'trigger' OR (type <> 'view' AND tbl_name NOT LIKE 'sqlite\\_%' ESCAPE '\\')"
 )
 
 
@@ -240,7 +240,7 @@ def as_state_error(error: sqlite3.Error, path: Path) -> StateError:
     return StateError(f"{path} cannot be used: {error} ({name})", hint=_hint(name))
 
 
-UNREADABLE: Final = (UnicodeDecodeError, KeyError, TypeError, ValueError)
+UNREADABLE: Final = (UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading raises, besides SQLite's own errors, where rows or SQLite's messages hold rubbish."""
 
 

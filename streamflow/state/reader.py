@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from streamflow.errors import StateError
-from streamflow.state.opening import as_state_error, connect_readable, is_new
+from streamflow.state.opening import UNREADABLE, as_corrupt, as_state_error, connect_readable, is_new
 from streamflow.state.rows import text_back
 from streamflow.state.views import are_ours, quoted, view_names
 
@@ -285,6 +285,8 @@ def _read_once(file: Path, work: Callable[[sqlite3.Connection], T], *, immutable
             return work(db)
     except sqlite3.Error as error:
         raise as_state_error(error, file) from error
+    except UNREADABLE as error:
+        raise as_corrupt(error, file) from error
 
 
 @contextmanager

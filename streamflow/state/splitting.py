@@ -48,7 +48,7 @@ def _rows(payload: bytes) -> Sequence[Sequence[bytes | msgspec.Raw]]:
             if len(fields) not in _LENGTHS:
                 raise ValueError(f"an entry of {len(fields)} fields")
         return rows
-    except (msgspec.MsgspecError, ValueError, RecursionError) as error:
+    except (ValueError, IndexError, RecursionError) as error:
         raise CorruptStateError(
             f"a delta of {len(payload)} bytes is no array of entries: {error}", hint=RESTORE
         ) from error

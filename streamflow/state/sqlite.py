@@ -116,6 +116,8 @@ class SqliteStore:
             done()
         except sqlite3.Error as error:
             raise as_state_error(error, self.path) from error
+        except UNREADABLE as error:
+            raise as_corrupt(error, self.path) from error
 
     # -- writing -----------------------------------------------------------------------------------------------------
 

@@ -110,9 +110,13 @@ def read_witness(path: Path) -> Seen | None:
     """Returns the newest epoch a witness file tells, or None if it is missing or says nothing readable."""
     try:
         with path.open("rb") as file:
-            content = file.read(_SLOTS * _SLOT_BYTES)
+            return parse_witness(file.read(_SLOTS * _SLOT_BYTES))
     except OSError:
         return None
+
+
+def parse_witness(content: bytes) -> Seen | None:
+    """Reads the lines of a witness; what has not the checksum of a line that we wrote is passed over."""
     found: Seen | None = None
     for start in range(0, len(content), _SLOT_BYTES):
         fields = content[start : start + _SLOT_BYTES].decode("ascii", "replace").split()
