@@ -8,10 +8,10 @@ so what is committed is the state at the barrier.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
-from itertools import chain, islice
+from heapq import heapify, heappop, heappush
+from itertools import chain, count, islice
 from typing import Any, Final, Generic, TypeVar
 
 import msgspec
@@ -135,7 +135,8 @@ class Table(Generic[V]):
         self._expires: dict[Any, int] = {}
         self._expires_hot: dict[Any, int] = {}
         self._expires_sealed: dict[Any, int] = {}
-        self._expiring: deque[tuple[int, Any]] = deque()
+        self._expiring: list[tuple[int, int, Any]] = []
+        self._serial = count()
         self._queued: set[Any] = set()
         self._encoded = 0
         self._plain = isinstance(codec, JsonCodec) and not subs and ttl_ms is None
@@ -250,16 +251,17 @@ class Table(Generic[V]):
         self._expires[key] = self._expires_hot[key] = expires_ms
         if key not in self._queued:
             self._queued.add(key)
-            self._expiring.append((expires_ms, key))
+            # the serial number stands between: keys need not compare
+            heappush(self._expiring, (expires_ms, next(self._serial), key))
 
     def expire(self, now_ms: int, most: int = 256) -> None:
-        """Deletes up to ``most`` entries whose time is over; nobody can see them any more."""
+        """Deletes up to ``most`` entries whose time is over, the oldest first; nobody can see them any more."""
         while most and self._expiring and self._expiring[0][0] <= now_ms:
             most -= 1
-            _, key = self._expiring.popleft()
+            _, _, key = heappop(self._expiring)
             expires = self._expires.get(key)
             if expires is not None and expires > now_ms:
-                self._expiring.append((expires, key))
+                heappush(self._expiring, (expires, next(self._serial), key))
                 continue
             self._queued.discard(key)
             if expires is not None:
@@ -489,7 +491,8 @@ class Table(Generic[V]):
                 self.sub_check.check(pairs[0][1])
             for key, sub in pairs:
                 self.index.setdefault(key, {})[sub] = None
-        self._expiring = deque(sorted(((expires, key) for key, expires in self._expires.items()), key=lambda e: e[0]))
+        self._expiring = [(expires, next(self._serial), key) for key, expires in self._expires.items()]
+        heapify(self._expiring)
         self._queued = set(self._expires)
 
     def snapshot(self) -> dict[Any, Any]:

@@ -25,7 +25,11 @@ def delta_entries(payload: bytes) -> list[Entry]:
     Raises:
         CorruptStateError: It is not an array of entries.
     """
-    return [_entry(fields) for fields in _rows(payload)]
+    rows = _rows(payload)
+    try:
+        return [_entry(fields) for fields in rows]
+    except ValueError as error:
+        raise _no_entries(payload, error) from error
 
 
 def entry_count(payload: bytes) -> int:
@@ -49,9 +53,11 @@ def _rows(payload: bytes) -> Sequence[Sequence[bytes | msgspec.Raw]]:
                 raise ValueError(f"an entry of {len(fields)} fields")
         return rows
     except (ValueError, IndexError, RecursionError) as error:
-        raise CorruptStateError(
-            f"a delta of {len(payload)} bytes is no array of entries: {error}", hint=RESTORE
-        ) from error
+        raise _no_entries(payload, error) from error
+
+
+def _no_entries(payload: bytes, error: Exception) -> CorruptStateError:
+    return CorruptStateError(f"a delta of {len(payload)} bytes is no array of entries: {error}", hint=RESTORE)
 
 
 def _entry(fields: Sequence[bytes | msgspec.Raw]) -> Entry:
