@@ -24,7 +24,8 @@
     ├── CheckpointError            an epoch could not be committed
     ├── StepError                  user code raised, with the exact place
     │   ├── DecodeError            a record's bytes could not be decoded
-    │   └── EncodeError            a value cannot be encoded
+    │   ├── EncodeError            a value cannot be encoded
+    │   └── StateFull              a step holds as many keys or items as it may
     └── DeterminismError           the same input gave another result
 
 Each error carries ``hint``, the way out in one sentence, and ``exit_code``, what the command line returns.
@@ -182,6 +183,10 @@ class DecodeError(StepError):
 
 class EncodeError(StepError):
     """A value cannot be encoded, or does not survive encoding and decoding."""
+
+
+class StateFull(StepError):
+    """A step holds as many keys as its ``max_keys``, or one key as many items as their ``max_items``, allows."""
 
 
 class DeterminismError(StreamflowError):

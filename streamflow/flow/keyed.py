@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import ListSpec, MapSpec, state_spec
+from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
@@ -131,6 +132,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             *,
             within: Duration | None = None,
             name: str,
+            max_keys: int | None = None,
             on_error: OnError = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
 
@@ -138,10 +140,18 @@ class KeyedStream(Stream[T], Generic[K, T]):
             self, size: int, *, within: Duration, name: str, of: type[T] | None = None
         ) -> KeyedStream[K, list[T]]: ...
 
-    def count(self, *, name: str) -> KeyedStream[K, tuple[K, int]]:
-        """Counts the records of each key; gives ``(key, count)`` for every record."""
-        spec = StateSpec("value", int, int)
-        return self._fold("count", name, None, spec, OnError.STOP)  # type: ignore[no-any-return]
+    def count(
+        self, *, name: str, max_keys: int | None = None, on_error: OnError = OnError.STOP
+    ) -> KeyedStream[K, tuple[K, int]]:
+        """Counts the records of each key; gives ``(key, count)`` for every record.
+
+        Args:
+            name: Name under which the counts are stored.
+            max_keys: Most keys; a record of one more is an error of the step.
+            on_error: What happens to such a record.
+        """
+        spec = StateSpec("value", int, int, keys_max=check_bound("max_keys", max_keys))
+        return self._fold("count", name, None, spec, on_error)  # type: ignore[no-any-return]
 
     def reduce(
         self,
@@ -149,6 +159,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         name: str | None = None,
         of: type[T] | None = None,
+        max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, T]]:
         """Combines each key's records: ``function(so_far, record)``; gives ``(key, combined)`` for every record.
@@ -157,11 +168,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
             function: Returns the new combined value; the first record of a key is taken as it is.
             name: Name under which the state is stored; default is the function's.
             of: Type of the records, where it cannot be told from annotations.
+            max_keys: Most keys; a record of one more is an error of the step.
             on_error: What happens when it raises.
         """
         build.check_function("reduce", function)
         kind = of if of is not None else build.returns(function) or self._type
-        spec = StateSpec("value", Any if kind is None else kind)
+        spec = StateSpec("value", Any if kind is None else kind, keys_max=check_bound("max_keys", max_keys))
         step_name = build.stable_name("reduce", function, name)
         return self._fold("reduce", step_name, function, spec, on_error)  # type: ignore[no-any-return]
 
@@ -172,6 +184,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         add: Callable[[A, T], A],
         *,
         name: str | None = None,
+        max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, A]]: ...
     @overload
@@ -182,6 +195,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         result: Callable[[A], R],
         name: str | None = None,
+        max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, R]]: ...
 
@@ -192,6 +206,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         result: Any = None,
         name: str | None = None,
+        max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
     ) -> Any:
         """Keeps an accumulator per key; gives ``(key, result)`` for every record.
@@ -201,10 +216,11 @@ class KeyedStream(Stream[T], Generic[K, T]):
             add: ``(accumulator, record) -> accumulator``; may change it in place and return it.
             result: ``accumulator -> result``; default is the accumulator itself.
             name: Name under which the state is stored; default is ``add``'s.
+            max_keys: Most keys; a record of one more is an error of the step.
             on_error: What happens when ``add`` or ``result`` raises.
         """
         build.check_function("aggregate", add)
-        spec = state_spec(init, None, None)
+        spec = replace(state_spec(init, None, None), keys_max=check_bound("max_keys", max_keys))
         return self._fold("aggregate", build.stable_name("aggregate", add, name), add, spec, on_error, result=result)
 
     @overload
@@ -213,6 +229,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         state: MapSpec[U, V],
         name: str | None = None,
+        max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: OnError = OnError.STOP,
     ) -> Processing[K, T, MapState[U, V]]: ...
@@ -222,6 +239,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         state: ListSpec[V],
         name: str | None = None,
+        max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: OnError = OnError.STOP,
     ) -> Processing[K, T, ListState[V]]: ...
@@ -233,17 +251,19 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         ttl: Duration | None = None,
         migrate: Callable[[Any], S] | None = None,
+        max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: OnError = OnError.STOP,
     ) -> Processing[K, T, S]: ...
 
-    def process(
+    def process(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
         self,
         *,
         state: Any,
         name: str | None = None,
         ttl: Duration | None = None,
         migrate: Any = None,
+        max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: OnError = OnError.STOP,
     ) -> Any:
@@ -255,10 +275,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
             name: Name under which the state is stored; default is the function's.
             ttl: State is gone this long after the key's last record.
             migrate: Turns an old state, as plain JSON, into the new type, when that has changed.
+            max_keys: Most keys with state; a record of one more is an error of the step. Keys whose ttl is over do
+                not count.
             outputs: Side outputs that the function may `Context.emit` to.
             on_error: What happens when it raises; in any case the call is atomic.
         """
-        spec = state_spec(state, ttl, migrate)
+        spec = replace(state_spec(state, ttl, migrate), keys_max=check_bound("max_keys", max_keys))
 
         def decorate(function: Any) -> Process[K, Any, Any]:
             build.check_function("process", function)

@@ -25,6 +25,7 @@ class MapSpec(Generic[K, V]):
 
     key: type[K]
     value: type[V]
+    max_items: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,16 +33,39 @@ class ListSpec(Generic[V]):
     """State that is a list per key; made by `list_state`."""
 
     value: type[V]
+    max_items: int | None = None
 
 
-def map_state(key: type[K], value: type[V]) -> MapSpec[K, V]:
-    """State that is a mapping per key; one changed item costs one entry, however large the mapping is."""
-    return MapSpec(key, value)
+def map_state(key: type[K], value: type[V], *, max_items: int | None = None) -> MapSpec[K, V]:
+    """State that is a mapping per key; one changed item costs one entry, however large the mapping is.
+
+    Args:
+        key: Type of the items' keys.
+        value: Type of the items.
+        max_items: Most items per key; setting one more is an error of the step.
+    """
+    return MapSpec(key, value, check_bound("max_items", max_items))
 
 
-def list_state(value: type[V]) -> ListSpec[V]:
-    """State that is a list per key, which grows at its end and shrinks at its front; one entry per element."""
-    return ListSpec(value)
+def list_state(value: type[V], *, max_items: int | None = None) -> ListSpec[V]:
+    """State that is a list per key, which grows at its end and shrinks at its front; one entry per element.
+
+    Args:
+        value: Type of the elements.
+        max_items: Most elements per key; appending one more is an error of the step.
+    """
+    return ListSpec(value, check_bound("max_items", max_items))
+
+
+def check_bound(what: str, most: int | None) -> int | None:
+    """Returns a bound, or None for no bound.
+
+    Raises:
+        DefinitionError: It is no whole number above 0.
+    """
+    if most is not None and (type(most) is not int or most < 1):
+        raise DefinitionError(f"{what}={most!r:.40} is no bound", hint="Give a whole number above 0, or leave it out.")
+    return most
 
 
 def state_spec(state: Any, ttl: Duration | None, migrate: Callable[[Any], Any] | None) -> StateSpec:
@@ -57,7 +81,8 @@ def state_spec(state: Any, ttl: Duration | None, migrate: Callable[[Any], Any] |
             raise DefinitionError("ttl= is for plain state; items of a map or list do not expire")
         is_map = isinstance(state, MapSpec)
         sub_type = state.key if isinstance(state, MapSpec) else None
-        spec = StateSpec("map" if is_map else "list", state.value, migrate=migrate, sub_type=sub_type)
+        kind = "map" if is_map else "list"
+        spec = StateSpec(kind, state.value, migrate=migrate, sub_type=sub_type, items_max=state.max_items)
     elif isinstance(state, type):
         spec = StateSpec("value", state, state, ttl_ms, migrate)
     elif callable(state):

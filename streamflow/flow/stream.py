@@ -10,7 +10,7 @@ from streamflow.clock import Duration, duration_ms
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import batch_functions
+from streamflow.flow.state import batch_functions, check_bound
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context
@@ -281,6 +281,7 @@ class Stream(Generic[T]):
         *,
         within: Duration | None = None,
         name: str,
+        max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
     ) -> Stream[T]:
         """Lets through the first record of each identity and drops the others.
@@ -290,6 +291,7 @@ class Stream(Generic[T]):
             within: How long an identity is remembered, counted from its first record; without it for ever, and
                 state grows with every identity.
             name: Name under which the identities are stored.
+            max_keys: Most identities remembered at a time; a record with one more is an error of the step.
             on_error: What happens when ``by`` raises.
         """
         build.check_function("dedup", by)
@@ -300,7 +302,7 @@ class Stream(Generic[T]):
             [self._port],
             by,
             keyed=self._step.keyed,
-            state=StateSpec("value", bool, ttl_ms=ttl),
+            state=StateSpec("value", bool, ttl_ms=ttl, keys_max=check_bound("max_keys", max_keys)),
             key_type=build.returns(by),
             context=False,
             on_error=build.check_policy(on_error),

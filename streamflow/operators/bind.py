@@ -27,6 +27,7 @@ from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
 from streamflow.plan import Stage
+from streamflow.state.bounds import KeyBound
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.keyed import MISSING, FoundLate, KeyCheck, Table
 from streamflow.state.timers import Timers
@@ -48,6 +49,8 @@ class StateSpec:
         migrate: Turns an old value, as plain JSON, into one of ``type``.
         codec: Encodes values; default is typed JSON.
         sub_type: Type of a map's keys; needed to restore Enums.
+        keys_max: Most keys; a record of one more is an error of the step.
+        items_max: Most items that a map or list may hold for one key.
     """
 
     kind: str
@@ -57,6 +60,8 @@ class StateSpec:
     migrate: Callable[[Any], Any] | None = None
     codec: Codec[Any] | None = None
     sub_type: Any = None
+    keys_max: int | None = None
+    items_max: int | None = None
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
@@ -67,6 +72,8 @@ class StateSpec:
             name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
         )
         table.sub_check.declared = self.sub_type
+        table.bound = None if self.keys_max is None else KeyBound(name, self.keys_max)
+        table.items_max = self.items_max
         return table
 
 
@@ -273,7 +280,10 @@ class Fold:
         table.begin()
         try:
             before = table.get(key)
-            after = own(value) if before is MISSING else self.step.call(before, value)
+            if self.step.kind == "count":
+                after: Any = before + 1
+            else:
+                after = own(value) if before is MISSING else self.step.call(before, value)
             if after is None and before is not MISSING:
                 self.none()
             table.put(key, after)

@@ -103,6 +103,10 @@ def _by_port(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 
 def _count(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     key = scope.key
+    if w.handled(step):
+        with w.guarded(n, step, f"v{n} = attempt{n}({key}, {scope.value})"):
+            w.emit(Port(step.id), Scope(f"v{n}", key, scope.path))
+        return
     w.line(f"a{n} = get{n}({key})")
     with w.block(f"if a{n} is None:"):
         w.line(f"a{n} = miss{n}({key})")
@@ -184,7 +188,7 @@ HELPERS = {
     "key_by": ("q",),
     "branch": ("none",),
     "split": ("route",),
-    "count": ("t", "miss"),
+    "count": ("t", "miss", "attempt"),
     "reduce": ("t", "miss", "attempt", "none"),
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, MutableMapping
 from typing import Any, Final, Generic, TypeVar
 
+from streamflow.errors import StateFull
 from streamflow.keys import Key, canonical
 from streamflow.state.keyed import Table
 
@@ -18,6 +19,18 @@ def _read(table: Table[V], key: Key, sub: object) -> V:
     """Reads an element; one that nobody can change in place is not touched, so it is not written again."""
     value = table.peek((key, sub))
     return value if value.__class__ in _SCALARS else table.get((key, sub))
+
+
+def _check_room(table: Table[Any], key: Key) -> None:
+    """Refuses an item more than ``max_items`` allows."""
+    assert table.items_max is not None
+    if len(table.index.get(key, ())) >= table.items_max:
+        raise StateFull(
+            f"the state of step {table.name!r} for key {key!r:.60} holds {table.items_max:,} items, "
+            "as many as max_items= allows",
+            step=table.name,
+            hint="Raise max_items=, drop old items first, or leave such records out with on_error=sf.skip.",
+        )
 
 
 class MapState(MutableMapping[K, V], Generic[K, V]):
@@ -39,6 +52,8 @@ class MapState(MutableMapping[K, V], Generic[K, V]):
         return _read(self._table, self._key, self._checked(sub))
 
     def __setitem__(self, sub: K, value: V) -> None:
+        if self._table.items_max is not None and sub not in self:
+            _check_room(self._table, self._key)
         self._table.put((self._key, self._checked(sub)), value)
 
     def __delitem__(self, sub: K) -> None:
@@ -84,6 +99,8 @@ class ListState(Generic[V]):
 
     def append(self, value: V) -> None:
         """Adds an element at the end."""
+        if self._table.items_max is not None:
+            _check_room(self._table, self._key)
         ordinals = self._table.index.get(self._key)
         last = next(reversed(ordinals)) if ordinals else -1
         self._table.put((self._key, last + 1), value)

@@ -19,6 +19,7 @@ import msgspec
 from streamflow.codecs import Codec, JsonCodec
 from streamflow.errors import CorruptStateError, EncodeError, StepError
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, shape, shape_name
+from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.store import Delta, Entry
 
@@ -124,6 +125,8 @@ class Table(Generic[V]):
         self.hot: dict[Any, V] = {}
         self.index: dict[Key, dict[Any, None]] = {}
         self.undo: dict[Any, _Before] | None = None
+        self.bound: KeyBound | None = None
+        self.items_max: int | None = None
         self._initial = initial
         self._absent: V = MISSING
         self._deleted = Deletions()
@@ -153,6 +156,8 @@ class Table(Generic[V]):
         Loops call it when ``hot.get`` finds nothing.
         """
         value = self._cold(key)
+        if value is MISSING and self.bound is not None and not self.subs:
+            self.bound.admit(key)
         self._remember(key, value)
         if value is MISSING:
             if self._initial is None:
@@ -199,6 +204,8 @@ class Table(Generic[V]):
 
     def put(self, key: Any, value: V) -> None:
         """Sets an entry."""
+        if self.subs and key[0] not in self.index and self.bound is not None:
+            self.bound.admit(key[0])
         if key not in self.hot:
             self.miss(key)
         else:
@@ -223,6 +230,10 @@ class Table(Generic[V]):
             self.index[key[0]].pop(key[1], None)
             if not self.index[key[0]]:
                 del self.index[key[0]]
+                if self.bound is not None:
+                    self.bound.known.discard(key[0])
+        elif self.bound is not None:
+            self.bound.known.discard(key)
 
     def live(self, key: Any, now_ms: int) -> V:
         """`get` for a table with a ttl: an entry that has expired is absent; a touch renews it."""
@@ -243,6 +254,11 @@ class Table(Generic[V]):
         if expires is not None and expires <= now_ms:
             self.delete(key)
             expires = None
+        if self.bound is not None and key not in self.bound.known:
+            if self.bound.full:
+                # what is over counts no more, deleted or not: else it would depend on when others are deleted
+                self.expire(now_ms, len(self._expiring))
+            self.bound.admit(key)
         self._set_expiry(key, now_ms + self.ttl_ms)
         return expires is not None
 
@@ -283,6 +299,9 @@ class Table(Generic[V]):
         for key, (before, expires) in reversed((undo or {}).items()):
             self.delete(key)
             if before is not None:
+                if self.bound is not None:
+                    # it was there before, so it is not one more
+                    self.bound.known.add(key[0] if self.subs else key)
                 self.put(key, self.codec.decode(before))
             if expires is not None:
                 self._set_expiry(key, expires)
@@ -494,6 +513,8 @@ class Table(Generic[V]):
         self._expiring = [(expires, next(self._serial), key) for key, expires in self._expires.items()]
         heapify(self._expiring)
         self._queued = set(self._expires)
+        if self.bound is not None:
+            self.bound.known = set(self.index) if self.subs else {*self._base, *self.hot}
 
     def snapshot(self) -> dict[Any, Any]:
         """Every entry that is there, for tests: by key, or as a dict or list per key where entries have sub-keys."""
