@@ -8,7 +8,7 @@ from streamflow.batch import Position, Taken
 from streamflow.connect.contracts import SourceContext
 from streamflow.errors import ConnectorError, PositionAhead, RetentionGap, SourceReplaced, Unavailable
 from streamflow_nats.jetstream import ApiError, JetStream, JetStreamError, StreamInfo
-from streamflow_nats.pulls import Delivered, Pulls
+from streamflow_nats.pulls import Delivered, Pulls, payload_bytes_max
 from streamflow_nats.stream import StreamSettings
 from streamflow_nats.subjects import consumer_name
 
@@ -117,7 +117,7 @@ class PositionalReader:
         unique = link.inbox.strip(".").rpartition(".")[2]
         ctx = self._ctx
         self._consumer = consumer_name("sf", ctx.flow[:60], ctx.source[:60], str(ctx.shard), unique, str(self._made))
-        self.pulls = Pulls(self._stream, self._consumer, self._settings.limits, ctx.message_bytes_max)
+        self.pulls = Pulls(self._stream, self._consumer, self._settings.limits, payload_bytes_max(ctx))
         if before is not None:
             self.pulls.paused = before.paused
             self.pulls.holes.extend(before.holes)

@@ -7,12 +7,14 @@ sequence in their reply subject, which must rise by exactly one; whatever arrive
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Final
 
 import msgspec
 
+from streamflow.connect.contracts import SourceContext
 from streamflow.errors import ConnectorError
 from streamflow_nats.jetstream import JetStream, is_number, parse_headers
 from streamflow_nats.settings import Limits
@@ -29,6 +31,11 @@ REPLY_BYTES_MAX: Final = 4096
 
 Delivered = tuple[int, int, bytes, bytes | None]
 """Stream sequence, time in nanoseconds, payload, raw headers."""
+
+
+def payload_bytes_max(ctx: SourceContext) -> int:
+    """Above which size a message ends the source: none does where the engine leaves such messages out."""
+    return sys.maxsize if ctx.leaves_out else ctx.message_bytes_max
 
 
 def parse_reply(reply: bytes) -> tuple[int, int, int, int]:
@@ -211,7 +218,7 @@ class Pulls:
     def _refuse(self, what: str) -> None:
         self.refusal = ConnectorError(
             f"stream {self._stream.stream}: {what}; the limit is {self._message_bytes_max}",
-            hint="Raise message_bytes_max, or take the message out of the stream.",
+            hint="Raise message_bytes_max, take the message out of the stream, or leave it out with on_error=sf.skip.",
         )
         self.wake()
 

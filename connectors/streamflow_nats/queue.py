@@ -13,7 +13,7 @@ from streamflow.connect.contracts import SourceContext
 from streamflow.errors import ConnectorError, Unavailable
 from streamflow_nats.jetstream import JetStream, JetStreamError, StreamInfo
 from streamflow_nats.positional import refused_consumer
-from streamflow_nats.pulls import Delivered, Pulls
+from streamflow_nats.pulls import Delivered, Pulls, payload_bytes_max
 from streamflow_nats.stream import StreamSettings
 from streamflow_nats.subjects import consumer_name
 
@@ -56,7 +56,7 @@ class QueueReader:
         self._not_before = 0.0
         self._ready = False
         self._work_queue = info.config.retention == "workqueue"
-        self.pulls = Pulls(stream, self._consumer, settings.limits, ctx.message_bytes_max, self._admit)
+        self.pulls = Pulls(stream, self._consumer, settings.limits, payload_bytes_max(ctx), self._admit)
 
     @classmethod
     async def open(

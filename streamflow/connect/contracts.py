@@ -70,6 +70,8 @@ class SourceContext:
         seen: Committed message ids, for sources with ids: a delivery with one of them is acknowledged and dropped.
         message_bytes_max: Records above this size are refused before they are decoded.
         point: To be called at the crash points of a source, if it has some.
+        leaves_out: Whether records that are refused are left out and counted by the engine. Then a source hands one
+            that is too large over, whole or as its first ``message_bytes_max + 1`` bytes; else it may raise instead.
     """
 
     flow: str
@@ -80,6 +82,7 @@ class SourceContext:
     seen: Set[str] = frozenset()
     message_bytes_max: int = 8 * 1024 * 1024
     point: Point = no_point
+    leaves_out: bool = False
 
 
 async def _at_hand(chunk: Chunk) -> Chunk:

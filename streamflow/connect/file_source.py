@@ -46,7 +46,7 @@ class FileSource:
     """Reads the lines of one file, without their newline.
 
     GUARANTEE: exactly-once by byte offset; a file that was cut, rewritten or replaced is refused. BOUND: reads ahead
-    256 KiB, or one line of ``message_bytes_max``.
+    256 KiB, or one line of ``message_bytes_max``; of a longer one only so much is kept.
     """
 
     def __init__(self, settings: FileSourceSettings) -> None:
@@ -55,10 +55,12 @@ class FileSource:
         self._file: LocalFile | None = None
         self._step = ""
         self._line_bytes_max = 0
+        self._cuts = False
         self._identity = ""
         self._lines: list[bytes] = []
         self._positions: list[int] = []
         self._rest = b""
+        self._rest_bytes = 0
         self._at = 0
         self._resumed_inside_line = False
         self._too_long: DecodeError | None = None
@@ -69,7 +71,7 @@ class FileSource:
         return await asyncio.to_thread(probe_file, self._settings.path)
 
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
-        self._step, self._line_bytes_max = ctx.source, ctx.message_bytes_max
+        self._step, self._line_bytes_max, self._cuts = ctx.source, ctx.message_bytes_max, ctx.leaves_out
         self._file = await asyncio.to_thread(LocalFile.reading, self._settings.path)
         start = await asyncio.to_thread(self._start, self._file, resume.get(PARTITION))
         self._at = start.at
@@ -88,7 +90,7 @@ class FileSource:
             if self._ended:
                 return None
             # A cancelled call leaves the thread to itself: what it reads is read again.
-            part = await asyncio.to_thread(self._slice, file, self._at + len(self._rest))
+            part = await asyncio.to_thread(self._slice, file, self._at + self._rest_bytes)
             if self._take(part) or not self._settings.follow:
                 continue
             if await asyncio.to_thread(file.replaced):
@@ -156,7 +158,7 @@ class FileSource:
 
     def _take(self, part: _Slice) -> bool:
         """Turns a slice into lines; returns whether it held anything, or was the end."""
-        known = self._at + len(self._rest)
+        known = self._at + self._rest_bytes
         if part.size < known:
             raise self._cut_off(known, part.size)
         if self._identity and part.identity != self._identity:
@@ -164,16 +166,18 @@ class FileSource:
         if not part.data and self._settings.follow:
             return False
         data = self._rest + self._past_resumed_line(part.data)
+        let_go = self._rest_bytes - len(self._rest)
         *lines, rest = data.split(b"\n")
-        positions = list(accumulate((len(line) + 1 for line in lines), initial=self._at))[1:]
+        positions = list(accumulate((len(line) + 1 for line in lines), initial=self._at + let_go))[1:]
+        rest_bytes = len(rest) if lines else len(rest) + let_go
         if not part.data:
             self._ended = True
             if rest:
-                lines, positions, rest = [rest], [self._at + len(data)], b""
-        self._find_too_long(lines, positions, rest)
+                lines, positions, rest, rest_bytes = [rest], [self._at + rest_bytes], b"", 0
+        rest = self._within_bounds(lines, positions, rest)
         if lines:
             self._identity = part.identity
-        self._lines, self._positions, self._rest = lines, positions, rest
+        self._lines, self._positions, self._rest, self._rest_bytes = lines, positions, rest, rest_bytes
         self._at = positions[-1] if positions else self._at
         return True
 
@@ -187,19 +191,23 @@ class FileSource:
         self._at += 1
         return data[1:]
 
-    def _find_too_long(self, lines: list[bytes], positions: list[int], rest: bytes) -> None:
-        """Leaves out what starts with a line that is too long; `read` raises once it gets there."""
+    def _within_bounds(self, lines: list[bytes], positions: list[int], rest: bytes) -> bytes:
+        """Cuts lines that are too long, or leaves out what starts with one: `read` raises once it gets there."""
         most = self._line_bytes_max
         if len(max(lines, key=len, default=b"")) <= most and len(rest) <= most:
-            return
+            return rest
+        if self._cuts:
+            lines[:] = [line[: most + 1] for line in lines]
+            return rest[: most + 1]
         first = next((index for index, line in enumerate(lines) if len(line) > most), len(lines))
         start = positions[first - 1] if first else self._at
         del lines[first:], positions[first:]
         self._too_long = DecodeError(
             f"file {self._settings.path}: the line that starts at byte {start} is longer than {most} bytes",
             step=self._step,
-            hint="Raise message_bytes_max, or cut the line.",
+            hint="Raise message_bytes_max, cut the line, or leave it out with on_error=sf.skip.",
         )
+        return rest
 
     def _batch(self) -> SourceBatch:
         lines, positions = self._lines, self._positions

@@ -12,7 +12,7 @@ from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
-from streamflow.graph import SINK, SOURCE, Port
+from streamflow.graph import SINK, SOURCE, OnError, Port
 from streamflow.instrument import Instrument
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform, compile_loop
@@ -257,6 +257,7 @@ class Engine:
                 frozenset(taken.ids),
                 job.settings.message_bytes_max,
                 job.point,
+                leaves_out=step.options["on_error"] is OnError.SKIP,
             )
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
