@@ -20,7 +20,7 @@ from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
-from streamflow.runtime.pump import BACKOFF_SECONDS, World
+from streamflow.runtime.pump import BACKOFF_SECONDS, STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -309,17 +309,23 @@ class Publisher:
         wait = 0.0
         while True:
             sink = new_sink(self._staging.step)
+            since, before = self._world.clock.monotonic(), self.outbox.progress
             try:
                 await self._recover(sink)
-                attempt = 0
                 await self._publish(sink)
             except Unavailable as error:
+                if self._has_got_on(before) or self._world.clock.monotonic() - since >= STEADY_SECONDS:
+                    attempt = 0
                 wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
             finally:
                 await _quietly_close(sink)
             await sleep(self._world.clock, wait)
+
+    def _has_got_on(self, before: Progress | None) -> bool:
+        now = self.outbox.progress
+        return now is not None and (before is None or now.next_seq > before.next_seq)
 
     async def _recover(self, sink: Sink) -> None:
         outbox = self.outbox

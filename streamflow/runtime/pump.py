@@ -21,6 +21,8 @@ from streamflow.runtime.settings import Settings
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to open a connector again; the last one repeats."""
+STEADY_SECONDS: Final = 10.0
+"""A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
 
 
 @dataclass(slots=True)
@@ -66,7 +68,7 @@ class Pump:
         self._records = self._bytes = 0
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
-        self._uses_ids = False
+        self._uses_ids = self._fruitful = False
 
     @property
     def name(self) -> str:
@@ -97,15 +99,18 @@ class Pump:
         """Reads until the source ends; raises what cannot be mended by opening it again."""
         attempt = 0
         while not self.ended:
+            since = self._world.clock.monotonic()
+            self._fruitful = False
             try:
                 await self._open()
-                attempt = 0
                 await self._read()
             except Unavailable as error:
                 await self._close()
                 if self._uses_ids:
                     raise
                 self._drop()
+                if self._fruitful or self._world.clock.monotonic() - since >= STEADY_SECONDS:
+                    attempt = 0
                 wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
                 attempt += 1
                 self._world.instrument.connector_failed("source", self.name, error, wait)
@@ -142,6 +147,7 @@ class Pump:
                 self.ended = True
                 self._wake()
                 return
+            self._fruitful = True
             self._uses_ids = batch.ids is not None
             self._put(batch)
             self._wake()
@@ -231,7 +237,7 @@ class Pump:
         for at, payload in enumerate(batch.payloads):
             try:
                 if len(payload) > limit:
-                    raise ValueError(f"{len(payload)} bytes, more than message_bytes_max = {limit}")
+                    raise ValueError(f"it is larger than message_bytes_max = {limit} bytes")
                 values.append(codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)
