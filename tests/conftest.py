@@ -1,4 +1,4 @@
-"""What every test gets: real brokers on request, and a detector for calls that block the loop."""
+"""What every test gets: real brokers on request, and detectors for calls that block the loop and for unpickling."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from tests.blocking import BlockingDetector
 from tests.brokers import NATS, NatsServer, use_broker
+from tests.unpickling import UnpicklingDetector
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -61,3 +62,17 @@ def no_blocking_calls(
     detector.enabled = False
     if detector.violations:
         pytest.fail("streamflow blocked the event loop: " + "; ".join(detector.violations), pytrace=False)
+
+
+_unpickling = UnpicklingDetector()
+
+
+@pytest.fixture(autouse=True)
+def no_unpickling() -> Iterator[UnpicklingDetector]:
+    """Fail a test in which anything is unpickled, whatever became of the error."""
+    _unpickling.violations.clear()
+    _unpickling.enabled = True
+    yield _unpickling
+    _unpickling.enabled = False
+    if _unpickling.violations:
+        pytest.fail("unpickled: " + ", ".join(_unpickling.violations), pytrace=False)
