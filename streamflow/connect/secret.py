@@ -7,11 +7,12 @@ from typing import Any, Final, NoReturn
 
 _LOGIN: Final = re.compile(r"([A-Za-z][\w+.-]{0,30}://)[^/\s'\"<>]*@")
 _NAMED: Final = re.compile(r"(?i)([?&;](?:pass(?:word|wd)?|token|secret)=)[^&;\s]*")
+_KEY: Final = re.compile(r"\bS[A-Z2-7]{40,}|\beyJ[\w-]{20,}(?:\.[\w-]*)*")
 
 
 def redact(text: str) -> str:
-    """Takes out of a message what stands in a URL before the ``@``, and passwords in its query."""
-    return _NAMED.sub(r"\1***", _LOGIN.sub(r"\1***@", text))
+    """Takes out of a message what stands in a URL before the ``@``, passwords in its query, seeds and web tokens."""
+    return _KEY.sub("***", _NAMED.sub(r"\1***", _LOGIN.sub(r"\1***@", text)))
 
 
 class Secret:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import pickle
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -66,7 +67,8 @@ class Bomb:
 def test_the_detector_hears_both_unpicklers_and_refuses(no_unpickling: UnpicklingDetector) -> None:
     bomb = pickle.dumps(Bomb())
     in_python: Any = vars(pickle)["_Unpickler"]  # the one without C; it has no public name
-    for load in (lambda: pickle.loads(bomb), lambda: in_python(io.BytesIO(bomb)).load()):
+    loads: list[Callable[[], object]] = [lambda: pickle.loads(bomb), lambda: in_python(io.BytesIO(bomb)).load()]
+    for load in loads:
         with pytest.raises(UnpicklingError, match=r"builtins.print"):
             load()
     assert no_unpickling.violations == ["builtins.print"] * 2
