@@ -67,15 +67,26 @@ def are_ours(connection: sqlite3.Connection) -> bool:
     return wanted == set(connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'view'"))
 
 
+_TABLE_FUNCTIONS: Final = frozenset(
+    {"bytecode", "carray", "completion", "dbstat", "generate_series", "json_each", "json_tree", "jsonb_each"}
+    | {"jsonb_tree", "tables_used"}
+)
+"""Tables that SQLite may have without anybody making them: a view of such a name cannot be dropped again."""
+
+
+def _is_sqlites(name: str) -> bool:
+    return name.lower().startswith(("sqlite_", "pragma_")) or name.lower() in _TABLE_FUNCTIONS
+
+
 def view_names(tables: Collection[str], taken: Collection[str]) -> dict[str, str]:
     """Returns each table's view: its own name, with ``_`` behind it while that name is taken.
 
-    SQLite's names do not tell upper from lower case, and may not begin with ``sqlite_``.
+    SQLite's names do not tell upper from lower case; one that is SQLite's own gets ``_`` in front.
     """
     used = set(taken)
     names = {}
     for table in sorted(tables):
-        name = f"_{table}" if table.lower().startswith("sqlite_") else table
+        name = f"_{table}" if _is_sqlites(table) else table
         while name.lower() in used:
             name += "_"
         used.add(name.lower())
