@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.errors import ConnectorError, SettingsError, Unavailable
@@ -108,7 +109,10 @@ class Link:
         """
         self.check()
         client = self._connected()
-        subscription = await client.subscribe(subject, cb=_never_called, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        with _cancellation_heard():
+            subscription = await client.subscribe(
+                subject, cb=_never_called, pending_msgs_limit=-1, pending_bytes_limit=-1
+            )
         sid = subscription._id
         client.direct[sid] = handler
 
@@ -129,7 +133,8 @@ class Link:
         self.check()
         client = self._connected()
         if client.send_now(commands):
-            await client.kick()
+            with _cancellation_heard():
+                await client.kick()
 
     def answer(self, commands: bytes) -> None:
         """Sends protocol lines from a handler, also when the connection is about to be declared lost."""
@@ -193,20 +198,21 @@ class Link:
         client = DirectClient(encrypted=self.nats.encrypted, failed=self.fail)
         try:
             async with asyncio.timeout(self.nats.timeout_seconds):
-                await client.connect(
-                    url,
-                    name=name,
-                    allow_reconnect=False,
-                    max_reconnect_attempts=1,
-                    reconnect_time_wait=0,
-                    connect_timeout=max(1, int(self.nats.timeout_seconds)),
-                    ping_interval=PING_SECONDS,
-                    max_outstanding_pings=PINGS_OUTSTANDING_MAX,
-                    pending_size=0,
-                    inbox_prefix=self.nats.inbox_prefix,
-                    error_cb=self._on_error,
-                    **options,
-                )
+                with _cancellation_heard():
+                    await client.connect(
+                        url,
+                        name=name,
+                        allow_reconnect=False,
+                        max_reconnect_attempts=1,
+                        reconnect_time_wait=0,
+                        connect_timeout=max(1, int(self.nats.timeout_seconds)),
+                        ping_interval=PING_SECONDS,
+                        max_outstanding_pings=PINGS_OUTSTANDING_MAX,
+                        pending_size=0,
+                        inbox_prefix=self.nats.inbox_prefix,
+                        error_cb=self._on_error,
+                        **options,
+                    )
             self._client = client
             client.watch(self._on_ended)
             self.info = client.server_info
@@ -260,6 +266,16 @@ class Link:
                 hint="Is the server running? The connection is made again by itself.",
             )
         )
+
+
+@contextlib.contextmanager
+def _cancellation_heard() -> Iterator[None]:
+    """Raises a cancellation that nats-py swallowed meanwhile: its flush catches CancelledError and returns."""
+    task = asyncio.current_task()
+    before = task.cancelling() if task is not None else 0
+    yield
+    if task is not None and task.cancelling() > before:
+        raise asyncio.CancelledError
 
 
 def _nobody_there(link: Link, subject: str) -> ConnectorError:

@@ -37,6 +37,9 @@ _log = logging.getLogger("streamflow")
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
 
+CANCEL_AGAIN_SECONDS: Final = 5.0
+"""Tasks of a shard that ends are cancelled again after this time; closing a connector takes less."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -377,8 +380,12 @@ class Engine:
             self._note_call.cancel()
         if self._watch_thread is not None:
             self._watch_thread.stop()
-        for task in self._tasks:
-            task.cancel()
+        tasks = set(self._tasks)
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # a client library may swallow a cancellation: one that it did not hear of is told again
+            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
         await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
         if self._built:
