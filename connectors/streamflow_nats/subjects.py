@@ -11,7 +11,7 @@ from streamflow.errors import SettingsError
 
 SUBJECT_BYTES_MAX: Final = 1024
 _ILLEGAL: Final = re.compile(r"[\x00-\x20\x7f]")
-_NAME: Final = re.compile(r"[^\x00-\x20\x7f.*>/\\]{1,255}")
+_NAME: Final = re.compile(r"[^\x00-\x20\x7f.*>/\\\ud800-\udfff]{1,255}")
 
 
 def check_name(name: str, what: str) -> None:
