@@ -183,7 +183,8 @@ class Link:
             client.abort()
         try:
             async with asyncio.timeout(ABORT_SECONDS if dead else CLOSE_SECONDS):
-                await client.finish()
+                with _cancellation_heard():
+                    await client.finish()
         except TimeoutError:
             client.abort()
         except (OSError, RuntimeError):
@@ -270,12 +271,17 @@ class Link:
 
 @contextlib.contextmanager
 def _cancellation_heard() -> Iterator[None]:
-    """Raises a cancellation that nats-py swallowed meanwhile: its flush catches CancelledError and returns."""
+    """Raises a cancellation that nats-py swallowed meanwhile, or answered with an error of its own.
+
+    Its flush catches CancelledError and returns; a connect that is cancelled may say that no server is there.
+    """
     task = asyncio.current_task()
     before = task.cancelling() if task is not None else 0
-    yield
-    if task is not None and task.cancelling() > before:
-        raise asyncio.CancelledError
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
 
 
 def _nobody_there(link: Link, subject: str) -> ConnectorError:
