@@ -43,8 +43,8 @@ format: $(STAMP) ## Format the code and fix what can be fixed by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-faults: $(STAMP) ## Long runs of crashes: simulated schedules and real kills
-	@$(BIN)/python tests/run_parts.py --only faults,simulation --long $(ARGS)
+faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and bad input
+	@$(BIN)/python tests/run_parts.py --only faults,simulation,security --long $(ARGS)
 
 bench: $(STAMP) ## Print the figures the project promises, measured here
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 # Fast parts first, so that a plain mistake shows at once; folders that are not named here come after them.
-ORDER = ("unit", "typing", "golden", "docs", "connectors", "simulation", "faults")
+ORDER = ("unit", "typing", "golden", "docs", "connectors", "security", "simulation", "faults")
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5
