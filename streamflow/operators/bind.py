@@ -29,7 +29,8 @@ from streamflow.operators.values import FROZEN, own
 from streamflow.plan import Stage
 from streamflow.state.bounds import KeyBound
 from streamflow.state.collections import ListState, MapState
-from streamflow.state.keyed import MISSING, FoundLate, KeyCheck, Table
+from streamflow.state.key_check import KeyCheck
+from streamflow.state.keyed import MISSING, FoundLate, Table
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep

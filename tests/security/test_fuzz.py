@@ -32,7 +32,7 @@ from streamflow.connect.secret import redact
 from streamflow.errors import CorruptStateError, DecodeError, DefinitionError, ProgressUnknown, SettingsError
 from streamflow.state.lock import _holder
 from streamflow.state.splitting import delta_entries
-from streamflow.state.witness import Witness, parse_witness, read_witness
+from streamflow.state.witness import FileWitness, parse_witness, read_witness
 from streamflow_nats.chain import _mark
 from streamflow_nats.fence import _generation
 from streamflow_nats.frames import unpack
@@ -211,7 +211,7 @@ def test_deltas(long_run: bool) -> None:
 @pytest.mark.allow_blocking("writes the file that is read")
 def test_witness_files(tmp_path: Path, long_run: bool) -> None:
     path = tmp_path / "state.db.epoch"
-    witness = Witness(path)
+    witness = FileWitness(path)
     corpus = []
     for epoch in (1, 2, 3, 10**12):
         witness.write("abc123", epoch)

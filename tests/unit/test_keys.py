@@ -16,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamflow.keys import KEY_GROUPS, canonical, key_class, key_group, parse, shape, stable_hash
-from streamflow.state.keyed import KeyCheck
+from streamflow.state.key_check import KeyCheck
 
 
 class Color(enum.Enum):

@@ -10,7 +10,8 @@ import pytest
 from streamflow.codecs import JsonCodec
 from streamflow.errors import EncodeError
 from streamflow.state.collections import ListState, MapState
-from streamflow.state.keyed import MISSING, KeyCheck, Table
+from streamflow.state.key_check import KeyCheck
+from streamflow.state.keyed import MISSING, Table
 from tests.unit.state.test_table import drain
 
 
