@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from itertools import groupby
+from itertools import groupby, islice
 from time import sleep as give_way  # blocks on purpose: see Committer.breathe
 from typing import Any, Final
 
@@ -30,6 +30,8 @@ SLICE_ENTRIES: Final = 250
 SLICE_SECONDS: Final = 0.002
 IDLE_SECONDS: Final = 1.0
 """Without a commit for so long, all that can be folded is."""
+DIGEST_SLICES: Final = 64
+"""So many slices are hashed at once: some hundred KiB."""
 BREATH_SECONDS: Final = 0.001
 """How often the loop gives the interpreter away while the store's thread works."""
 IDLE_BREATH_SECONDS: Final = 0.004
@@ -131,10 +133,11 @@ class Digest:
 
 def _joined_digest(deltas: Iterable[Delta]) -> bytes:
     """Digest of one table's changes, as if they were one delta, however they were sliced."""
-    digest = blake2b(digest_size=16)
-    for at, delta in enumerate(deltas):
-        digest.update(b"," * (at > 0))
-        digest.update(memoryview(delta.payload)[1:-1])
+    digest, between, slices = blake2b(digest_size=16), b"", iter(deltas)
+    # few updates: each gives the interpreter away
+    while some := list(islice(slices, DIGEST_SLICES)):
+        digest.update(between + b",".join([delta.payload[1:-1] for delta in some]))
+        between = b","
     return digest.digest()
 
 

@@ -330,7 +330,7 @@ class Table(Generic[V]):
             return None
         if payload.count(b"null") > len(keys):
             return None
-        self._encode(keys[0], values[0])  # looks at it closely now and then
+        self._encode_late(keys[0], values[0])  # looks at it closely now and then
         self._base.update(zip(keys, values, strict=True))
         return payload
 

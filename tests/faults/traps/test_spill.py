@@ -21,7 +21,7 @@ from tests.faults.traps.lives import BRISK, Lives
 from tests.faults.traps.slices import Memory
 from tests.faults.traps.tally import Tally
 
-SMALL = replace(BRISK, epoch_bytes_max=20_000, outbox_memory_bytes_max=30_000, chunk_bytes=2_000)
+SMALL = replace(BRISK, epoch_bytes_max=20_000, outbox_memory_bytes_max=30_000, chunk_bytes=2_000, fragment_rows_max=256)
 ROWS = 4_000
 
 
@@ -88,7 +88,7 @@ async def test_what_is_spilled_leaves_memory_and_counts_for_the_epoch(tmp_path: 
         outbox = life.engine.outboxes["out"]
         assert outbox.size_bytes > 200_000
         assert outbox.memory_bytes <= SMALL.outbox_memory_bytes_max
-    limit = SMALL.epoch_bytes_max + 512 * case.row_bytes + 4 * 512 + SMALL.chunk_bytes
+    limit = SMALL.epoch_bytes_max + 256 * (case.row_bytes + 4) + SMALL.chunk_bytes
     assert max(held for held, _ in seen) <= limit
     assert max(size for _, size in seen) > 3 * limit, "spilled bytes count, so that the epoch ends soon"
 
@@ -121,10 +121,10 @@ async def test_an_epoch_spills_only_behind_the_commit_of_the_one_before(tmp_path
     settings = replace(SMALL, epoch_bytes_max=4_000, epoch_records_max=512)
     async with Lives(make, tmp_path / "flow.db", settings, thread=True).life() as life:
         # many keys to be encoded, while what comes next fills its epoch
-        source.send_all(range(20_000))
-        await life.until(lambda: len(out) == 400_000)
+        source.send_all(range(4_000))
+        await life.until(lambda: len(out) == 80_000)
         assert life.engine.committer.last_epoch > 3
-    assert out.values == [n for n in range(20_000) for _ in range(20)]
+    assert out.values == [n for n in range(4_000) for _ in range(20)]
 
 
 async def test_a_large_outbox_is_not_loaded_whole(tmp_path: Path) -> None:
@@ -196,4 +196,4 @@ async def test_damage_in_what_rests_is_found_when_it_is_opened_and_when_it_is_re
     damage()
     with pytest.raises(CorruptStateError, match="the outbox of sink 'out'"):
         async with lives.life() as running:
-            await running.ended()
+            await running.until(lambda: False)
