@@ -55,7 +55,9 @@ async def test_state_that_cannot_be_stored_is_told_with_the_record(tmp_path: Pat
 
     @flow.source(numbers).key_by(lambda n: f"k{n % 2}").process(state=dict)
     def keeps(ctx: sf.Context[str, dict[str, Any]], n: int) -> Iterator[int]:
-        ctx.state["n"] = POISONS[poison]() if n == 7 else n
+        ctx.state["n"] = n
+        if n == 7:
+            ctx.state["bad"] = POISONS[poison]()
         yield n
 
     keeps.to(out)
@@ -81,10 +83,10 @@ async def test_it_is_found_in_every_kind_of_state(tmp_path: Path, verb: str) -> 
     bad: Any = math.nan
     if verb == "map_state":
         keyed.process(state=sf.map_state(str, float), name="keeps")(
-            lambda ctx, n: ctx.state.__setitem__(str(n), bad if n == 7 else n)
+            lambda ctx, n: ctx.state.__setitem__(str(n), bad if n == 7 else float(n))
         )
     elif verb == "list_state":
-        keyed.process(state=sf.list_state(float), name="keeps")(lambda ctx, n: ctx.state.append(bad if n == 7 else n))
+        keyed.process(state=sf.list_state(float), name="keeps")(lambda ctx, n: ctx.state.append(bad if n == 7 else float(n)))
     elif verb == "aggregate":
         keyed.aggregate(float, lambda total, n: bad if n == 7 else total + n, name="keeps")
     else:
@@ -116,18 +118,14 @@ async def test_a_key_that_cannot_be_stored_is_told_too(tmp_path: Path) -> None:
 async def test_what_only_changes_behind_the_call_stops_at_the_second_time(tmp_path: Path) -> None:
     """A state that somebody else changes after the call has no record to blame; it must not restart for ever."""
     numbers, _ = topics()
-    flow, kept = Flow("behind"), []
+    flow, kept = Flow("behind"), [[0.0]]
+    source = flow.source(numbers)
 
-    @flow.source(numbers).key_by(lambda n: "k").process(state=dict)
+    @source.key_by(lambda n: "k").process(state=dict)
     def keeps(ctx: sf.Context[str, dict[str, Any]], n: int) -> None:
-        ctx.state["n"] = [n]
-        kept.append(ctx.state["n"])
+        kept[0] = ctx.state["n"] = [float(n)]
 
-    @keeps.map
-    def spoils(value: Any) -> None:
-        """Never called: keeps gives nothing."""
-
-    flow.source(numbers, name="again").map(lambda n: [each.append(math.nan) for each in kept], name="spoil")
+    source.map(lambda n: kept[0].append(math.nan) if n == 9 else None, name="spoils")
     restarts = Restarts()
     told = await stopped_by(flow, tmp_path, restarts, EncodeError)
     assert "key 'k'" in told
