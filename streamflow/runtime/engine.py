@@ -114,7 +114,9 @@ class Engine:
         self.job = job
         self.careful = careful
         self.ready = asyncio.Event()
-        self.bound = [BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages]
+        self.bound = [
+            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages
+        ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from streamflow.clock import Clock, SystemClock
 from streamflow.flow import Flow
@@ -74,7 +75,7 @@ class Life:
         self.supervisor = Supervisor(lambda: replace(lives.make_flow().job(), **self._parts()))
         self._task = asyncio.create_task(self.supervisor.run())
 
-    def _parts(self) -> dict[str, object]:
+    def _parts(self) -> dict[str, Any]:
         lives = self._lives
         options = StoreOptions() if lives.thread else StoreOptions(point=self._point)
         executor = ThreadExecutor() if lives.thread else InlineExecutor()

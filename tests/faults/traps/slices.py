@@ -39,7 +39,7 @@ def measured() -> Iterator[Slices]:
 
     def timed(handle: asyncio.events.Handle) -> Any:
         began = clock()
-        result: Any = run(handle)  # type: ignore[func-returns-value]
+        result: Any = run(handle)
         spent = clock() - began
         slices.total_seconds += spent
         if spent > 0.001:

@@ -16,7 +16,6 @@ from streamflow.runtime.settings import Settings
 from tests.faults.traps.lives import BRISK, Lives
 
 
-
 @dataclass
 class Count:
     n: int = 0
@@ -53,9 +52,9 @@ class Topics:
     def flow(self) -> Flow:
         flow = Flow("aliased")
         counted = flow.source(self.numbers).key_by(lambda _: "k").process(state=Count, name="counted")(self.count)
-        counted.to(self.direct)  # type: ignore[arg-type]
-        counted.to(self.keyed, key=lambda count: str(count.n))  # type: ignore[arg-type, attr-defined]
-        counted.map_batch(list, name="whole").to(self.queued)  # type: ignore[arg-type]
+        counted.to(self.direct)
+        counted.to(self.keyed, key=lambda count: str(count.n))
+        counted.map_batch(list, name="whole").to(self.queued)
 
         # a second stateful step keeps what it is given, and shows later what it kept
         @counted.process(state=sf.list_state(Count), name="kept")

@@ -1,4 +1,4 @@
-"""A half-applied call under policy skip leaves nothing behind, in memory, in the store, or after a crash: 10, not 109."""
+"""A half-applied call under policy skip leaves nothing behind, in memory, in the store, after a crash: 10, not 109."""
 
 from __future__ import annotations
 

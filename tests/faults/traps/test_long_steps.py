@@ -111,11 +111,16 @@ async def test_a_step_that_blocks_by_itself_is_named(tmp_path: Path, how: str) -
     assert seconds > 0.1
 
 
+def quick(n: int) -> int:
+    spin(0.01)
+    return n
+
+
 async def test_quick_steps_are_not_named(tmp_path: Path) -> None:
     numbers: sf.MemoryTopic[int] = sf.MemoryTopic("numbers", value=int)
     out: sf.MemoryTopic[int] = sf.MemoryTopic("out", value=int)
     flow = Flow("quick", state=tmp_path / "flow.db", settings=sf.Settings(blocked_after="5s"))
-    flow.source(numbers).map(lambda n: spin(0.01) or n, name="quick").to(out)
+    flow.source(numbers).map(quick).to(out)
     named = Named()
     numbers.send_all(range(20_000))
     async with flow.running(named):

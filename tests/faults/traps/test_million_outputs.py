@@ -120,8 +120,8 @@ async def test_rows_that_reach_no_exit_let_others_run_too(tmp_path: Path, kind: 
     numbers = flow.source(source)
     if kind == "timers":
         process = numbers.flat_map(range, name="many").key_by(lambda n: n).process(state=int, name="timed")
-        timed = process(lambda ctx, _: ctx.timer("t", after="1ms"))
-        timed.on_timer("t")(lambda ctx: count(ctx) and [] or None)
+        timed: Any = process(lambda ctx, _: ctx.timer("t", after="1ms"))
+        timed.on_timer("t")(lambda ctx: [ctx.key] if count(ctx) else None)
     elif kind == "nested":
         inner = numbers.flat_map(lambda n: range(n // 20), name="a").flat_map(lambda _: range(20), name="b")
         inner.flat_map(lambda n: [n], name="c").filter(count).to(sf.MemoryTopic("out"))

@@ -86,11 +86,15 @@ async def test_it_is_found_in_every_kind_of_state(tmp_path: Path, verb: str) -> 
             lambda ctx, n: ctx.state.__setitem__(str(n), bad if n == 7 else float(n))
         )
     elif verb == "list_state":
-        keyed.process(state=sf.list_state(float), name="keeps")(lambda ctx, n: ctx.state.append(bad if n == 7 else float(n)))
+        keyed.process(state=sf.list_state(float), name="keeps")(
+            lambda ctx, n: ctx.state.append(bad if n == 7 else float(n))
+        )
     elif verb == "aggregate":
         keyed.aggregate(float, lambda total, n: bad if n == 7 else total + n, name="keeps")
     else:
-        step = keyed.process(state=float, name="keeps")(lambda ctx, n: ctx.timer("t", after="1ms") if n == 7 else None)
+        step: Any = keyed.process(state=float, name="keeps")(
+            lambda ctx, n: ctx.timer("t", after="1ms") if n == 7 else None
+        )
 
         @step.on_timer("t")
         def fires(ctx: sf.Context[str, float]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import streamflow as sf
 from streamflow.batch import Chunk, Progress
 from streamflow.clock import VirtualClock
-from streamflow.connect.contracts import Sink, SinkOptions
+from streamflow.connect.contracts import SinkOptions
 from streamflow.flow import Flow
 from tests.faults.traps.lives import BRISK, Life, Lives
 from tests.faults.traps.tally import Tally, TallySink
@@ -21,7 +21,7 @@ from tests.faults.traps.tally import Tally, TallySink
 class Hanging(Tally):
     """A tally whose publish does not return while it is away, as behind a network that swallows packets."""
 
-    def sink(self, options: SinkOptions) -> Sink:
+    def sink(self, options: SinkOptions) -> TallySink:
         return HangingSink(self)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,9 +38,12 @@ class Case:
     def expected(self) -> Iterator[bytes]:
         return (b"%0*d" % (self.row_bytes, number) for number in range(self.rows))
 
+    def done(self) -> bool:
+        return self.tally.count == self.rows
+
     def flow(self) -> Flow:
         flow = Flow("spills")
-        flow.source(self.source).flat_map(lambda _: self.expected(), name="many").to(self.tally)  # type: ignore[arg-type]
+        flow.source(self.source).flat_map(lambda _: self.expected(), name="many").to(self.tally)
         return flow
 
 
@@ -99,7 +103,7 @@ async def test_the_digest_is_the_same_spilled_or_not(tmp_path: Path) -> None:
         case = Case()
         path = tmp_path / f"{number}.db"
         async with Lives(case.flow, path, settings).life() as life:
-            await life.until(lambda tally=case.tally: tally.count == ROWS)
+            await life.until(case.done)
             assert life.passed["spill.done"] == 0 or number
         job = Job(make_plan(case.flow().graph()), SqliteStore(path))
         digests.add((await job.store.open(job.manifest(Engine(job).bound))).digest)
@@ -173,8 +177,6 @@ async def test_a_file_takes_it_too_and_finds_its_place_again(tmp_path: Path, poi
 
 
 async def test_damage_in_what_rests_is_found_when_it_is_opened_and_when_it_is_read(tmp_path: Path) -> None:
-    import sqlite3
-
     case = Case()
     lives = Lives(case.flow, tmp_path / "flow.db", SMALL)
     case.tally.away = True
@@ -190,10 +192,9 @@ async def test_damage_in_what_rests_is_found_when_it_is_opened_and_when_it_is_re
             )
         connection.close()
 
-    life = lives.life("sink.baseline")
-    async with life as running:
-        await running.until(lambda: False)
+    async with lives.life("sink.baseline") as life:
+        await life.until(lambda: False)
     damage()
     with pytest.raises(CorruptStateError, match="the outbox of sink 'out'"):
-        async with lives.life() as running:
-            await running.until(lambda: False)
+        async with lives.life() as life:
+            await life.until(lambda: False)
