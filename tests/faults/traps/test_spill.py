@@ -97,6 +97,32 @@ async def test_what_is_spilled_leaves_memory_and_counts_for_the_epoch(tmp_path: 
     assert max(size for _, size in seen) > 3 * limit, "spilled bytes count, so that the epoch ends soon"
 
 
+async def test_the_outbox_of_a_sink_that_is_away_leaves_memory(tmp_path: Path) -> None:
+    numbers: sf.MemoryTopic[int] = sf.MemoryTopic("numbers", value=int)
+    tally = Tally("out", lambda: (b"%050d" % number for number in range(20_000)))
+
+    def make() -> Flow:
+        flow = Flow("away")
+        flow.source(numbers).map(lambda n: b"%050d" % n, name="bytes").to(tally)
+        return flow
+
+    settings = replace(SMALL, commit_min="0ms")
+    async with Lives(make, tmp_path / "flow.db", settings).life() as life:
+        await life.until(life.started)
+        tally.away = True
+        outbox = life.engine.outboxes["out"]
+        for start in range(0, 20_000, 1_000):
+            numbers.send_all(range(start, start + 1_000))
+            await life.until(lambda sent=start + 1_000: life.engine.intake.records == sent)  # type: ignore[misc]
+            assert outbox.memory_bytes <= SMALL.outbox_memory_bytes_max
+        await life.until(lambda: life.engine.pacer.idle and not life.engine.intake.pending)
+        assert outbox.size_bytes > 20 * SMALL.outbox_memory_bytes_max
+        tally.away = False
+        await life.until(lambda: tally.count == 20_000)
+        assert outbox.memory_bytes == outbox.size_bytes == 0
+    assert tally.wrong == []
+
+
 async def test_the_digest_is_the_same_spilled_or_not(tmp_path: Path) -> None:
     digests = set()
     for number, settings in enumerate((BRISK, SMALL, replace(SMALL, epoch_bytes_max=90_000, chunk_bytes=777))):
