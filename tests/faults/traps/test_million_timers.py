@@ -22,6 +22,7 @@ from tests.faults.traps.tally import Tally
 
 NAMES = 100
 SLICE_MS_MAX = 10
+FREEING_MS_MAX = 20
 GROWN_BYTES_MAX = 250
 """Per timer, in the burst, beyond what the timers themselves occupy: its entry among those to be deleted from the
 file, the change encoded, and SQLite's cache."""
@@ -100,7 +101,9 @@ async def test_each_fires_once_and_others_run(tmp_path: Path, long_run: bool) ->
     assert alarms.tally.wrong == []
     grown = memory.most - memory.before
     assert grown < (48 << 20) + GROWN_BYTES_MAX * alarms.total, f"{grown / alarms.total:.0f} bytes per timer"
-    assert over == [], f"of {slices.total_seconds:.1f} s"
+    # after a million, memory that goes back to the system may take one turn more
+    assert max(over, default=0) < FREEING_MS_MAX
+    assert len(over) <= long_run, f"{over} of {slices.total_seconds:.1f} s"
 
 
 @pytest.mark.timeout(300)
