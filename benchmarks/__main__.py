@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("keyed", "latency", "store")
+ALL = ("keyed", "latency", "exactly_once", "store")
 
 
 def main() -> None:
