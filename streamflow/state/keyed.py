@@ -17,7 +17,7 @@ import msgspec
 
 from streamflow.codecs import Codec, JsonCodec
 from streamflow.errors import CorruptStateError, EncodeError, StepError
-from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
+from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, parse_all
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.key_check import KeyCheck
@@ -419,6 +419,8 @@ class Table(Generic[V]):
             CorruptStateError: A key or value cannot be read.
             StepError: ``migrate`` raised.
         """
+        if migrate is None and entries and self._install_columns(entries):
+            return
         decode = self.codec.decode
         text = b""
         try:
@@ -457,6 +459,26 @@ class Table(Generic[V]):
                 step=self.name,
                 hint="Correct it: it gets each old value as plain JSON. Nothing was changed.",
             ) from error
+
+    def _install_columns(self, entries: Sequence[Entry]) -> bool:
+        """Installs plain entries column by column: a line of Python for each of a million is seen at every start.
+
+        Returns:
+            Whether it could; otherwise they are to be installed one by one, which also says which one is wrong.
+        """
+        texts, subs, raws, expires = zip(*entries, strict=True)
+        if None in raws:
+            return False
+        try:
+            keys: list[Any] = parse_all(texts, self.key_type)
+            if self.subs:
+                keys = list(zip(keys, parse_all(subs, self.sub_check.declared), strict=True))
+            self._base.update(zip(keys, map(self.codec.decode, raws), strict=True))
+        except Exception:
+            return False
+        if expires.count(None) != len(expires):
+            self._expires.update((key, at) for key, at in zip(keys, expires, strict=True) if at is not None)
+        return True
 
     def installed(self) -> None:
         """Ends loading: builds what is derived from the entries."""
