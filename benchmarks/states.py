@@ -8,7 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
-from streamflow.keys import PLAIN_SUB, canonical, key_group
+from streamflow.keys import KEY_GROUPS, PLAIN_SUB, canonical, key_group
 from streamflow.state.rows import row_crc
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Entry, Manifest
@@ -48,12 +48,14 @@ def key(number: int) -> str:
 
 def _rows(step: int, keys: int, value: Callable[[int], bytes]) -> Iterator[tuple[Any, ...]]:
     """All rows in the order of the file: sorted, it grows at its end only."""
-    groups: list[list[tuple[bytes, int]]] = [[] for _ in range(256)]
+    groups: list[list[tuple[bytes, int]]] = [[] for _ in range(KEY_GROUPS)]
     for number in range(keys):
-        text = canonical(key(number))
+        text = b'"user-%d"' % number
         groups[key_group(text)].append((text, number))
+    assert canonical(key(0)) == b'"user-0"', "the text of a key is its canonical one"
     for group, held in enumerate(groups):
+        place = group << 24 | step
         for text, number in sorted(held):
-            entry = Entry(text, PLAIN_SUB, value(number))
-            yield group, step, text, PLAIN_SUB, entry.value, row_crc(group << 24 | step, entry)
+            stored = value(number)
+            yield group, step, text, PLAIN_SUB, stored, row_crc(place, Entry(text, PLAIN_SUB, stored))
         held.clear()
