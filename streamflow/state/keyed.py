@@ -21,7 +21,7 @@ from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, parse_
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.key_check import KeyCheck
-from streamflow.state.store import Delta, Entry
+from streamflow.state.store import Delta, Entries, Entry
 
 V = TypeVar("V")
 
@@ -466,18 +466,20 @@ class Table(Generic[V]):
         Returns:
             Whether it could; otherwise they are to be installed one by one, which also says which one is wrong.
         """
-        texts, subs, raws, expires = zip(*entries, strict=True)
+        columns = Entries.of(entries)
+        raws: Sequence[Any] = columns.values
         if None in raws:
             return False
         try:
-            keys: list[Any] = parse_all(texts, self.key_type)
+            keys: list[Any] = parse_all(columns.keys, self.key_type)
             if self.subs:
-                keys = list(zip(keys, parse_all(subs, self.sub_check.declared), strict=True))
+                keys = list(zip(keys, parse_all(columns.subs, self.sub_check.declared), strict=True))
             self._base.update(zip(keys, map(self.codec.decode, raws), strict=True))
         except Exception:
             return False
-        if expires.count(None) != len(expires):
-            self._expires.update((key, at) for key, at in zip(keys, expires, strict=True) if at is not None)
+        expires_ms = columns.expires_ms
+        if expires_ms.count(None) != len(expires_ms):
+            self._expires.update((key, at) for key, at in zip(keys, expires_ms, strict=True) if at is not None)
         return True
 
     def installed(self) -> None:
