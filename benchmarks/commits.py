@@ -144,10 +144,15 @@ class TimedStore(SqliteStore):
         super().__init__(path)
         self.commits: list[tuple[int, float]] = []
         """Entries and milliseconds."""
+        self.entries = 0
+        self.came = asyncio.Event()
 
     async def commit(self, epoch: Epoch) -> None:
         took = await timed(super().commit(epoch))
-        self.commits.append((sum(delta.count for delta in epoch.deltas), took.wall))
+        entries = sum(delta.count for delta in epoch.deltas)
+        self.entries += entries
+        self.commits.append((entries, took.wall))
+        self.came.set()
 
 
 class TimedFlow(sf.Flow):
@@ -174,7 +179,7 @@ async def saturated(folder: Path) -> None:
     users: sf.MemoryTopic[str] = sf.MemoryTopic("users")
     names = [states.key(number) for number in range(DIRTY)]
     flow = make_flow(folder, users)
-    for _ in range(200):
+    for _ in range(400):
         users.send_all(names)
     users.close_input()
     await flow.run()
@@ -194,17 +199,19 @@ async def turns(folder: Path, loop: TurnLoop) -> None:
     async with flow.running():
         for _ in range(MANY_ROUNDS):
             await asyncio.sleep(0.9)
-            done = sum(entries for entries, _ in flow.store.commits)
+            done = flow.store.entries
             users.send_all(names)
             loop.turns.clear()
-            while sum(entries for entries, _ in flow.store.commits) < done + MANY:
-                await asyncio.sleep(0.005)
+            while flow.store.entries < done + MANY:
+                flow.store.came.clear()
+                await flow.store.came.wait()
             seen += loop.turns
     largest = max(entries for entries, _ in flow.store.commits)
-    wall, cpu = sorted((1000 * turn.wall for turn in seen), reverse=True), max(1000 * turn.cpu for turn in seen)
+    walls, owns = ([1000 * getattr(turn, name) for turn in seen] for name in ("wall", "own"))
+    shown = ", ".join(f"{one:.1f}" for one in sorted(owns, reverse=True)[:3])
     print(
-        f"commits of up to {largest:,} keys: longest turn of the loop {wall[0]:.1f} ms by the clock "
-        f"(the next: {', '.join(f'{one:.1f}' for one in wall[1:5])}), {cpu:.1f} ms of CPU; to reach: {TURN_MS_MAX:.0f} ms"
+        f"commits of up to {largest:,} keys: longest turns of the loop {shown} ms of this process's time "
+        f"({max(walls):.1f} ms by the clock, other processes included); to reach: {TURN_MS_MAX:.0f} ms"
     )
 
 

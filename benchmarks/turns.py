@@ -9,11 +9,16 @@ from typing import Any, NamedTuple
 
 
 class Turn(NamedTuple):
-    """One turn: when it ended, how long nothing else could run, and how much of that this thread computed."""
+    """One turn of the loop, during which nothing else on it could run, in seconds.
 
-    ended: float
+    Args:
+        wall: By the clock. On a shared machine other processes are in it.
+        own: What all threads of this process computed meanwhile: the loop's own work, and that of a thread which may
+            have kept the interpreter from it. The most that can be this process's doing.
+    """
+
     wall: float
-    cpu: float
+    own: float
 
 
 class _Selector(selectors.DefaultSelector):
@@ -24,9 +29,9 @@ class _Selector(selectors.DefaultSelector):
         self.woke = (0.0, 0.0)
 
     def select(self, timeout: float | None = None) -> Any:
-        before = (time.perf_counter(), time.thread_time())
+        before = (time.perf_counter(), time.process_time())
         found = super().select(timeout)
-        self.woke = before if timeout is not None and timeout <= 0 else (time.perf_counter(), time.thread_time())
+        self.woke = before if timeout is not None and timeout <= 0 else (time.perf_counter(), time.process_time())
         return found
 
 
@@ -41,7 +46,7 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]
-        ended = time.perf_counter()
-        wall = ended - self._watched.woke[0]
+        began, before = self._watched.woke
+        wall = time.perf_counter() - began
         if wall > self._shortest:
-            self.turns.append(Turn(ended, wall, time.thread_time() - self._watched.woke[1]))
+            self.turns.append(Turn(wall, min(wall, time.process_time() - before)))
