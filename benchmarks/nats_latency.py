@@ -11,6 +11,7 @@ import statistics
 import sys
 import tempfile
 import time
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -23,7 +24,7 @@ from streamflow_nats.settings import Mode
 from tests.brokers import NatsServer
 
 RATE: Final = 1_000
-RECORDS: Final = 4_000
+RECORDS: Final = 2_500
 WARM_UP: Final = 500
 """First records, which are not counted: connections and caches are cold."""
 ROUNDS: Final = 3
@@ -35,26 +36,36 @@ GOAL_MS: Final = 15.0
 class Case:
     """How the flow publishes, how soon it may commit, and whether the streams take atomic batches."""
 
-    mode: Mode
-    commit_min: str
+    mode: Mode | None
+    """None for no flow at all: what way in and way out take by themselves."""
+    commit_min: str = ""
     allow_atomic: bool = True
 
     def __str__(self) -> str:
+        if self.mode is None:
+            return "no flow: the stream IN itself"
         kind = "exactly-once " if self.mode == "chain" else "at-least-once"
         atomic = "" if self.allow_atomic else " without allow_atomic"
         return f"{kind} ({self.mode}{atomic}), commit_min {self.commit_min:>4}"
 
 
-CASES: Final = (
-    Case("chain", "10ms"),
-    Case("chain", "10ms", allow_atomic=False),
-    Case("msgid", "10ms"),
-    Case("chain", "0ms"),
-    Case("msgid", "0ms"),
-)
+STRAIGHT: Final = Case(None)
+CASES: Final[dict[str, tuple[Case, ...]]] = {
+    "2m": (
+        STRAIGHT,
+        Case("msgid", "10ms"),
+        Case("chain", "10ms"),
+        Case("chain", "10ms", allow_atomic=False),
+        Case("msgid", "0ms"),
+        Case("chain", "0ms"),
+    ),
+    "always": (STRAIGHT, Case("msgid", "10ms"), Case("chain", "10ms")),
+}
+"""By the server's sync_interval."""
 
 
 def make_flow(url: str, state: Path, case: Case) -> sf.Flow:
+    assert case.mode is not None, "there is no flow"
     nats = Nats(url)
     flow = sf.Flow("latency", state=state, settings=sf.Settings(commit_min=case.commit_min))
     sent = flow.source(nats.stream("IN", value=float))
@@ -65,7 +76,7 @@ def make_flow(url: str, state: Path, case: Case) -> sf.Flow:
     return flow
 
 
-async def send_and_read(url: str) -> list[float]:
+async def send_and_read(url: str, out: str) -> list[float]:
     """Sends the time, a thousand times a second, and returns after how many milliseconds each came out."""
     ways: list[float] = []
     done = asyncio.Event()
@@ -76,7 +87,7 @@ async def send_and_read(url: str) -> list[float]:
             done.set()
 
     async with outsider(url) as hands:
-        await hands.jetstream.subscribe("out", stream="OUT", ordered_consumer=True, cb=came)
+        await hands.jetstream.subscribe(out.lower(), stream=out, ordered_consumer=True, cb=came)
         started = time.perf_counter()
         for number in range(RECORDS):
             await hands.client.publish("in", b"%.9f" % time.perf_counter())
@@ -92,8 +103,12 @@ async def measure(server: NatsServer, case: Case) -> list[float]:
         for stream in ("IN", "OUT"):
             await hands.make(stream, allow_atomic=case.allow_atomic)
     with tempfile.TemporaryDirectory() as folder:
-        async with make_flow(server.url, Path(folder) / "latency.db", case).running():
-            command = (sys.executable, "-m", "benchmarks.nats_latency", server.url)
+        async with AsyncExitStack() as stack:
+            if case.mode is not None:
+                flow = make_flow(server.url, Path(folder) / "latency.db", case)
+                await stack.enter_async_context(flow.running())
+            out = "IN" if case.mode is None else "OUT"
+            command = (sys.executable, "-m", "benchmarks.nats_latency", server.url, out)
             process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
             answer, _ = await process.communicate()
     assert process.returncode == 0, f"the sender ended with {process.returncode}"
@@ -103,7 +118,7 @@ async def measure(server: NatsServer, case: Case) -> list[float]:
 
 async def compare(sync: str) -> None:
     """Prints median and 99th percentile of each case; rounds are interleaved, the middle one is shown."""
-    found: dict[Case, list[tuple[float, float]]] = {case: [] for case in CASES}
+    found: dict[Case, list[tuple[float, float]]] = {case: [] for case in CASES[sync]}
     with NatsServer(sync=sync) as server:
         for _ in range(ROUNDS):
             for case, seen in found.items():
@@ -119,14 +134,14 @@ async def compare(sync: str) -> None:
 
 
 def main() -> None:
-    if len(sys.argv) == 2 and sys.argv[1].startswith("nats://"):
-        print(json.dumps(asyncio.run(send_and_read(sys.argv[1]))))
+    if len(sys.argv) == 3 and sys.argv[1].startswith("nats://"):
+        print(json.dumps(asyncio.run(send_and_read(sys.argv[1], sys.argv[2]))))
         return
     own_collector()
     print(
         f"NATS to NATS, {RATE:,} records/s, milliseconds from send to delivery (p50 / p99), median of {ROUNDS} rounds"
     )
-    for sync in ("2m", "always"):
+    for sync in CASES:
         asyncio.run(compare(sync))
 
 

@@ -15,10 +15,12 @@ class Turn(NamedTuple):
         wall: By the clock. On a shared machine other processes are in it.
         own: What all threads of this process computed meanwhile: the loop's own work, and that of a thread which may
             have kept the interpreter from it. The most that can be this process's doing.
+        cpu: What the loop's own thread computed.
     """
 
     wall: float
     own: float
+    cpu: float
 
 
 class _Selector(selectors.DefaultSelector):
@@ -26,12 +28,12 @@ class _Selector(selectors.DefaultSelector):
 
     def __init__(self) -> None:
         super().__init__()
-        self.woke = (0.0, 0.0)
+        self.woke = (0.0, 0.0, 0.0)
 
     def select(self, timeout: float | None = None) -> Any:
-        before = (time.perf_counter(), time.process_time())
+        before = _clocks()
         found = super().select(timeout)
-        self.woke = before if timeout is not None and timeout <= 0 else (time.perf_counter(), time.process_time())
+        self.woke = before if timeout is not None and timeout <= 0 else _clocks()
         return found
 
 
@@ -46,7 +48,10 @@ class TurnLoop(asyncio.SelectorEventLoop):
 
     def _run_once(self) -> None:
         super()._run_once()  # type: ignore[misc]
-        began, before = self._watched.woke
-        wall = time.perf_counter() - began
+        wall, own, cpu = (now - before for now, before in zip(_clocks(), self._watched.woke, strict=True))
         if wall > self._shortest:
-            self.turns.append(Turn(wall, min(wall, time.process_time() - before)))
+            self.turns.append(Turn(wall, min(wall, own), cpu))
+
+
+def _clocks() -> tuple[float, float, float]:
+    return time.perf_counter(), time.process_time(), time.thread_time()
