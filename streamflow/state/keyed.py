@@ -16,12 +16,13 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from streamflow.codecs import Codec, JsonCodec
-from streamflow.errors import CorruptStateError, EncodeError, StepError
-from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse, parse_all
+from streamflow.errors import CorruptStateError, EncodeError
+from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.key_check import KeyCheck
-from streamflow.state.store import Delta, Entries, Entry
+from streamflow.state.loading import NO_SUBS, migrated, read_columns
+from streamflow.state.store import Delta, Entry
 
 V = TypeVar("V")
 
@@ -419,7 +420,11 @@ class Table(Generic[V]):
             CorruptStateError: A key or value cannot be read.
             StepError: ``migrate`` raised.
         """
-        if migrate is None and entries and self._install_columns(entries):
+        sub_type = self.sub_check.declared if self.subs else NO_SUBS
+        columns = read_columns(entries, self.codec, self.key_type, sub_type) if migrate is None else None
+        if columns is not None:
+            self._base.update(zip(columns.keys, columns.values, strict=True))
+            self._expires.update(columns.expires_ms)
             return
         decode = self.codec.decode
         text = b""
@@ -435,7 +440,7 @@ class Table(Generic[V]):
                     self._expires_hot.pop(key, None)
                     continue
                 if migrate is not None:
-                    self.hot[key] = self._migrated(migrate, key, raw)
+                    self.hot[key] = migrated(self.name, migrate, key, raw)
                 else:
                     self._base[key] = decode(raw)
                 if expires is not None:
@@ -448,39 +453,6 @@ class Table(Generic[V]):
                 f"the state of step {self.name!r} for key {key_text} cannot be read: {error}",
                 hint="Give the step the type, key type and codec that wrote it, or restore a backup.",
             ) from error
-
-    def _migrated(self, migrate: Callable[[Any], V], key: Any, raw: bytes) -> V:
-        old = msgspec.json.decode(raw)
-        try:
-            return migrate(old)
-        except Exception as error:  # the user's own function
-            raise StepError(
-                f"migrate= of step {self.name!r} raised {type(error).__name__} for key {key!r:.60}: {error}",
-                step=self.name,
-                hint="Correct it: it gets each old value as plain JSON. Nothing was changed.",
-            ) from error
-
-    def _install_columns(self, entries: Sequence[Entry]) -> bool:
-        """Installs plain entries column by column: a line of Python for each of a million is seen at every start.
-
-        Returns:
-            Whether it could; otherwise they are to be installed one by one, which also says which one is wrong.
-        """
-        columns = Entries.of(entries)
-        raws: Sequence[Any] = columns.values
-        if None in raws:
-            return False
-        try:
-            keys: list[Any] = parse_all(columns.keys, self.key_type)
-            if self.subs:
-                keys = list(zip(keys, parse_all(columns.subs, self.sub_check.declared), strict=True))
-            self._base.update(zip(keys, map(self.codec.decode, raws), strict=True))
-        except Exception:
-            return False
-        expires_ms = columns.expires_ms
-        if expires_ms.count(None) != len(expires_ms):
-            self._expires.update((key, at) for key, at in zip(keys, expires_ms, strict=True) if at is not None)
-        return True
 
     def installed(self) -> None:
         """Ends loading: builds what is derived from the entries."""

@@ -135,5 +135,5 @@ def test_entries_that_cannot_be_read_are_told_apart():
     table: Table[int] = Table("counts", JsonCodec(int))
     table.install([Entry(canonical("a"), b'""', b"1"), Entry(canonical("b"), b'""', None)])
     assert table.snapshot() == {"a": 1}
-    with pytest.raises(ValueError, match="Expected `int`"):
+    with pytest.raises(CorruptStateError, match="cannot be read: Expected `int`"):
         table.install([Entry(canonical("a"), b'""', b"2"), Entry(canonical("b"), b'""', b'"x"')])
