@@ -5,44 +5,52 @@ from __future__ import annotations
 import pytest
 
 from streamflow.connect.contracts import SinkOptions
-from streamflow_nats.batching import FEW, Batching
-from streamflow_nats.publisher import SEND_RECORDS_MAX
+from streamflow_nats.batching import FEW, TRIED_MAX, Batching
 from tests.connectors.nats.kit import chunk, sink_context
 
 
-def learned(message_seconds: float, batch_seconds: float, runs: int = 200) -> Batching:
-    """What comes of runs of 20 messages on a server where both take as long as given."""
-    batching = Batching()
+def used(batching: Batching, message_seconds: float, batch_seconds: float, size: int = 20, runs: int = 300) -> float:
+    """Publishes runs to a server where both ways take as long as given; returns the share that went in batches."""
+    batched = 0
     for _ in range(runs):
-        batched = batching.worth(20)
-        batching.took(20, batch_seconds if batched else 20 * message_seconds, batched=batched)
-    return batching
+        in_batches = batching.worth(size)
+        batched += in_batches
+        seconds = batch_seconds * -(-size // 1000) if in_batches else size * message_seconds
+        batching.took(size, seconds, batched=in_batches)
+    return batched / runs
 
 
-def test_a_server_that_syncs_later_gets_small_runs_one_by_one():
-    batching = learned(message_seconds=50e-6, batch_seconds=0.010)
-    assert not batching.worth(SEND_RECORDS_MAX)
-    assert batching.worth(SEND_RECORDS_MAX + 1)
+@pytest.mark.parametrize("size", [20, 300, 1000])
+def test_a_server_that_syncs_later_gets_messages_one_by_one(size: int) -> None:
+    batching = Batching()
+    assert used(batching, 12e-6, 0.020, size) < 0.1
+    assert used(batching, 12e-6, 0.020, 5000) < 0.1
 
 
-def test_a_server_that_syncs_each_message_gets_batches():
-    batching = learned(message_seconds=1e-3, batch_seconds=0.010)
-    assert batching.worth(20)
+@pytest.mark.parametrize("size", [20, 300, 1000])
+def test_a_server_that_syncs_each_message_gets_batches(size: int) -> None:
+    batching = Batching()
+    assert used(batching, 1e-3, 0.010, size) > 0.95
+    assert used(batching, 1e-3, 0.010, 5000) > 0.95
     assert not batching.worth(FEW)
 
 
-def test_one_slow_moment_is_forgotten():
-    batching = learned(message_seconds=50e-6, batch_seconds=0.010)
-    batching.took(20, 3.0, batched=False)
-    assert batching.worth(20)
-    for _ in range(300):
-        batched = batching.worth(20)
-        batching.took(20, 0.010 if batched else 20 * 50e-6, batched=batched)
-    assert not batching.worth(20)
+def test_a_long_run_is_not_tried_one_by_one_first() -> None:
+    assert Batching().worth(TRIED_MAX + 1)
 
 
-@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (SEND_RECORDS_MAX + 1, True)])
-async def test_a_stream_that_takes_batches_gets_them_for_long_runs_only(broker, size, batched):
+@pytest.mark.parametrize("batched", [False, True])
+def test_one_slow_moment_is_forgotten(batched: bool) -> None:
+    faster, slower = (12e-6, 0.020), (1e-3, 0.010)
+    batching = Batching()
+    share = used(batching, *(slower if batched else faster))
+    batching.took(20, 3.0, batched=batched)
+    used(batching, *(slower if batched else faster), runs=1500)
+    assert abs(used(batching, *(slower if batched else faster)) - share) < 0.05
+
+
+@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
+async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, size, batched):
     name = await broker.stream("{}.x", allow_atomic=True)
     sink = broker.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context())
