@@ -10,6 +10,7 @@ import datetime
 import enum
 import typing
 import uuid
+from collections.abc import Iterable
 from hashlib import blake2b
 from typing import Any, Final
 
@@ -26,6 +27,7 @@ PLAIN_SUB: Final = b'""'
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder().decode
 _DIRECT = (str, int)
+_DIRECT_TYPES = frozenset(_DIRECT)
 _TAGGED = (bytes, uuid.UUID, datetime.date, datetime.datetime)
 
 
@@ -116,6 +118,20 @@ def parse(text: bytes, kind: Any = None) -> Key:
         return _key(_decode(text), kind)
     except (TypeError, AttributeError, RecursionError) as error:
         raise ValueError(f"not a key: {bytes(text[:80])!r}: {error}") from None
+
+
+def parse_all(texts: Iterable[bytes], kind: Any = None) -> list[Key]:
+    """Reads many keys back, those of text and whole numbers without Python code for each.
+
+    Args:
+        texts: What `canonical` gave.
+        kind: The keys' type where it is known.
+
+    Raises:
+        ValueError: One is no key, or an Enum key whose class is not given.
+    """
+    raws = list(map(_decode, texts))
+    return raws if _DIRECT_TYPES.issuperset(map(type, raws)) else [_key(raw, kind) for raw in raws]
 
 
 def _key(raw: Any, kind: Any) -> Key:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from binascii import hexlify
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
@@ -13,6 +14,7 @@ from streamflow.batch import Chunk, Progress
 from streamflow.connect.contracts import SinkContext
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
+from streamflow_nats.batching import Batching
 from streamflow_nats.fence import take_over
 from streamflow_nats.frames import unpack
 from streamflow_nats.jetstream import (
@@ -110,7 +112,9 @@ class ChainSink(NatsSink):
     _guard = b""
     """The header lines of every message, up to its number."""
     _in_batches = False
-    """Whether the stream takes atomic batches."""
+    """Whether the run that is being published goes in atomic batches."""
+    _batching: Batching | None = None
+    """When they are worth it; None where the stream takes none."""
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._check_open()
@@ -133,15 +137,20 @@ class ChainSink(NatsSink):
 
     async def _opened(self, info: StreamInfo) -> None:
         link = self._check_open()
-        self._in_batches = info.config.allow_atomic and link.version >= BATCH_VERSION_MIN
+        if info.config.allow_atomic and link.version >= BATCH_VERSION_MIN:
+            self._batching = Batching()
         await take_over(link, self._fence, self._generation)
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._check_open()
         end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
+        self._in_batches = self._batching is not None and self._batching.worth(end - at.next_seq)
+        began = time.monotonic()
         progress = at
         for attempt in range(ROUNDS_MAX):
             if progress.next_seq >= end:
+                if self._batching is not None and attempt == 1:
+                    self._batching.took(end - at.next_seq, time.monotonic() - began, batched=self._in_batches)
                 return progress
             brief = attempt == 0 and not self._in_batches
             progress, outcome = await self._send(chunks, progress, end, brief=brief)

@@ -27,6 +27,7 @@ from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
+from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import Pump, World
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.watch import Watch
@@ -140,7 +141,8 @@ class Engine:
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
             job.point("store.opened")
-            await job.store.load(self._install, self._installed)
+            with paused_collector():
+                await job.store.load(self._install, self._installed)
             job.point("state.loaded")
             self._build(self.checkpoint)
             await self._supervise()

@@ -22,8 +22,9 @@ HISTORY_TRIM_EVERY: Final = 64
 """History is trimmed in batches of so many epochs."""
 SEEN_IDS_MAX: Final = 1_000_000
 """Ids remembered per source, at least; whole epochs beyond that are forgotten, oldest first."""
-DELTA_BYTES_MAX: Final = 1 << 20
-"""Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is."""
+DELTA_BYTES_MAX: Final = 128 << 10
+"""Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is. The fold takes a
+row apart by one call, during which the loop waits for the interpreter: 1 ms."""
 
 DELTAS_CHECKED_FIRST: Final = 8
 DELTAS_CHECKED_EVERY: Final = 256

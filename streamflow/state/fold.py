@@ -11,6 +11,7 @@ import sqlite3
 import time
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
+from time import sleep as give_way
 from typing import Any, Final
 
 from streamflow.keys import key_group
@@ -31,7 +32,11 @@ FOLD_BYTES_MIN: Final = 4 << 20
 FOLD_BYTES_MAX: Final = 16 << 20
 """Under load folding is due as soon as more than this is unfolded, however many rows there are."""
 
-_MERGE_ENTRIES: Final = 1024
+PAUSE_EVERY_SECONDS: Final = 0.0005
+PAUSE_SECONDS: Final = 50e-6
+"""How often the fold gives the interpreter away, and how long: the loop would wait for it up to 5 ms, in each turn."""
+
+_MERGE_ENTRIES: Final = 128
 
 
 class Folder:
@@ -95,7 +100,15 @@ class Folder:
 
     def _advance(self, work: Iterator[None], deadline: float) -> bool:
         """Runs pieces of work until none is left, or the deadline has passed; at least one."""
-        return all(self._monotonic() < deadline for _ in work)
+        paused = self._monotonic()
+        for _ in work:
+            now = self._monotonic()
+            if now >= deadline:
+                return False
+            if now - paused > PAUSE_EVERY_SECONDS:
+                give_way(PAUSE_SECONDS)
+                paused = self._monotonic()
+        return True
 
     def _note(self, folded: _Round) -> None:
         debt, rows = self._ledger.debt, self._ledger.row_bytes

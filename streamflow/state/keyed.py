@@ -16,11 +16,12 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from streamflow.codecs import Codec, JsonCodec
-from streamflow.errors import CorruptStateError, EncodeError, StepError
+from streamflow.errors import CorruptStateError, EncodeError
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.key_check import KeyCheck
+from streamflow.state.loading import NO_SUBS, migrated, read_columns
 from streamflow.state.store import Delta, Entry
 
 V = TypeVar("V")
@@ -419,6 +420,12 @@ class Table(Generic[V]):
             CorruptStateError: A key or value cannot be read.
             StepError: ``migrate`` raised.
         """
+        sub_type = self.sub_check.declared if self.subs else NO_SUBS
+        columns = read_columns(entries, self.codec, self.key_type, sub_type) if migrate is None else None
+        if columns is not None:
+            self._base.update(zip(columns.keys, columns.values, strict=True))
+            self._expires.update(columns.expires_ms)
+            return
         decode = self.codec.decode
         text = b""
         try:
@@ -433,7 +440,7 @@ class Table(Generic[V]):
                     self._expires_hot.pop(key, None)
                     continue
                 if migrate is not None:
-                    self.hot[key] = self._migrated(migrate, key, raw)
+                    self.hot[key] = migrated(self.name, migrate, key, raw)
                 else:
                     self._base[key] = decode(raw)
                 if expires is not None:
@@ -445,17 +452,6 @@ class Table(Generic[V]):
             raise CorruptStateError(
                 f"the state of step {self.name!r} for key {key_text} cannot be read: {error}",
                 hint="Give the step the type, key type and codec that wrote it, or restore a backup.",
-            ) from error
-
-    def _migrated(self, migrate: Callable[[Any], V], key: Any, raw: bytes) -> V:
-        old = msgspec.json.decode(raw)
-        try:
-            return migrate(old)
-        except Exception as error:  # the user's own function
-            raise StepError(
-                f"migrate= of step {self.name!r} raised {type(error).__name__} for key {key!r:.60}: {error}",
-                step=self.name,
-                hint="Correct it: it gets each old value as plain JSON. Nothing was changed.",
             ) from error
 
     def installed(self) -> None:

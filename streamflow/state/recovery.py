@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
-from itertools import groupby
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import repeat
 from typing import Any, Final
 from zlib import crc32
 
@@ -15,17 +14,13 @@ from streamflow.batch import Chunk, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
 from streamflow.state.ledger import Ledger
 from streamflow.state.opening import RESTORE
+from streamflow.state.pages import Page, read_pages
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
 from streamflow.state.splitting import delta_entries
-from streamflow.state.store import Checkpoint, Entry, Install
+from streamflow.state.store import Checkpoint, Install
 
 PENDING_BYTES_MAX: Final = 8 << 20
 """Of each sink's outbox an opening keeps so many bytes in memory; the rest is checked and stays at rest."""
-LOAD_ROWS: Final = 256
-"""Entries read and handed on at once; twice as fast as 4096, which leave the processor's cache."""
-
-# `Entry._make` without its Python frame
-_make_entry: Callable[[tuple[Any, ...]], Entry] = partial(tuple.__new__, Entry)
 
 
 def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoint:
@@ -140,17 +135,11 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
     """
     names = {step: name for name, step in ledger.steps.items()}
     ledger.row_bytes.clear()
-    waiting: dict[int, list[Entry]] = {}
-    for step, entries, size in _read_rows(connection, names):
-        ledger.row_bytes[step] = ledger.row_bytes.get(step, 0) + size
-        held = waiting.setdefault(step, [])
-        held += entries
-        if len(held) >= LOAD_ROWS:
-            install(names[step], held)
-            waiting[step] = []
-    for step, held in waiting.items():
-        if held:
-            install(names[step], held)
+    for page in read_pages(connection):
+        check_page(page, names)
+        size = sum(map(len, page.entries.keys)) + sum(map(len, page.entries.values))  # type: ignore[arg-type]
+        ledger.row_bytes[page.step] = ledger.row_bytes.get(page.step, 0) + size
+        install(names[page.step], page.entries)
     query = "SELECT epoch, step, count, bytes, CAST(payload AS BLOB), crc FROM state_delta ORDER BY id"
     for epoch, step, count, size, payload, crc in connection.execute(query):
         if crc != delta_crc(step, epoch, payload) or step not in names:
@@ -161,40 +150,24 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
         install(names[step], entries)
 
 
-def _read_rows(connection: sqlite3.Connection, names: dict[int, str]) -> Iterator[tuple[int, list[Entry], int]]:
-    """Reads all rows in the order of the file: step, entries, bytes, cut where the step changes.
+def check_page(page: Page, names: Mapping[int, str]) -> None:
+    """Holds rows against their checksums, column by column, so that no Python code runs per row.
 
-    Column by column, so that no Python code runs per row.
+    Raises:
+        CorruptStateError: One does not match.
     """
-    cursor = connection.execute(
-        "SELECT step, CAST(key AS BLOB), CAST(sub AS BLOB), CAST(value AS BLOB), expires_ms, crc, "
-        "key_group << 24 | step FROM state"
-    )
-    while rows := cursor.fetchmany(LOAD_ROWS):
-        steps, keys, subs, values, expires, crcs, places = zip(*rows, strict=True)
-        seeds = places if expires.count(None) == len(rows) else map(row_seed, places, expires)
-        found = list(map(crc32, values, map(crc32, subs, map(crc32, keys, seeds))))
-        if found != list(crcs):
-            step, key, sub, *_ = next(row for row, crc in zip(rows, found, strict=True) if row[5] != crc)
-            raise corrupt(f"the state of step {names.get(step, step)!r} for key {_shown(key)}, sub-key {_shown(sub)}")
-        entries = list(map(_make_entry, zip(keys, subs, values, expires, strict=True)))
-        for start, stop in _runs(steps):
-            if steps[start] not in names:
-                raise corrupt(f"a row of step {steps[start]}, which does not exist,")
-            size = sum(map(len, keys[start:stop])) + sum(map(len, values[start:stop]))
-            yield steps[start], entries[start:stop], size
-
-
-def _runs(steps: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where runs of equal items begin and end."""
-    if steps.count(steps[0]) == len(steps):
-        yield 0, len(steps)
-        return
-    start = 0
-    for _, run in groupby(steps):
-        stop = start + sum(1 for _ in run)
-        yield start, stop
-        start = stop
+    entries = page.entries
+    if page.step not in names:
+        raise corrupt(f"a row of step {page.step}, which does not exist,")
+    never = entries.expires_ms.count(None) == len(entries)
+    seeds = repeat(page.place) if never else map(row_seed, repeat(page.place), entries.expires_ms)
+    values: Sequence[Any] = entries.values
+    found = list(map(crc32, values, map(crc32, entries.subs, map(crc32, entries.keys, seeds))))
+    if found != list(page.crcs) or not page.texts:
+        crcs = zip(entries, found, page.crcs, strict=True)
+        bad = next((entry for entry, crc, stored in crcs if crc != stored), entries[0])
+        table = names[page.step]
+        raise corrupt(f"the state of step {table!r} for key {_shown(bad.key)}, sub-key {_shown(bad.sub)}")
 
 
 def _shown(raw: bytes) -> str:

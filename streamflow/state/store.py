@@ -6,9 +6,9 @@ open while the event loop runs something else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, overload
 
 from streamflow.batch import Chunk, Progress, Taken
 
@@ -24,6 +24,43 @@ class Entry(NamedTuple):
     sub: bytes
     value: bytes | None
     expires_ms: int | None = None
+
+
+class Entries(Sequence[Entry]):
+    """Entries as four columns of equal length; whoever takes them one by one gets `Entry`."""
+
+    __slots__ = ("expires_ms", "keys", "subs", "values")
+
+    def __init__(
+        self,
+        keys: Sequence[bytes],
+        subs: Sequence[bytes],
+        values: Sequence[bytes | None],
+        expires_ms: Sequence[int | None],
+    ) -> None:
+        self.keys, self.subs, self.values, self.expires_ms = keys, subs, values, expires_ms
+
+    @classmethod
+    def of(cls, entries: Sequence[Entry]) -> Entries:
+        """The columns of entries."""
+        if isinstance(entries, Entries):
+            return entries
+        return cls(*zip(*entries, strict=True)) if entries else cls((), (), (), ())
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __iter__(self) -> Iterator[Entry]:
+        return map(Entry, self.keys, self.subs, self.values, self.expires_ms)
+
+    @overload
+    def __getitem__(self, at: int) -> Entry: ...
+    @overload
+    def __getitem__(self, at: slice) -> Entries: ...
+    def __getitem__(self, at: int | slice) -> Entry | Entries:
+        if isinstance(at, slice):
+            return Entries(self.keys[at], self.subs[at], self.values[at], self.expires_ms[at])
+        return Entry(self.keys[at], self.subs[at], self.values[at], self.expires_ms[at])
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import shutil
 
@@ -53,9 +54,12 @@ class Stage:
             await sink.close()
 
 
-@pytest.fixture(params=[False, True], ids=["one by one", "in batches"])
-async def stage(broker, request):
-    each = Stage(broker, await broker.stream("{}.x", allow_atomic=request.param))
+@pytest.fixture(params=["one by one", "in batches", "in turns"])
+async def stage(broker, request, monkeypatch):
+    """A stream without atomic batches; one on which every run is a batch; and one on which every other run is."""
+    choices = itertools.cycle([True] if request.param == "in batches" else [True, False])
+    monkeypatch.setattr("streamflow_nats.batching.Batching.worth", lambda self, messages: next(choices))
+    each = Stage(broker, await broker.stream("{}.x", allow_atomic=request.param != "one by one"))
     yield each
     await each.close()
 

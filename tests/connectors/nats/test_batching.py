@@ -1,0 +1,63 @@
+"""When a chain publishes in atomic batches: learned from what either way took, and seen on a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from streamflow.connect.contracts import SinkOptions
+from streamflow_nats.batching import FEW, TRIED_MAX, Batching
+from tests.connectors.nats.kit import chunk, sink_context
+
+
+def used(batching: Batching, message_seconds: float, batch_seconds: float, size: int = 20, runs: int = 300) -> float:
+    """Publishes runs to a server where both ways take as long as given; returns the share that went in batches."""
+    batched = 0
+    for _ in range(runs):
+        in_batches = batching.worth(size)
+        batched += in_batches
+        seconds = batch_seconds * -(-size // 1000) if in_batches else size * message_seconds
+        batching.took(size, seconds, batched=in_batches)
+    return batched / runs
+
+
+@pytest.mark.parametrize("size", [20, 300, 1000])
+def test_a_server_that_syncs_later_gets_messages_one_by_one(size: int) -> None:
+    batching = Batching()
+    assert used(batching, 12e-6, 0.020, size) < 0.1
+    assert used(batching, 12e-6, 0.020, 5000) < 0.1
+
+
+@pytest.mark.parametrize("size", [20, 300, 1000])
+def test_a_server_that_syncs_each_message_gets_batches(size: int) -> None:
+    batching = Batching()
+    assert used(batching, 1e-3, 0.010, size) > 0.95
+    assert used(batching, 1e-3, 0.010, 5000) > 0.95
+    assert not batching.worth(FEW)
+
+
+def test_a_long_run_is_not_tried_one_by_one_first() -> None:
+    assert Batching().worth(TRIED_MAX + 1)
+
+
+@pytest.mark.parametrize("batched", [False, True])
+def test_one_slow_moment_is_forgotten(batched: bool) -> None:
+    faster, slower = (12e-6, 0.020), (1e-3, 0.010)
+    batching = Batching()
+    share = used(batching, *(slower if batched else faster))
+    batching.took(20, 3.0, batched=batched)
+    used(batching, *(slower if batched else faster), runs=1500)
+    assert abs(used(batching, *(slower if batched else faster)) - share) < 0.05
+
+
+@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
+async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, size, batched):
+    name = await broker.stream("{}.x", allow_atomic=True)
+    sink = broker.nats.stream(name, value=str).sink(SinkOptions())
+    await sink.open(sink_context())
+    values = [f"v{number}" for number in range(size)]
+    progress = await sink.publish([chunk(sink, 1, 1, values)], await sink.recover(None, []))
+    assert progress.next_seq == size + 1
+    messages = await broker.all(name)
+    assert [message.data.decode() for message in messages] == values
+    assert all(("Nats-Batch-Id" in message.headers) == batched for message in messages)
+    await sink.close()
