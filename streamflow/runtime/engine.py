@@ -23,7 +23,7 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
+from streamflow.runtime.epoch import Committer, Gate, Parts, Tap, give_way
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
@@ -56,6 +56,7 @@ class Job:
         accept_missing: Open even if the epoch witness is missing.
         point: Called at the crash points of everything but the store, which has its own.
         watch: Have a thread name steps that keep the event loop to themselves.
+        give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
     """
 
     plan: Plan
@@ -68,6 +69,7 @@ class Job:
     accept_missing: bool = False
     point: Point = no_point
     watch: bool = False
+    give_way: Callable[[float], object] = give_way
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -167,8 +169,11 @@ class Engine:
         return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
 
     def push(self, pushed: Pushed) -> None:
-        """Hands a record in from inside the process."""
-        self.intake.push([pushed])
+        """Hands a record in from inside the process; at any time of the engine's life."""
+        if self._built:
+            self.intake.push([pushed])
+        else:
+            self._pushes.append(pushed)
 
     def waiting_pushes(self) -> list[Pushed]:
         """Pushed records that are not committed."""
@@ -229,6 +234,7 @@ class Engine:
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
+        self.committer.give_way = job.give_way
         self._parts = parts
         self._publishers = [
             Publisher(
