@@ -15,7 +15,7 @@ from typing import Any
 import streamflow as sf
 from streamflow.flow import Flow
 from streamflow.keys import stable_hash
-from streamflow.testing.simulation import Arrival, Model, Schedule, SimulatedRun
+from streamflow.testing.simulation import Arrival, Faults, Model, Schedule, SimulatedRun
 
 Topic = sf.MemoryTopic[Any]
 Outputs = Mapping[str, Sequence[Any]]
@@ -35,6 +35,7 @@ class Cell:
         pushed: The source whose records are pushed.
         blind: Sinks that may hold a record again.
         timed: Its results need timers, which an end of the input would leave in the state.
+        adapt: Leaves out of a schedule what its oracle cannot bear.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Cell:
     pushed: str = ""
     blind: frozenset[str] = field(default_factory=frozenset)
     timed: bool = False
+    adapt: Callable[[Schedule], Schedule] = lambda schedule: schedule
 
     @cached_property
     def model(self) -> Model:
@@ -54,6 +56,7 @@ class Cell:
     def run(self, count: int, schedule: Schedule, labels: Counter[str] | None = None) -> SimulatedRun:
         """Plays one schedule over ``count`` records and verifies what came out."""
         arrivals = self.arrivals(count)
+        schedule = self.adapt(schedule)
         if self.timed:
             schedule = replace(schedule, closes=False)
         run = SimulatedRun(self.model, arrivals, schedule, labels)
@@ -406,7 +409,7 @@ def backlog() -> Flow:
 
     @flow.source(topic("a")).key_by(lambda v: "all").process(state=int)
     def quiet(ctx: sf.Context[str, int], v: int) -> Iterator[Any]:
-        ctx.timer("quiet", after="8s")
+        ctx.timer("quiet", after="50ms")
         ctx.state += 1
         return iter(())
 
@@ -416,6 +419,14 @@ def backlog() -> Flow:
 
     quiet.to(topic("out"))
     return flow
+
+
+def without_waits(schedule: Schedule) -> Schedule:
+    """Only what lies between two lives takes time: then no timer may fire before the backlog is read."""
+    order = replace(schedule.order, delay_rate=0.0, reading_seconds=0.0)
+    return replace(
+        schedule, order=order, faults=Faults(), feed_seconds=0.0, store_seconds=0.0, restart_seconds=0.5, files=False
+    )
 
 
 def check_backlog(inputs: Inputs, outputs: Outputs) -> None:
@@ -546,14 +557,14 @@ def check_blind(inputs: Inputs, outputs: Outputs) -> None:
 
 def pushes() -> Flow:
     flow = Flow("pushes")
-    merged = flow.source(topic("a")).merge(flow.source(topic("b")))
+    merged = flow.source(topic("a", ids=True)).merge(flow.source(topic("b")))
     merged.key_by(lambda v: v // 1000).count(name="counted").to(topic("count", list[Any]))
     merged.to(topic("out"))
     return flow
 
 
 def check_pushes(inputs: Inputs, outputs: Outputs) -> None:
-    assert [v for v in outputs["out"] if v < 1000] == list(inputs["a"])
+    assert sorted(v for v in outputs["out"] if v < 1000) == list(inputs["a"])
     assert Counter(v for v in outputs["out"] if v >= 1000) == Counter(inputs["b"])
     for at in (0, 1):
         there = sum(v // 1000 == at for v in outputs["out"])
@@ -604,7 +615,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("skipping", skipping, check_skipping),
     Cell("timers", timers, check_timers, timed=True),
     Cell("batches", batches, check_batches, timed=True),
-    Cell("backlog", backlog, check_backlog, timed=True),
+    Cell("backlog", backlog, check_backlog, timed=True, adapt=without_waits),
     Cell("expanding", expanding, check_expanding),
     Cell("boundaries", boundaries, check_boundaries),
     Cell("deduplicating", deduplicating, check_deduplicating),

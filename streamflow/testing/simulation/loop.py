@@ -266,6 +266,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._now += self._order.reading_seconds
         return self._now
 
+    def block(self, seconds: float) -> None:
+        """Moves time on."""
+        self._now += seconds
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
@@ -302,6 +306,10 @@ class SimulatedClock:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Cancellable:
         return self._loop.call_later(seconds, callback)
+
+    def block(self, seconds: float) -> None:
+        """Lets time pass while nobody else runs."""
+        self._loop.block(seconds)
 
 
 def _close(coroutine: Any) -> None:

@@ -58,6 +58,7 @@ class Push:
 
     value: Any
     done: asyncio.Future[int]
+    life: Life
 
     @property
     def durable(self) -> bool:
@@ -99,8 +100,15 @@ class Life:
         store = RecordedStore(run.disk.path, executor=executor, options=options)
         store.recorder = run.recorder
         self.stores.append(store)
-        instrument = RecordedEngine(run.recorder, lambda: self.supervisor.engine)
-        return Job(run.model.plan, store, run.schedule.settings, self.clock, instrument, point=self.point)
+        return Job(
+            run.model.plan,
+            store,
+            run.schedule.settings,
+            self.clock,
+            RecordedEngine(run.recorder, lambda: self.supervisor.engine),
+            point=self.point,
+            give_way=self.clock.block,
+        )
 
     def _place(self, path: Path, monotonic: Callable[[], float]) -> Place:
         place = self.run.disk.place(path, monotonic)
@@ -130,7 +138,7 @@ class Life:
                 run.labels["progress noted when idle"] += 1
         elif name == "spill.done":
             run.labels["spilled"] += 1
-        elif name == "store.opened" and engine is not None and engine.waiting_pushes():
+        elif name == "store.opened" and self.supervisor.restarts and engine is not None and engine.waiting_pushes():
             run.labels["push fed again"] += 1
         if kill is not None and kill.point == name and kill.nth == self.passed[name] and not self.host.dead:
             self.die()
@@ -240,6 +248,9 @@ class SimulatedRun:
         self._until(lambda: self.ended, self.loop.time() + SETTLE_SECONDS)
         if not self.ended:
             self._all_arrived()
+            for push in self.pushes:
+                known = push.life is not self.lives[-1] or push.durable
+                assert known, f"liveness: the push of {push.value} is not answered"
             if self.schedule.closes:
                 for slot in self.model.sources.values():
                     slot.topic.close_input()
@@ -298,7 +309,7 @@ class SimulatedRun:
             done = self.loop.inside(life.host, self.loop.create_future)
             assert slot.codec is not None
             pushed = Pushed(arrival.source, arrival.value, slot.codec.encode(arrival.value), done)
-            self.pushes.append(Push(arrival.value, done))
+            self.pushes.append(Push(arrival.value, done, life))
             self.loop.inside(life.host, lambda: life.supervisor.push(pushed))
 
     # -- lives -------------------------------------------------------------------------------------------------------

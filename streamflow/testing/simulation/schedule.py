@@ -136,8 +136,8 @@ def _kill(chance: random.Random) -> Kill:
     zombie = chance.random() < 0.2
     if chance.random() < 0.5:
         return Kill(turn=1 + int(chance.expovariate(1 / chance.choice((20, 60, 200)))), zombie=zombie)
-    # the first passing of the points of an opening is the one that matters
-    return Kill(point=chance.choice(POINTS), nth=1 + int(chance.expovariate(1 / 2)), zombie=zombie)
+    nth = 1 if chance.random() < 0.6 else 1 + int(chance.expovariate(1 / 4))
+    return Kill(point=chance.choice(POINTS), nth=nth)
 
 
 def spread(chance: random.Random, items: Sequence[T], seconds: float) -> list[tuple[float, T]]:
