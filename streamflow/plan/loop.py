@@ -44,9 +44,7 @@ class LoopText:
     step_of_line: dict[int, tuple[int, str]]
 
 
-def loop_text(
-    graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: int = FRAGMENT_ROWS_MAX
-) -> LoopText:
+def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: int = FRAGMENT_ROWS_MAX) -> LoopText:
     """Writes the loop of a stage.
 
     Args:

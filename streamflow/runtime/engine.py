@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import sleep as block
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Taken
@@ -23,7 +24,7 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.epoch import Committer, Gate, Parts, Tap, give_way
+from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
@@ -69,7 +70,7 @@ class Job:
     accept_missing: bool = False
     point: Point = no_point
     watch: bool = False
-    give_way: Callable[[float], object] = give_way
+    give_way: Callable[[float], object] = block
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -167,6 +168,11 @@ class Engine:
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
         return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    @property
+    def fenced(self) -> bool:
+        """Whether every sink has shut out older instances and told what it holds."""
+        return self._built and all(publisher.recovered for publisher in self._publishers)
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""

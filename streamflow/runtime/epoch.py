@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby
-from time import sleep as give_way  # blocks on purpose: see Committer.breathe
+from time import sleep as block  # on purpose: see Committer.breathe
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
@@ -155,7 +155,7 @@ class Committer:
 
     def __init__(self, store: Store, gate: Gate, intake: Intake, pacer: Pacer, parts: Parts, *, world: World) -> None:
         self.acknowledge: Callable[[int, Mapping[str, Taken]], None] = lambda epoch, taken: None
-        self.give_way: Callable[[float], object] = give_way
+        self.give_way: Callable[[float], object] = block
         self.last_epoch = 0
         self._store = store
         self._gate = gate

@@ -17,7 +17,9 @@ def main() -> int:
     parser.add_argument("seed", type=int, nargs="?", help="replay this seed, with its traceback")
     parser.add_argument("--upto", type=int, help="play all seeds from SEED up to this one, on all cores")
     parser.add_argument("--cell", choices=sorted(BY_NAME), help="in this cell, whatever the seed says")
-    parser.add_argument("--kills", nargs="*", default=[], help="no seed: kill a quiet run at TURN or POINT:NTH, in turn")
+    parser.add_argument(
+        "--kills", nargs="*", default=[], help="no seed: kill a quiet run at TURN or POINT:NTH, in turn"
+    )
     parser.add_argument("--count", type=int, default=SWEEP_RECORDS, help="records of a quiet run")
     options = parser.parse_args()
     cell = BY_NAME[options.cell] if options.cell else None

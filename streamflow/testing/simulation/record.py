@@ -94,12 +94,14 @@ class Recorder:
             for source, took in epoch.taken.items()
             for partition, position in took.positions.items()
         }
-        hold(stored.keys() == counts.keys(), f"I9: the journal of epoch {epoch.epoch} names {set(counts)}, not {stored}")
+        hold(stored.keys() == counts.keys(), f"I9: epoch {epoch.epoch} took {set(counts)}, not {set(stored)}")
         for place, count in counts.items():
             before = self.taken.get(place, 0 if place[0] == PUSHED else None)
             hold(before is not None, f"I8: {place} was taken from and never pinned")
             assert before is not None
-            hold(stored[place] == before + count, f"I8: {place} goes from {before} to {stored[place]} by {count} records")
+            hold(
+                stored[place] == before + count, f"I8: {place} goes from {before} to {stored[place]} by {count} records"
+            )
             self.taken[place] = stored[place]
         for source, took in epoch.taken.items():
             hold(list(took.ids) == ids.get(source, []), f"I9: ids of {source} differ from the journal's")
@@ -154,12 +156,14 @@ class RecordedEngine(Instrument):
     Args:
         recorder: The recorder.
         engine: Gives the engine.
+        restarts: Called before the engine is restarted.
     """
 
-    def __init__(self, recorder: Recorder, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, recorder: Recorder, engine: Callable[[], Engine | None], restarts: Callable[[], None]) -> None:
         self._recorder = recorder
         self._labels = recorder.labels
         self._engine = engine
+        self._restarts = restarts
 
     def number(self, number: int, records: int) -> None:
         engine = self._engine()
@@ -174,18 +178,19 @@ class RecordedEngine(Instrument):
 
     def restarting(self, error: Exception, retry_in_seconds: float) -> None:
         self._labels[f"restarted in the process: {type(error).__name__}"] += 1
+        self._restarts()
 
 
 class RecordedStore(SqliteStore):
-    """The store itself; what it makes durable is told to the recorder."""
+    """The store itself; what it makes durable is told to the recorder, unless it has none."""
 
-    recorder: Recorder
+    recorder: Recorder | None = None
     making: Epoch | None = None
     spilled: Sequence[Chunk] = ()
 
     def passed(self, point: str) -> None:
         """To be called at the store's crash points, before the host may die there."""
-        if point == "commit.done":
+        if point == "commit.done" and self.recorder is not None:
             epoch = self.making
             assert epoch is not None
             ahead = [chunk for chunk in self.spilled if chunk.epoch == epoch.epoch]
@@ -193,7 +198,8 @@ class RecordedStore(SqliteStore):
 
     def _open(self, manifest: Any) -> Any:
         checkpoint = super()._open(manifest)
-        self.recorder.opened(checkpoint.generation)
+        if self.recorder is not None:
+            self.recorder.opened(checkpoint.generation)
         return checkpoint
 
     def _commit(self, epoch: Epoch) -> None:
@@ -201,12 +207,14 @@ class RecordedStore(SqliteStore):
         try:
             super()._commit(epoch)
         except Fenced:
-            self.recorder.labels["fenced in the store"] += 1
+            if self.recorder is not None:
+                self.recorder.labels["fenced in the store"] += 1
             raise
 
     def _note(self, taken: Any, progress: Any) -> None:
         super()._note(taken, progress)
-        self.recorder.noted(taken)
+        if self.recorder is not None:
+            self.recorder.noted(taken)
 
     def _spill(self, chunks: Sequence[Chunk]) -> None:
         self.spilled = [*self.spilled, *chunks]

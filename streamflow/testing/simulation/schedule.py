@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from streamflow.points import POINTS
@@ -28,12 +28,15 @@ class Kill:
         point: At this crash point.
         nth: At the so many-th time that the point is passed.
         zombie: It is frozen instead, and goes on when its successor has started.
+        copy: The zombie keeps the disk, and its successor starts on a copy of it, as on a disk that fails over. It
+            goes on once its successor has fenced every sink, and is killed when it hears of that.
     """
 
     turn: int = 0
     point: str = ""
     nth: int = 1
     zombie: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +58,9 @@ class Schedule:
     """
 
     seed: int = 0
-    order: Order = Order()
-    faults: Faults = Faults()
-    settings: Settings = Settings()
+    order: Order = field(default_factory=Order)
+    faults: Faults = field(default_factory=Faults)
+    settings: Settings = field(default_factory=Settings)
     kills: tuple[Kill, ...] = ()
     store_seconds: float = 0.0
     restart_seconds: float = 0.0
@@ -135,7 +138,8 @@ def _settings(chance: random.Random) -> Settings:
 def _kill(chance: random.Random) -> Kill:
     zombie = chance.random() < 0.2
     if chance.random() < 0.5:
-        return Kill(turn=1 + int(chance.expovariate(1 / chance.choice((20, 60, 200)))), zombie=zombie)
+        turn = 1 + int(chance.expovariate(1 / chance.choice((20, 60, 200))))
+        return Kill(turn=turn, zombie=zombie, copy=zombie and chance.random() < 0.4)
     nth = 1 if chance.random() < 0.6 else 1 + int(chance.expovariate(1 / 4))
     return Kill(point=chance.choice(POINTS), nth=nth)
 
