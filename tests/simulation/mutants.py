@@ -127,7 +127,7 @@ def _given(value: Any) -> Any:
     return give
 
 
-@mutant
+@mutant_in("processing")
 def snapshot_of_live_state(stack: ExitStack) -> None:
     def cold(_: Any) -> Any:
         def mutated(self: Table[Any], key: Any) -> Any:
@@ -180,7 +180,7 @@ def last_epoch_skipped_at_stop(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Intake, "run", until_closing))
 
 
-@mutant
+@mutant_in("processing")
 def epoch_reused_by_a_replaced_instance(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
         def mutated(self: SqliteStore, epoch: Any) -> None:
@@ -219,12 +219,12 @@ def deletions_not_committed(stack: ExitStack) -> None:
     swap(stack, Table, "seal", seal)
 
 
-@mutant
+@mutant_in("skipping")
 def before_image_not_restored(stack: ExitStack) -> None:
     swap(stack, Table, "roll_back", lambda original: lambda self: self.keep())
 
 
-@mutant
+@mutant_in("counting")
 def fold_drops_what_it_folds(stack: ExitStack) -> None:
     stack.enter_context(patch.object(fold, "_write_part", lambda *_: None))
 
@@ -326,7 +326,7 @@ def progress_noted_before_it_is_made(stack: ExitStack) -> None:
 # -- sources ---------------------------------------------------------------------------------------
 
 
-@mutant
+@mutant_in("queue")
 def acknowledged_before_the_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
         async def mutated(self: Committer, cut: Cut) -> None:
@@ -338,7 +338,7 @@ def acknowledged_before_the_commit(stack: ExitStack) -> None:
     swap(stack, Committer, "_commit", commit)
 
 
-@mutant
+@mutant_in("queue")
 def committed_ids_forgotten(stack: ExitStack) -> None:
     swap(stack, MemorySource, "_without_seen", lambda original: lambda self, name, part, offsets: offsets)
 
@@ -371,7 +371,7 @@ def uncertain_pushes_fed_again(stack: ExitStack) -> None:
 # -- determinism -----------------------------------------------------------------------------------
 
 
-@mutant
+@mutant_in("processing")
 def builtin_hash(stack: ExitStack) -> None:
     def hashed(*parts: bytes, size: int = 16) -> bytes:
         return (hash(parts) % (1 << 8 * size)).to_bytes(size, "big")
@@ -379,7 +379,7 @@ def builtin_hash(stack: ExitStack) -> None:
     stack.enter_context(patch.object(context, "stable_hash", hashed))
 
 
-@mutant
+@mutant_in("timers")
 def wall_clock_used(stack: ExitStack) -> None:
     def due_ms(original: Any) -> Any:
         def mutated(self: Context[Any, Any], name: str, after: Any, at: Any) -> int:
@@ -391,7 +391,7 @@ def wall_clock_used(stack: ExitStack) -> None:
     swap(stack, Context, "_due_ms", due_ms)
 
 
-@mutant
+@mutant_in("processing")
 def id_from_batch_numbers(stack: ExitStack) -> None:
     swap(stack, Context, "_place", lambda original: lambda self: (str(self.batch.number), *map(str, self.origin)))
 

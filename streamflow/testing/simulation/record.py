@@ -49,7 +49,7 @@ class Recorder:
         self.taken: dict[tuple[str, str], int] = {}
         self.published_up_to: dict[str, int] = {}
 
-    # -- the store ---------------------------------------------------------------------------------------------------
+    # -- the store ---------------------------------------------------------------------------------
 
     def opened(self, generation: int) -> None:
         """A store was claimed."""
@@ -109,7 +109,7 @@ class Recorder:
             hold(len(set(took.ids)) == len(took.ids) and not seen & set(took.ids), f"I9: {source} took an id twice")
             seen |= set(took.ids)
 
-    # -- the sinks -----------------------------------------------------------------------------------------------------
+    # -- the sinks ---------------------------------------------------------------------------------
 
     def publishing(self, sink: str, chunks: Sequence[Chunk], at: Progress) -> None:
         """A sink is told to publish: only what is committed, the same bytes, in order."""
@@ -125,7 +125,7 @@ class Recorder:
             hold(len(committed) == chunk.count, f"I1: {sink} publishes {chunk.first_seq} before its COMMIT")
             hold(frames == committed, f"I4: {sink}: the bytes of {chunk.first_seq} changed")
 
-    # -- the engine ------------------------------------------------------------------------------------------------------
+    # -- the engine --------------------------------------------------------------------------------
 
     def check_bounds(self, engine: Engine, records: int) -> None:
         """I10, when a number was formed: every buffer is within its named limit."""

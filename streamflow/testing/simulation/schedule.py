@@ -86,7 +86,7 @@ def draw(seed: int) -> Schedule:
         kills=tuple(_kill(chance) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, KILLS_MAX)))),
         store_seconds=chance.choice((0.0, 0.0, 0.001, 0.02)),
         restart_seconds=chance.choice((0.0, 0.05, 0.5)),
-        feed_seconds=chance.choice((0.0, 0.0, 0.02, 0.5, 2.0)),
+        feed_seconds=chance.choice((0.0, 0.0, 0.02, 0.5, 3.0)),
         closes=chance.random() < 0.4,
         again=chance.random() < 0.1,
     )
@@ -136,7 +136,7 @@ def _settings(chance: random.Random) -> Settings:
 
 
 def _kill(chance: random.Random) -> Kill:
-    zombie = chance.random() < 0.2
+    zombie = chance.random() < 0.3
     if chance.random() < 0.5:
         turn = 1 + int(chance.expovariate(1 / chance.choice((20, 60, 200))))
         return Kill(turn=turn, zombie=zombie, copy=zombie and chance.random() < 0.4)
@@ -145,6 +145,9 @@ def _kill(chance: random.Random) -> Kill:
 
 
 def spread(chance: random.Random, items: Sequence[T], seconds: float) -> list[tuple[float, T]]:
-    """Gives each item a time, in order."""
+    """Gives each item a time, in order: at any, or in two bursts with a quiet time in between."""
+    bursts = chance.random() < 0.5
     times = sorted(chance.random() * seconds for _ in items)
+    if bursts:
+        times = [at / 8 if at < seconds / 2 else seconds - (seconds - at) / 8 for at in times]
     return list(zip(times, items, strict=True))
