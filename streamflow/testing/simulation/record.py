@@ -188,13 +188,18 @@ class RecordedStore(SqliteStore):
     making: Epoch | None = None
     spilled: Sequence[Chunk] = ()
 
+    @property
+    def generation(self) -> int:
+        """Which opening of the store it is."""
+        return self._ledger.generation
+
     def passed(self, point: str) -> None:
         """To be called at the store's crash points, before the host may die there."""
         if point == "commit.done" and self.recorder is not None:
             epoch = self.making
             assert epoch is not None
             ahead = [chunk for chunk in self.spilled if chunk.epoch == epoch.epoch]
-            self.recorder.committed(epoch, self._ledger.generation, ahead, epoch.digest())
+            self.recorder.committed(epoch, self.generation, ahead, epoch.digest())
 
     def _open(self, manifest: Any) -> Any:
         checkpoint = super()._open(manifest)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Progress
-from streamflow.errors import Fenced, StateLockedError, StreamflowError, Unavailable
+from streamflow.errors import Fenced, SinkAhead, StateLockedError, StreamflowError, Unavailable
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.supervisor import Supervisor
@@ -387,7 +387,10 @@ class SimulatedRun:
             life.gone()
         elif error is None:
             self.ended = True
-        elif isinstance(error, Unavailable | Fenced | StateLockedError):
+        elif isinstance(error, Unavailable | Fenced | StateLockedError) or (
+            # a zombie that had lost its lock was the last to open the store: then it is this life that is behind
+            isinstance(error, SinkAhead) and life.stores[-1].generation < self.recorder.generation
+        ):
             self.labels[f"flow ended: {type(error).__name__}"] += 1
             life.gone()
             self.start_later(LOCKED_SECONDS)
