@@ -26,6 +26,7 @@ from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.journal import JournalIntake, RecordedEpoch
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, World
@@ -58,6 +59,8 @@ class Job:
         point: Called at the crash points of everything but the store, which has its own.
         watch: Have a thread name steps that keep the event loop to themselves.
         give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
+        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one. Empty for a flow
+            that cuts its own.
     """
 
     plan: Plan
@@ -71,6 +74,7 @@ class Job:
     point: Point = no_point
     watch: bool = False
     give_way: Callable[[float], object] = block
+    journal: Sequence[RecordedEpoch] = ()
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -117,7 +121,9 @@ class Engine:
         self.job = job
         self.careful = careful
         self.ready = asyncio.Event()
-        self.bound = [BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages]
+        self.bound = [
+            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages
+        ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
@@ -277,7 +283,10 @@ class Engine:
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
-        self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
+        if job.journal:
+            self.intake: Intake = JournalIntake(pumps, self.channels[0], self.pacer, job.clock, start, job.journal)
+        else:
+            self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number

@@ -124,6 +124,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         last = self.turns + turns_max
         try:
             while self.failure is None and not done():
+                if self._timers and self._timers[0][0] <= self._now:
+                    self._ready.append(heapq.heappop(self._timers)[2])
                 if not self._ready and not self._jump(until):
                     return False
                 self._step(self._take())

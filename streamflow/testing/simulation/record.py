@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-import msgspec
+from typing import Any
 
 from streamflow.batch import Chunk, Progress, Taken, unpack_frames
 from streamflow.connect.memory_log import READ_RECORDS_MAX
@@ -14,10 +12,9 @@ from streamflow.errors import Fenced
 from streamflow.instrument import Instrument
 from streamflow.runtime.engine import Engine
 from streamflow.runtime.intake import PUSHED
+from streamflow.runtime.journal import RecordedEpoch, read_epoch
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Epoch
-
-_unpack: Final = msgspec.msgpack.Decoder().decode
 
 
 class Violation(AssertionError):
@@ -45,6 +42,7 @@ class Recorder:
         self.generation = 0
         self.frames: dict[str, list[bytes]] = {}
         self.digests: list[bytes] = []
+        self.journal: list[RecordedEpoch] = []
         self.ids: dict[str, set[str]] = {}
         self.taken: dict[tuple[str, str], int] = {}
         self.published_up_to: dict[str, int] = {}
@@ -70,6 +68,7 @@ class Recorder:
         hold(generation == self.generation, f"I3: generation {generation} commits, {self.generation} is the newest")
         self.epoch = epoch.epoch
         self.digests.append(digest)
+        self.journal.append(read_epoch(epoch.epoch, epoch.journal, epoch.pushed))
         for chunk in (*spilled, *epoch.chunks):
             frames = self.frames.setdefault(chunk.sink, [])
             hold(chunk.first_seq == len(frames) + 1, f"I4: {chunk.sink} commits {chunk.first_seq} as {len(frames) + 1}")
@@ -83,12 +82,12 @@ class Recorder:
         """I8 and I9: what the journal counts is what positions and ids say, and it follows what was taken before."""
         counts: Counter[tuple[str, str]] = Counter()
         ids: dict[str, list[str]] = {}
-        for _, _, _, line in _unpack(epoch.journal) if epoch.journal else ():
-            for source, partition, count, at in line:
-                if isinstance(at, list):
-                    ids.setdefault(source, []).extend(at)
+        for number in self.journal[-1].numbers:
+            for share in number.shares:
+                if share.ids:
+                    ids.setdefault(share.source, []).extend(share.ids)
                 else:
-                    counts[source, partition] += count
+                    counts[share.source, share.partition] += share.count
         stored = {
             (source, partition): position.at
             for source, took in epoch.taken.items()

@@ -14,6 +14,7 @@ from streamflow.batch import Chunk, Progress
 from streamflow.errors import Fenced, SinkAhead, StateLockedError, StreamflowError, Unavailable
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
+from streamflow.runtime.journal import RecordedEpoch
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.place import Place
 from streamflow.state.sqlite import StoreOptions
@@ -112,6 +113,7 @@ class Life:
             RecordedEngine(run.recorder, lambda: self.supervisor.engine, self._never_again),
             point=self.point,
             give_way=self.clock.block,
+            journal=run.journal,
         )
 
     def _place(self, path: Path, monotonic: Callable[[], float]) -> Place:
@@ -226,6 +228,7 @@ class SimulatedRun:
         self.pushes: list[Push] = []
         self.ended = False
         self.on_point: Any = None
+        self.journal: Sequence[RecordedEpoch] = ()
         self._arrivals = arrivals
         self._chance = random.Random(schedule.seed)
         # typeshed calls abstract what asyncio's own base refuses when it is called: I/O, processes, signals
