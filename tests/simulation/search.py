@@ -6,6 +6,7 @@ import logging
 import multiprocessing
 import os
 import random
+import time
 import traceback
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -105,11 +106,13 @@ class Found:
         runs: Number of runs.
         labels: How often each named situation came up.
         failures: Command and traceback of what failed.
+        core_seconds: What it took of a core.
     """
 
     runs: int
     labels: Counter[str]
     failures: list[str]
+    core_seconds: float = 0.0
 
     def report(self) -> str:
         """The first failures, for people."""
@@ -120,6 +123,7 @@ def play_all(trials: Sequence[Trial]) -> Found:
     """Plays trials in this process."""
     logging.disable(logging.CRITICAL)
     found = Found(0, Counter(), [])
+    started = time.process_time()
     try:
         for trial in trials:
             found.runs += 1
@@ -129,6 +133,7 @@ def play_all(trials: Sequence[Trial]) -> Found:
                 found.failures.append(f"{trial.command}\n{traceback.format_exc(limit=-6)}")
     finally:
         logging.disable(logging.NOTSET)
+    found.core_seconds = time.process_time() - started
     return found
 
 
@@ -142,6 +147,7 @@ def search(trials: Iterable[Trial]) -> Found:
             total.runs += found.runs
             total.labels += found.labels
             total.failures += found.failures
+            total.core_seconds += found.core_seconds
     return total
 
 

@@ -7,6 +7,8 @@ import multiprocessing
 import os
 from concurrent.futures import ProcessPoolExecutor
 
+import pytest
+
 from tests.simulation.cells import BY_NAME
 from tests.simulation.mutants import EQUIVALENT, MUTANTS, REQUIRED, planted
 from tests.simulation.search import Trial, play_all, seeded
@@ -43,6 +45,7 @@ def failures_of_an_equivalent(name: str) -> list[str]:
         return play_all(trials(name, EQUIVALENT_SEEDS)).failures
 
 
+@pytest.mark.timeout(600)
 def test_every_mutant_is_found_and_the_right_code_is_not() -> None:
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=context) as pool:

@@ -60,6 +60,7 @@ def test_there_are_cells_enough() -> None:
     assert len(CELLS) >= 12
 
 
+@pytest.mark.timeout(600)
 def test_schedules() -> None:
     play(range(SEEDS))
 

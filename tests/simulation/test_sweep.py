@@ -25,6 +25,7 @@ def sweep(every: int) -> int:
     return found.runs
 
 
+@pytest.mark.timeout(600)
 def test_killed_here_and_there() -> None:
     assert sweep(SHORT_EVERY) > 300
 
