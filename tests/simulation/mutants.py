@@ -97,26 +97,17 @@ def read_ahead_counted_as_taken(stack: ExitStack) -> None:
 
 @mutant
 def publish_before_commit(stack: ExitStack) -> None:
-    def take(original: Any) -> Any:
-        def mutated(self: Staging, epoch: int) -> Any:
-            own, ahead = original(self, epoch)
-            self.early = [*ahead, *own]  # type: ignore[attr-defined]
-            return own, ahead
-
-        return mutated
-
     def commit(original: Any) -> Any:
         async def mutated(self: Committer, cut: Cut) -> None:
             deltas = await self._encode()
             for staging in self._parts.stagings:
-                own, ahead = staging._sealed[cut.epoch]
-                self._parts.outboxes[staging.step.name].append([*ahead, *own])
+                staged = staging._sealed[cut.epoch]
+                self._parts.outboxes[staging.step.name].append([*staged.ahead, *staged.chunks])
             with patch.object(self, "_encode", _given(deltas)), patch.object(Outbox, "append", lambda *_: None):
                 await original(self, cut)
 
         return mutated
 
-    swap(stack, Staging, "take", take)
     swap(stack, Committer, "_commit", commit)
 
 
@@ -134,7 +125,7 @@ def snapshot_of_live_state(stack: ExitStack) -> None:
             if key in self._deleted:
                 return MISSING
             value = self._sealed.get(key, MISSING)
-            return self._base.get(key, MISSING) if value is MISSING else value
+            return self._base_value(key) if value is MISSING else value
 
         return mutated
 
@@ -209,10 +200,8 @@ def state_not_restored(stack: ExitStack) -> None:
 def deletions_not_committed(stack: ExitStack) -> None:
     def seal(original: Any) -> Any:
         def mutated(self: Table[Any]) -> None:
-            for key in self._deleted:
-                self._base.pop(key, None)
-            self._deleted = {}
             original(self)
+            self._unwritten = iter(list(self._sealed))
 
         return mutated
 
@@ -433,16 +422,23 @@ def a_new_life_counts_numbers_from_the_start(stack: ExitStack) -> None:
     )
 
 
+class _Forgetful:
+    """Reads what is at rest, and stores no progress."""
+
+    def __init__(self, records: Any) -> None:
+        self.read = records.read
+
+    async def note(self, progress: Any) -> None:
+        await asyncio.sleep(0)
+
+
 @mutant
 def first_baseline_not_stored(stack: ExitStack) -> None:
     """Left out of `REQUIRED`: the truth of a memory topic needs no baseline, so nothing can go wrong."""
 
     def init(original: Any) -> Any:
         def mutated(self: Publisher, *args: Any, **more: Any) -> None:
-            async def note(progress: Any) -> None:
-                await asyncio.sleep(0)
-
-            original(self, *args, **{**more, "note": note})
+            original(self, *args, **{**more, "records": _Forgetful(more["records"])})
 
         return mutated
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streamflow.batch import Chunk, Progress, Taken, unpack_frames
@@ -186,6 +187,7 @@ class RecordedStore(SqliteStore):
     recorder: Recorder | None = None
     making: Epoch | None = None
     spilled: Sequence[Chunk] = ()
+    digest: bytes = b""
 
     @property
     def generation(self) -> int:
@@ -198,7 +200,7 @@ class RecordedStore(SqliteStore):
             epoch = self.making
             assert epoch is not None
             ahead = [chunk for chunk in self.spilled if chunk.epoch == epoch.epoch]
-            self.recorder.committed(epoch, self.generation, ahead, epoch.digest())
+            self.recorder.committed(epoch, self.generation, ahead, self.digest)
 
     def _open(self, manifest: Any) -> Any:
         checkpoint = super()._open(manifest)
@@ -207,9 +209,15 @@ class RecordedStore(SqliteStore):
         return checkpoint
 
     def _commit(self, epoch: Epoch) -> None:
-        self.making = epoch
+        compute = epoch.digest
+
+        def digest() -> bytes:
+            self.digest = compute()
+            return self.digest
+
+        self.making = replace(epoch, digest=digest)
         try:
-            super()._commit(epoch)
+            super()._commit(self.making)
         except Fenced:
             if self.recorder is not None:
                 self.recorder.labels["fenced in the store"] += 1

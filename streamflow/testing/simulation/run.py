@@ -138,7 +138,8 @@ class Life:
             run.on_point(self, name)
         self.passed[name] += 1
         engine = self.engine
-        if run.zombies and engine is not None and engine.fenced:
+        # a request of a zombie that arrives now passes points, too
+        if run.zombies and self not in run.zombies and engine is not None and engine.fenced:
             run.thaw_copied()
         if name == "progress.noted":
             task = asyncio.current_task()

@@ -14,6 +14,8 @@ from streamflow.testing.simulation.network import Faults
 
 T = TypeVar("T")
 
+RARE_POINTS: Final = ("fold.written", "spill.done", "stop.drained")
+"""Points that few lives come to: they are named more often."""
 KILLS_MAX: Final = 4
 FAULTS_SECONDS: Final = 4.0
 """Virtual time in which faults strike; behind it they stop, and the flow must come to its end."""
@@ -141,7 +143,7 @@ def _kill(chance: random.Random) -> Kill:
         turn = 1 + int(chance.expovariate(1 / chance.choice((20, 60, 200))))
         return Kill(turn=turn, zombie=zombie, copy=zombie and chance.random() < 0.4)
     nth = 1 if chance.random() < 0.6 else 1 + int(chance.expovariate(1 / 4))
-    return Kill(point=chance.choice(POINTS), nth=nth)
+    return Kill(point=chance.choice((*POINTS, *RARE_POINTS)), nth=nth)
 
 
 def spread(chance: random.Random, items: Sequence[T], seconds: float) -> list[tuple[float, T]]:
