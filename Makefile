@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format faults bench brokers-up brokers-down brokers-status clean
+.PHONY: help install demo test check format faults faults-long bench brokers-up brokers-down brokers-status clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ format: $(STAMP) ## Format the code and fix what can be fixed by itself
 
 faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and bad input
 	@$(BIN)/python tests/run_parts.py --only faults,simulation,security --long $(ARGS)
+
+faults-long: $(STAMP) ## Far more simulated schedules (100000; SCHEDULES=1000000 before a release)
+	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --only simulation --long $(ARGS)
 
 bench: $(STAMP) ## Print the figures the project promises, measured here
 	@$(BIN)/python -m benchmarks $(ARGS)

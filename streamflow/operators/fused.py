@@ -21,7 +21,7 @@ Laws: one fragment in gives at least one tuple out, one fragment per exit and ta
 final tuple is ``last``, and only if the one in was; timers that the number's time makes due fire before its rows.
 """
 
-LOOPS_KEPT_MAX: Final = 64
+LOOPS_KEPT_MAX: Final = 256
 """Compiled loops that are kept: a shard that restarts, or a tap that comes back, compiles nothing."""
 
 _serial = itertools.count()

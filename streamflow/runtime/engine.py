@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from time import sleep as block
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Taken
@@ -25,6 +26,7 @@ from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.journal import JournalIntake, RecordedEpoch
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
@@ -57,6 +59,9 @@ class Job:
         accept_missing: Open even if the epoch witness is missing.
         point: Called at the crash points of everything but the store, which has its own.
         watch: Have a thread name steps that keep the event loop to themselves.
+        give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
+        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one. Empty for a flow
+            that cuts its own.
     """
 
     plan: Plan
@@ -69,6 +74,8 @@ class Job:
     accept_missing: bool = False
     point: Point = no_point
     watch: bool = False
+    give_way: Callable[[float], object] = block
+    journal: Sequence[RecordedEpoch] = ()
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -170,9 +177,17 @@ class Engine:
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
         return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
 
+    @property
+    def fenced(self) -> bool:
+        """Whether every sink has shut out older instances and told what it holds."""
+        return self._built and all(publisher.recovered for publisher in self._publishers)
+
     def push(self, pushed: Pushed) -> None:
-        """Hands a record in from inside the process."""
-        self.intake.push([pushed])
+        """Hands a record in from inside the process; at any time of the engine's life."""
+        if self._built:
+            self.intake.push([pushed])
+        else:
+            self._pushes.append(pushed)
 
     def waiting_pushes(self) -> list[Pushed]:
         """Pushed records that are not committed."""
@@ -233,6 +248,7 @@ class Engine:
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
+        self.committer.give_way = job.give_way
         self._parts = parts
         self._publishers = [
             Publisher(
@@ -269,7 +285,10 @@ class Engine:
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
-        self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
+        if job.journal:
+            self.intake: Intake = JournalIntake(pumps, self.channels[0], self.pacer, job.clock, start, job.journal)
+        else:
+            self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number

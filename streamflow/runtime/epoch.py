@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import blake2b
 from itertools import groupby, islice
-from time import sleep as give_way  # blocks on purpose: see Committer.breathe
+from time import sleep as block  # on purpose: see Committer.breathe
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
@@ -157,6 +158,7 @@ class Committer:
 
     def __init__(self, store: Store, gate: Gate, intake: Intake, pacer: Pacer, parts: Parts, *, world: World) -> None:
         self.acknowledge: Callable[[int, Mapping[str, Taken]], None] = lambda epoch, taken: None
+        self.give_way: Callable[[float], object] = block
         self.last_epoch = 0
         self._store = store
         self._gate = gate
@@ -183,7 +185,7 @@ class Committer:
             clock = self._world.clock.monotonic
             now = clock()
             if now - self._breathed > (BREATH_SECONDS if self._urgent_jobs else IDLE_BREATH_SECONDS):
-                give_way(50e-6)
+                self.give_way(50e-6)
                 self._breathed = clock()
                 self._cost_seconds += self._breathed - now
 
@@ -267,24 +269,35 @@ class Committer:
             records=cut.records,
             started=cut.started,
         )
-        await self._on_thread(self._store.commit(epoch))
+        committing = asyncio.ensure_future(self._store.commit(epoch))
+        try:
+            await self._on_thread(committing)
+        except asyncio.CancelledError:
+            # the store's thread goes on: what it makes durable must not be fed again by a restart, nor be left untold
+            if await _succeeds(committing):
+                self._tell(cut)
+            raise
         # -- the commit point: from here on the epoch is true ------------------------------------------------------
         self._digest, self.last_epoch, self._stored = digest.value, cut.epoch, progress
-        del self._intake.cuts[cut.epoch]
         for staged in outputs:
             self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
         self._committed.set()
         self._world.point("epoch.appended")
-        for tap in self._parts.taps:
-            tap.committed(cut.epoch)
-        for push in cut.pushed:
-            if not push.done.done():
-                push.done.set_result(cut.epoch)
+        self._tell(cut)
         self._pacer.committed(self._cost_seconds)
         size = sum(len(delta.payload) for delta in deltas) + sum(staged.size_bytes for staged in outputs)
         self._world.instrument.committed(cut.epoch, cut.records, size, time.perf_counter() - cut.started)
         self.acknowledge(cut.epoch, taken)
         self._intake.wake()
+
+    def _tell(self, cut: Cut) -> None:
+        """Tells whoever waits in this process that an epoch is durable."""
+        del self._intake.cuts[cut.epoch]
+        for tap in self._parts.taps:
+            tap.committed(cut.epoch)
+        for push in cut.pushed:
+            if not push.done.done():
+                push.done.set_result(cut.epoch)
 
     async def _encode(self) -> list[Delta]:
         """Encodes what the barrier sealed, in slices, giving way to the loop between them."""
@@ -314,3 +327,11 @@ class Committer:
 async def _to_its_end(work: Awaitable[Any]) -> Any:
     """Waits for the store; a cancellation does not cut short what it does."""
     return await asyncio.shield(asyncio.ensure_future(work))
+
+
+async def _succeeds(work: asyncio.Future[None]) -> bool:
+    """Waits for the end of what cannot be cut short, however often the caller is cancelled."""
+    while not work.done():
+        with suppress(asyncio.CancelledError):
+            await asyncio.wait([work])
+    return not work.cancelled() and work.exception() is None

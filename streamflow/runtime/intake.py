@@ -25,7 +25,7 @@ from streamflow.clock import Cancellable, Clock
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.pacing import Pacer
-from streamflow.runtime.pump import Pump
+from streamflow.runtime.pump import Pump, Ready
 
 PUSHED: Final = "@push"
 """Name of the internal source by which records enter from inside the process."""
@@ -77,7 +77,7 @@ class Cut:
 
 
 @dataclass(slots=True)
-class _Taking:
+class Taking:
     """What the number in the making has taken: rows, a port for each where there are several, and the journal."""
 
     values: list[Any]
@@ -235,23 +235,27 @@ class Intake:
                 self._dirty = True
                 self._pacer.pending()
             self._acted_ms = self._now_ms
-        taking = _Taking([], [] if len(self.pumps) > 1 else None, [], [])
+        rows = self._nothing_taken()
         if take:
-            self._take_pushes(taking)
-            self._take_sources(taking)
+            self._take_pushes(rows)
+            self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
-        self._cut.journal.append((self._number, self._now_ms, fires, taking.line))
-        self.formed(self._number, len(taking.values))
+        return self._made(rows, fires, self._barrier)
+
+    def _made(self, rows: Taking, fires: bool, barrier: Callable[[], int | None]) -> Fragment:
+        """Writes the journal's line of the number and makes its fragment."""
+        self._cut.journal.append((self._number, self._now_ms, fires, rows.line))
+        self.formed(self._number, len(rows.values))
         self.point("number.formed")
-        barrier = self._barrier()
-        batch = MicroBatch(self._number, self._now_ms, tuple(taking.inputs), barrier, fires)
-        return Fragment(batch, taking.values, True, None, taking.ports)
+        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires)
+        return Fragment(batch, rows.values, True, None, rows.ports)
 
     def _barrier(self) -> int | None:
         at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
-        if at is None or at > self._clock.monotonic():
-            return None
+        return None if at is None or at > self._clock.monotonic() else self._end_epoch()
+
+    def _end_epoch(self) -> int:
         self._epoch += 1
         cut, self._cut = self._cut, Cut()
         cut.epoch, cut.number, cut.now_ms, cut.started = self._epoch, self._number, self._now_ms, time.perf_counter()
@@ -261,21 +265,28 @@ class Intake:
         self.point("barrier.formed")
         return self._epoch
 
-    def _take_sources(self, taking: _Taking) -> None:
+    def _take_sources(self, rows: Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
         waiting = [pump for pump in self.pumps if pump.waiting]
         if not waiting:
             return
         turn = self._number % len(waiting)
-        share = max(1, (self.rows_max - len(taking.values)) // len(waiting))
+        share = max(1, (self.rows_max - len(rows.values)) // len(waiting))
         for most in (share, self.rows_max):
             for pump in waiting[turn:] + waiting[:turn]:
-                room = min(most, self.rows_max - len(taking.values))
+                room = min(most, self.rows_max - len(rows.values))
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
-                        self._account(pump.name, ready.records, taking.line)
-                        taking.add(pump.name, ready.records, ready.values, self._ports[pump.name])
+                        self._enter(pump.name, ready, rows)
                         room -= len(ready.records)
+
+    def _enter(self, source: str, ready: Ready, rows: Taking) -> None:
+        """Adds what was taken from a source to the number."""
+        self._account(source, ready.records, rows.line)
+        rows.add(source, ready.records, ready.values, self._ports[source])
+
+    def _nothing_taken(self) -> Taking:
+        return Taking([], [] if len(self.pumps) > 1 else None, [], [])
 
     def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
@@ -293,15 +304,18 @@ class Intake:
             cut.ids.setdefault(source, []).extend(records.ids)
             line.append((source, records.partition, len(records), list(records.ids)))
 
-    def _take_pushes(self, taking: _Taking) -> None:
+    def _take_pushes(self, rows: Taking) -> None:
         for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
-            seq = self._push_seq.get(push.source, 0) + 1
-            self._push_seq[push.source] = seq
-            records = SourceBatch(push.source, [push.payload], [seq])
-            self._account(PUSHED, records, taking.line)
-            taking.add(PUSHED, records, [push.value], self._ports[push.source])
+            self._enter_push(push, rows)
             self._cut.pushed.append(push)
+
+    def _enter_push(self, push: Pushed, rows: Taking) -> None:
+        seq = self._push_seq.get(push.source, 0) + 1
+        self._push_seq[push.source] = seq
+        records = SourceBatch(push.source, [push.payload], [seq])
+        self._account(PUSHED, records, rows.line)
+        rows.add(PUSHED, records, [push.value], self._ports[push.source])
 
     def waiting_pushes(self) -> list[Pushed]:
         """Pushes that no committed epoch holds; a restarted shard gets them again."""

@@ -69,6 +69,7 @@ class Pump:
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
         self._uses_ids = self._fruitful = False
+        self._ahead = 0
 
     @property
     def name(self) -> str:
@@ -137,8 +138,8 @@ class Pump:
     async def _read(self) -> None:
         assert self.source is not None
         while True:
-            while self._records >= self._world.settings.intake_records_max or (
-                self._bytes >= self._world.settings.intake_bytes_max
+            while self._records >= self._world.settings.intake_records_max + self._ahead or (
+                self._bytes >= self._world.settings.intake_bytes_max and not self._ahead
             ):
                 self._room.clear()
                 await self._room.wait()
@@ -168,19 +169,51 @@ class Pump:
         Raises:
             DecodeError: A record cannot be decoded, and the source's policy is to stop.
         """
-        batch, size = self._buffer.popleft()
+        return self._take_at(0, most)
+
+    def take_from(self, partition: Partition, count: int) -> list[Ready]:
+        """Takes exactly ``count`` records of one partition, of which there must be so many.
+
+        Raises:
+            DecodeError: As `take`.
+        """
+        found: list[Ready] = []
+        at = 0
+        while count:
+            batch, _ = self._buffer[at]
+            if batch.partition == partition:
+                taken = self._take_at(at, count)
+                found += taken
+                count -= sum(len(ready.records) for ready in taken)
+            else:
+                at += 1
+        return found
+
+    def held(self, partition: Partition) -> int:
+        """Records of one partition that were read and not taken."""
+        return sum(len(batch) for batch, _ in self._buffer if batch.partition == partition)
+
+    def widen(self) -> None:
+        """Reads further ahead than the settings say, for who needs records that lie behind others."""
+        self._ahead += self._world.settings.intake_records_max
+        self._room.set()
+
+    def _take_at(self, at: int, most: int) -> list[Ready]:
+        batch, size = self._buffer[at]
         count = len(batch)
         if count > most:
             rest = size - size * most // count
-            self._buffer.appendleft((batch.cut(most, count), rest))
+            self._buffer[at] = (batch.cut(most, count), rest)
             batch, size = batch.cut(0, most), size - rest
+        else:
+            del self._buffer[at]
         self._records -= len(batch)
         self._bytes -= size
         if batch.positions is not None:
             before = self._taken.get(batch.partition)
-            at = batch.positions[-1]
-            assert before is None or before.at < at, f"{self.name}: position {at} behind {before}"
-            self._taken[batch.partition] = Position(at, batch.identity)
+            position = batch.positions[-1]
+            assert before is None or before.at < position, f"{self.name}: position {position} behind {before}"
+            self._taken[batch.partition] = Position(position, batch.identity)
         if self._records <= self._world.settings.intake_records_max // 2:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()

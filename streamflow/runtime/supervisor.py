@@ -36,6 +36,7 @@ class Supervisor:
         self.ready = asyncio.Event()
         self._make_job = make_job
         self._stopping = False
+        self._lives = False
         self._taps: dict[Port, Callable[[list[Any]], None]] = {}
         self._pushes: list[Pushed] = []
 
@@ -47,7 +48,7 @@ class Supervisor:
             job = self._make_job()
             engine = self.engine = Engine(job, self._pushes, careful=careful)
             careful = 0
-            self._pushes = []
+            self._pushes, self._lives = [], True
             for port, deliver in self._taps.items():
                 engine.tap(port, deliver)
             if self._stopping:
@@ -69,7 +70,7 @@ class Supervisor:
                 wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
                 job.instrument.restarting(error, wait)
                 self.restarts += 1
-                self._pushes = engine.waiting_pushes()
+                self._pushes, self._lives = engine.waiting_pushes(), False
             finally:
                 announce.cancel()
                 self._settle(engine)
@@ -95,8 +96,8 @@ class Supervisor:
             self.engine.stop()
 
     def push(self, pushed: Pushed) -> None:
-        """Hands a record in; it is fed again if the shard restarts before its commit."""
-        if self.engine is not None and self.engine.ready.is_set():
+        """Hands a record in, also between two lives; it is fed again if the shard restarts before its commit."""
+        if self._lives and self.engine is not None:
             self.engine.push(pushed)
         else:
             self._pushes.append(pushed)

@@ -33,6 +33,10 @@ class Disk(Protocol):
         """Frees the lock of a process that lives on; False where that cannot be."""
         ...
 
+    def copy(self) -> Disk | None:
+        """A disk of its own with what is on this one; None where that cannot be."""
+        ...
+
     def close(self) -> None:
         """Removes everything."""
         ...
@@ -41,9 +45,9 @@ class Disk(Protocol):
 class MemDisk:
     """SQLite in memory: fast, and all that most schedules need."""
 
-    def __init__(self) -> None:
+    def __init__(self, disk: MemoryDisk | None = None) -> None:
         self.path = Path("simulated.db")
-        self._disk = MemoryDisk()
+        self._disk = disk or MemoryDisk()
 
     def place(self, path: Path, monotonic: Callable[[], float]) -> Place:
         return self._disk.place(path, monotonic)
@@ -56,6 +60,9 @@ class MemDisk:
     def lose_lock(self) -> bool:
         self._disk.lose_lock()
         return True
+
+    def copy(self) -> Disk | None:
+        return MemDisk(self._disk.copy())
 
     def close(self) -> None:
         """Nothing is held."""
@@ -81,6 +88,9 @@ class FileDisk:
 
     def lose_lock(self) -> bool:
         return False
+
+    def copy(self) -> Disk | None:
+        return None
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

@@ -124,6 +124,8 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         last = self.turns + turns_max
         try:
             while self.failure is None and not done():
+                if self._timers and self._timers[0][0] <= self._now:
+                    self._ready.append(heapq.heappop(self._timers)[2])
                 if not self._ready and not self._jump(until):
                     return False
                 self._step(self._take())
@@ -151,7 +153,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def _step(self, handle: asyncio.Handle) -> None:
         context = handle._context  # type: ignore[attr-defined]
         host = context.get(_host, self.world)
-        if host.dead or handle._cancelled:  # type: ignore[attr-defined]
+        if host.dead or handle._cancelled:
             return
         if host.frozen:
             host.parked.append(handle)
@@ -178,7 +180,7 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
     def _jump(self, until: float) -> bool:
         """Moves time on to the next timer; False if there is none before ``until``."""
         timers = self._timers
-        while timers and (timers[0][2]._cancelled or self._host_of(timers[0][2]).dead):  # type: ignore[attr-defined]
+        while timers and (timers[0][2]._cancelled or self._host_of(timers[0][2]).dead):
             heapq.heappop(timers)
         if not timers or timers[0][0] > until:
             self._now = max(self._now, until)
@@ -209,6 +211,10 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             return context.run(call)
         finally:
             asyncio.events._set_running_loop(before)
+
+    def current_host(self) -> Host:
+        """The host whose callback runs."""
+        return _host.get(self.world)
 
     def thaw(self, host: Host) -> None:
         """Lets a frozen host go on."""
@@ -242,14 +248,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
             self._ready.append(handle)
         return handle
 
-    def call_later(
+    def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:  # type: ignore[override]
+    ) -> asyncio.TimerHandle:
         return self.call_at(self._now + max(0.0, delay), callback, *args, context=context)
 
-    def call_at(
+    def call_at(  # type: ignore[override]
         self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> asyncio.TimerHandle:  # type: ignore[override]
+    ) -> asyncio.TimerHandle:
         handle = asyncio.TimerHandle(when, callback, args, self, context)
         if not self._closed:
             heapq.heappush(self._timers, (when, next(self._serial), handle))
@@ -266,10 +272,14 @@ class SimulatedLoop(asyncio.AbstractEventLoop):
         self._now += self._order.reading_seconds
         return self._now
 
+    def block(self, seconds: float) -> None:
+        """Moves time on."""
+        self._now += seconds
+
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
 
-    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:  # type: ignore[override]
+    def create_task(self, coro: Any, *, name: str | None = None, context: Any = None) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.Task(coro, loop=self, name=name or "task", context=context)
         _host.get(self.world).tasks.append(task)
         return task
@@ -302,6 +312,10 @@ class SimulatedClock:
 
     def call_later(self, seconds: float, callback: Callable[[], object]) -> Cancellable:
         return self._loop.call_later(seconds, callback)
+
+    def block(self, seconds: float) -> None:
+        """Lets time pass while nobody else runs."""
+        self._loop.block(seconds)
 
 
 def _close(coroutine: Any) -> None:

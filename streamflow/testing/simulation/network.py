@@ -7,13 +7,15 @@ import random
 from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, SourceBatch, Taken
 from streamflow.connect.contracts import Frames, Guarantee, Probe, Sink, SinkContext, Source, SourceContext
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import Fenced, Unavailable
 from streamflow.testing.simulation.loop import Killed, SimulatedLoop
+
+T = TypeVar("T")
 
 ANSWER_LOST: Final = "the answer got lost"
 
@@ -63,7 +65,7 @@ class Network:
         """Whether a fault strikes now."""
         return not self.healed and rate > 0 and self.chance.random() < rate
 
-    async def request(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
+    async def request(self, name: str, make: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Sends a request and waits for its answer.
 
         Args:
@@ -80,7 +82,7 @@ class Network:
         lost = self.hits(self.faults.lost)
         if not latency and not lost:
             return await make()
-        answer: asyncio.Future[Any] = self.loop.create_future()
+        answer: asyncio.Future[T] = self.loop.create_future()
 
         def arrive() -> None:
             try:
@@ -95,12 +97,17 @@ class Network:
         self._later(arrive)
         if lost:
             error = Unavailable(f"{name}: {ANSWER_LOST}")
-            self._later(lambda: answer.done() or answer.set_exception(error))
+            self._later(lambda: answer.done() or _give_error(answer, error))
         return await answer
 
     def _later(self, call: Callable[[], object]) -> None:
         delay = self.chance.random() * self.faults.latency_seconds
         self.loop.inside(self.loop.world, lambda: self.loop.call_later(delay, call))
+
+
+def _give_error(answer: asyncio.Future[Any], error: Exception) -> bool:
+    answer.set_exception(error)
+    return True
 
 
 def _outcome(work: Coroutine[Any, Any, Any]) -> tuple[Callable[[asyncio.Future[Any], Any], None], Any]:
@@ -134,8 +141,7 @@ class SimulatedSource:
         return await self._inner.probe()
 
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
-        found = await self._network.request("source open", lambda: self._inner.open(ctx, resume))
-        return found  # type: ignore[no-any-return]
+        return await self._network.request("source open", lambda: self._inner.open(ctx, resume))
 
     async def read(self) -> SourceBatch | None:
         if self._network.hits(self._network.faults.read):
@@ -144,7 +150,7 @@ class SimulatedSource:
         return await self._inner.read()
 
     async def ends(self) -> Mapping[Partition, Position | None]:
-        return await self._network.request("source ends", self._inner.ends)  # type: ignore[no-any-return]
+        return await self._network.request("source ends", self._inner.ends)
 
     def pause(self, partitions: Set[Partition]) -> None:
         self._inner.pause(partitions)
@@ -192,16 +198,14 @@ class SimulatedSink:
         await self._network.request("sink open", lambda: self._inner.open(ctx))
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
-        found = await self._network.request("recover", lambda: self._inner.recover(stored, pending))
-        return found  # type: ignore[no-any-return]
+        return await self._network.request("recover", lambda: self._inner.recover(stored, pending))
 
     def encode(self, records: Fragment) -> Frames:
         return self._inner.encode(records)
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._publishing(chunks, at)
-        found = await self._network.request("publish", lambda: self._arrived(chunks, at))
-        return found  # type: ignore[no-any-return]
+        return await self._network.request("publish", lambda: self._arrived(chunks, at))
 
     async def _arrived(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         network, topic = self._network, self._topic

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
-
-import msgspec
+from dataclasses import replace
+from typing import Any
 
 from streamflow.batch import Chunk, Progress, Taken, unpack_frames
 from streamflow.connect.memory_log import READ_RECORDS_MAX
@@ -14,10 +13,9 @@ from streamflow.errors import Fenced
 from streamflow.instrument import Instrument
 from streamflow.runtime.engine import Engine
 from streamflow.runtime.intake import PUSHED
+from streamflow.runtime.journal import RecordedEpoch, read_epoch
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Epoch
-
-_unpack: Final = msgspec.msgpack.Decoder().decode
 
 
 class Violation(AssertionError):
@@ -45,11 +43,12 @@ class Recorder:
         self.generation = 0
         self.frames: dict[str, list[bytes]] = {}
         self.digests: list[bytes] = []
+        self.journal: list[RecordedEpoch] = []
         self.ids: dict[str, set[str]] = {}
         self.taken: dict[tuple[str, str], int] = {}
         self.published_up_to: dict[str, int] = {}
 
-    # -- the store ---------------------------------------------------------------------------------------------------
+    # -- the store ---------------------------------------------------------------------------------
 
     def opened(self, generation: int) -> None:
         """A store was claimed."""
@@ -70,6 +69,7 @@ class Recorder:
         hold(generation == self.generation, f"I3: generation {generation} commits, {self.generation} is the newest")
         self.epoch = epoch.epoch
         self.digests.append(digest)
+        self.journal.append(read_epoch(epoch.epoch, epoch.journal, epoch.pushed))
         for chunk in (*spilled, *epoch.chunks):
             frames = self.frames.setdefault(chunk.sink, [])
             hold(chunk.first_seq == len(frames) + 1, f"I4: {chunk.sink} commits {chunk.first_seq} as {len(frames) + 1}")
@@ -83,23 +83,25 @@ class Recorder:
         """I8 and I9: what the journal counts is what positions and ids say, and it follows what was taken before."""
         counts: Counter[tuple[str, str]] = Counter()
         ids: dict[str, list[str]] = {}
-        for _, _, _, line in _unpack(epoch.journal) if epoch.journal else ():
-            for source, partition, count, at in line:
-                if isinstance(at, list):
-                    ids.setdefault(source, []).extend(at)
+        for number in self.journal[-1].numbers:
+            for share in number.shares:
+                if share.ids:
+                    ids.setdefault(share.source, []).extend(share.ids)
                 else:
-                    counts[source, partition] += count
+                    counts[share.source, share.partition] += share.count
         stored = {
             (source, partition): position.at
             for source, took in epoch.taken.items()
             for partition, position in took.positions.items()
         }
-        hold(stored.keys() == counts.keys(), f"I9: the journal of epoch {epoch.epoch} names {set(counts)}, not {stored}")
+        hold(stored.keys() == counts.keys(), f"I9: epoch {epoch.epoch} took {set(counts)}, not {set(stored)}")
         for place, count in counts.items():
             before = self.taken.get(place, 0 if place[0] == PUSHED else None)
             hold(before is not None, f"I8: {place} was taken from and never pinned")
             assert before is not None
-            hold(stored[place] == before + count, f"I8: {place} goes from {before} to {stored[place]} by {count} records")
+            hold(
+                stored[place] == before + count, f"I8: {place} goes from {before} to {stored[place]} by {count} records"
+            )
             self.taken[place] = stored[place]
         for source, took in epoch.taken.items():
             hold(list(took.ids) == ids.get(source, []), f"I9: ids of {source} differ from the journal's")
@@ -107,7 +109,7 @@ class Recorder:
             hold(len(set(took.ids)) == len(took.ids) and not seen & set(took.ids), f"I9: {source} took an id twice")
             seen |= set(took.ids)
 
-    # -- the sinks -----------------------------------------------------------------------------------------------------
+    # -- the sinks ---------------------------------------------------------------------------------
 
     def publishing(self, sink: str, chunks: Sequence[Chunk], at: Progress) -> None:
         """A sink is told to publish: only what is committed, the same bytes, in order."""
@@ -123,7 +125,7 @@ class Recorder:
             hold(len(committed) == chunk.count, f"I1: {sink} publishes {chunk.first_seq} before its COMMIT")
             hold(frames == committed, f"I4: {sink}: the bytes of {chunk.first_seq} changed")
 
-    # -- the engine ------------------------------------------------------------------------------------------------------
+    # -- the engine --------------------------------------------------------------------------------
 
     def check_bounds(self, engine: Engine, records: int) -> None:
         """I10, when a number was formed: every buffer is within its named limit."""
@@ -154,12 +156,14 @@ class RecordedEngine(Instrument):
     Args:
         recorder: The recorder.
         engine: Gives the engine.
+        restarts: Called before the engine is restarted.
     """
 
-    def __init__(self, recorder: Recorder, engine: Callable[[], Engine | None]) -> None:
+    def __init__(self, recorder: Recorder, engine: Callable[[], Engine | None], restarts: Callable[[], None]) -> None:
         self._recorder = recorder
         self._labels = recorder.labels
         self._engine = engine
+        self._restarts = restarts
 
     def number(self, number: int, records: int) -> None:
         engine = self._engine()
@@ -174,39 +178,55 @@ class RecordedEngine(Instrument):
 
     def restarting(self, error: Exception, retry_in_seconds: float) -> None:
         self._labels[f"restarted in the process: {type(error).__name__}"] += 1
+        self._restarts()
 
 
 class RecordedStore(SqliteStore):
-    """The store itself; what it makes durable is told to the recorder."""
+    """The store itself; what it makes durable is told to the recorder, unless it has none."""
 
-    recorder: Recorder
+    recorder: Recorder | None = None
     making: Epoch | None = None
     spilled: Sequence[Chunk] = ()
+    digest: bytes = b""
+
+    @property
+    def generation(self) -> int:
+        """Which opening of the store it is."""
+        return self._ledger.generation
 
     def passed(self, point: str) -> None:
         """To be called at the store's crash points, before the host may die there."""
-        if point == "commit.done":
+        if point == "commit.done" and self.recorder is not None:
             epoch = self.making
             assert epoch is not None
             ahead = [chunk for chunk in self.spilled if chunk.epoch == epoch.epoch]
-            self.recorder.committed(epoch, self._ledger.generation, ahead, epoch.digest())
+            self.recorder.committed(epoch, self.generation, ahead, self.digest)
 
     def _open(self, manifest: Any) -> Any:
         checkpoint = super()._open(manifest)
-        self.recorder.opened(checkpoint.generation)
+        if self.recorder is not None:
+            self.recorder.opened(checkpoint.generation)
         return checkpoint
 
     def _commit(self, epoch: Epoch) -> None:
-        self.making = epoch
+        compute = epoch.digest
+
+        def digest() -> bytes:
+            self.digest = compute()
+            return self.digest
+
+        self.making = replace(epoch, digest=digest)
         try:
-            super()._commit(epoch)
+            super()._commit(self.making)
         except Fenced:
-            self.recorder.labels["fenced in the store"] += 1
+            if self.recorder is not None:
+                self.recorder.labels["fenced in the store"] += 1
             raise
 
     def _note(self, taken: Any, progress: Any) -> None:
         super()._note(taken, progress)
-        self.recorder.noted(taken)
+        if self.recorder is not None:
+            self.recorder.noted(taken)
 
     def _spill(self, chunks: Sequence[Chunk]) -> None:
         self.spilled = [*self.spilled, *chunks]

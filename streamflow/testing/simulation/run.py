@@ -10,19 +10,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from streamflow.errors import Fenced, StateLockedError, StreamflowError, Unavailable
+from streamflow.batch import Chunk, Progress
+from streamflow.errors import Fenced, SinkAhead, StateLockedError, StreamflowError, Unavailable
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
+from streamflow.runtime.journal import RecordedEpoch
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.place import Place
 from streamflow.state.sqlite import StoreOptions
 from streamflow.testing.simulation.disks import Disk, FileDisk, MemDisk
+from streamflow.testing.simulation.executor import SimulatedThread
 from streamflow.testing.simulation.loop import Host, Killed, SimulatedClock, SimulatedLoop
 from streamflow.testing.simulation.model import Model
 from streamflow.testing.simulation.network import Network
 from streamflow.testing.simulation.record import RecordedEngine, RecordedStore, Recorder, hold
 from streamflow.testing.simulation.schedule import FAULTS_SECONDS, Kill, Schedule, spread
-from streamflow.testing.simulation.executor import SimulatedThread
 
 SETTLE_SECONDS: Final = 25.0
 """After the last fault everything must have arrived within so much virtual time: the longest back-off and timers."""
@@ -58,6 +60,7 @@ class Push:
 
     value: Any
     done: asyncio.Future[int]
+    life: Life
 
     @property
     def durable(self) -> bool:
@@ -76,6 +79,8 @@ class Life:
     def __init__(self, run: SimulatedRun, number: int, kill: Kill | None) -> None:
         self.run = run
         self.kill = kill
+        self.disk = run.disk
+        self.copied = False
         self.host = Host(f"life {number}")
         self.stores: list[RecordedStore] = []
         self._places: list[Place] = []
@@ -92,18 +97,27 @@ class Life:
 
     def _job(self) -> Job:
         run = self.run
+        self._never_again()
         executor = SimulatedThread(run.store_latency)
         options = StoreOptions(
             clock=self.clock, point=self._store_point, place=self._place, new_incarnation=lambda: "simulated"
         )
-        store = RecordedStore(run.disk.path, executor=executor, options=options)
-        store.recorder = run.recorder
+        store = RecordedStore(self.disk.path, executor=executor, options=options)
+        store.recorder = None if self.copied else run.recorder
         self.stores.append(store)
-        instrument = RecordedEngine(run.recorder, lambda: self.supervisor.engine)
-        return Job(run.model.plan, store, run.schedule.settings, self.clock, instrument, point=self.point)
+        return Job(
+            run.model.plan,
+            store,
+            run.schedule.settings,
+            self.clock,
+            RecordedEngine(run.recorder, lambda: self.supervisor.engine, self._never_again),
+            point=self.point,
+            give_way=self.clock.block,
+            journal=run.journal,
+        )
 
     def _place(self, path: Path, monotonic: Callable[[], float]) -> Place:
-        place = self.run.disk.place(path, monotonic)
+        place = self.disk.place(path, monotonic)
         self._places.append(place)
         return place
 
@@ -111,7 +125,7 @@ class Life:
         """The process is no more."""
         if not self.host.dead:
             self.host.kill()
-            self.run.disk.detach(self._places)
+            self.disk.detach(self._places)
 
     def _store_point(self, name: str) -> None:
         self.stores[-1].passed(name)
@@ -124,13 +138,16 @@ class Life:
             run.on_point(self, name)
         self.passed[name] += 1
         engine = self.engine
+        # a request of a zombie that arrives now passes points, too
+        if run.zombies and self not in run.zombies and engine is not None and engine.fenced:
+            run.thaw_copied()
         if name == "progress.noted":
             task = asyncio.current_task()
             if task is not None and task.get_name().endswith("progress"):
                 run.labels["progress noted when idle"] += 1
         elif name == "spill.done":
             run.labels["spilled"] += 1
-        elif name == "store.opened" and engine is not None and engine.waiting_pushes():
+        elif name == "store.opened" and self.supervisor.restarts and engine is not None and engine.waiting_pushes():
             run.labels["push fed again"] += 1
         if kill is not None and kill.point == name and kill.nth == self.passed[name] and not self.host.dead:
             self.die()
@@ -143,13 +160,34 @@ class Life:
         assert kill is not None
         self.kill = None
         self._label(kill)
-        if kill.zombie and not kill.point and run.disk.lose_lock():
-            run.labels["frozen"] += 1
-            self.host.frozen = True
-            run.zombies.append(self)
+        running = self.engine is not None and self.engine.ready.is_set()
+        if kill.copy and running and (copy := self.disk.copy()) is not None:
+            run.labels["a copy of the store took over"] += 1
+            for other in run.zombies:
+                other.gone()
+            self.freeze()
+            self.copied = True
+            run.disk = copy
+            for store in self.stores:
+                store.recorder = None
+        elif kill.zombie and self.disk.lose_lock():
+            self.freeze()
         else:
             self.gone()
         run.start_later()
+
+    def freeze(self) -> None:
+        """It stands still, and is to go on behind its successor's back."""
+        self.run.labels["frozen"] += 1
+        self.host.frozen = True
+        self.run.zombies.append(self)
+
+    def _never_again(self) -> None:
+        """A zombie with a store of its own may not start again."""
+        if self.copied:
+            # on its own store it would become a rival of the same generation: that no fence can tell
+            self.gone()
+            raise Killed("fenced")
 
     def _label(self, kill: Kill) -> None:
         labels, engine = self.run.labels, self.engine
@@ -160,7 +198,9 @@ class Life:
             labels["killed inside COMMIT"] += 1
         if self.run.recorder.generation > 0 and (engine is None or not engine.ready.is_set()):
             labels["killed during recovery"] += 1
-        if any(len(self.run.recorder.frames.get(name, ())) > len(slot.topic) for name, slot in self.run.model.sinks.items()):
+        if any(
+            len(self.run.recorder.frames.get(name, ())) > len(slot.topic) for name, slot in self.run.model.sinks.items()
+        ):
             labels["committed, unpublished"] += 1
 
 
@@ -189,9 +229,11 @@ class SimulatedRun:
         self.pushes: list[Push] = []
         self.ended = False
         self.on_point: Any = None
+        self.journal: Sequence[RecordedEpoch] = ()
         self._arrivals = arrivals
         self._chance = random.Random(schedule.seed)
-        self.loop = SimulatedLoop(self._chance, schedule.order)
+        # typeshed calls abstract what asyncio's own base refuses when it is called: I/O, processes, signals
+        self.loop = SimulatedLoop(self._chance, schedule.order)  # type: ignore[abstract]
         self.loop.on_jump = self._jump
         self.network = Network(self.loop, self._chance, schedule.faults, self.labels)
         self._calm = False
@@ -216,7 +258,7 @@ class SimulatedRun:
             Exception: What the flow died of, if that is no fault of the schedule's.
         """
         try:
-            self.model.fill(self.network, self.recorder.publishing)
+            self.model.fill(self.network, self._publishing)
             self._start()
             self._feed()
             self._until(lambda: self.ended, FAULTS_SECONDS)
@@ -226,6 +268,11 @@ class SimulatedRun:
         finally:
             self._bury()
             self.disk.close()
+
+    def _publishing(self, sink: str, chunks: Sequence[Chunk], at: Progress) -> None:
+        host = self.loop.current_host()
+        if not any(life.copied and life.host is host for life in self.zombies):
+            self.recorder.publishing(sink, chunks, at)
 
     def _until(self, done: Any, until: float) -> None:
         self.loop.run(done, TURNS_MAX, until)
@@ -240,6 +287,9 @@ class SimulatedRun:
         self._until(lambda: self.ended, self.loop.time() + SETTLE_SECONDS)
         if not self.ended:
             self._all_arrived()
+            for push in self.pushes:
+                known = push.life is not self.lives[-1] or push.durable
+                assert known, f"liveness: the push of {push.value} is not answered"
             if self.schedule.closes:
                 for slot in self.model.sources.values():
                     slot.topic.close_input()
@@ -298,7 +348,7 @@ class SimulatedRun:
             done = self.loop.inside(life.host, self.loop.create_future)
             assert slot.codec is not None
             pushed = Pushed(arrival.source, arrival.value, slot.codec.encode(arrival.value), done)
-            self.pushes.append(Push(arrival.value, done))
+            self.pushes.append(Push(arrival.value, done, life))
             self.loop.inside(life.host, lambda: life.supervisor.push(pushed))
 
     # -- lives -------------------------------------------------------------------------------------------------------
@@ -311,9 +361,15 @@ class SimulatedRun:
         self.lives.append(life)
         self.loop.inside(self.loop.world, lambda: life.main.add_done_callback(lambda task: self._over(life)))
         for zombie in self.zombies:
-            if zombie.host.frozen:
+            if zombie.host.frozen and not zombie.copied:
                 delay = self._chance.random() * self.schedule.restart_seconds
-                self._later(delay, lambda zombie=zombie: self.loop.thaw(zombie.host))  # type: ignore[misc]
+                self._later(delay, lambda zombie=zombie: self.loop.thaw(zombie.host))
+
+    def thaw_copied(self) -> None:
+        """The successors of copied stores have fenced all sinks."""
+        for zombie in self.zombies:
+            if zombie.host.frozen and zombie.copied:
+                self._later(0.0, lambda zombie=zombie: self.loop.thaw(zombie.host))
 
     def start_later(self, seconds: float = 0.0) -> None:
         """A life is gone: the next one begins."""
@@ -327,13 +383,18 @@ class SimulatedRun:
         task = life.main
         error = None if task.cancelled() else task.exception()
         if life in self.zombies:
+            if isinstance(error, Killed):
+                return
             self.labels[f"zombie ended: {type(error).__name__}"] += 1
             if error is not None and not isinstance(error, StreamflowError):
                 self.loop.fail(life.host, error)
             life.gone()
         elif error is None:
             self.ended = True
-        elif isinstance(error, Unavailable | Fenced | StateLockedError):
+        elif isinstance(error, Unavailable | Fenced | StateLockedError) or (
+            # a zombie that had lost its lock was the last to open the store: then it is this life that is behind
+            isinstance(error, SinkAhead) and life.stores[-1].generation < self.recorder.generation
+        ):
             self.labels[f"flow ended: {type(error).__name__}"] += 1
             life.gone()
             self.start_later(LOCKED_SECONDS)
@@ -344,12 +405,13 @@ class SimulatedRun:
         life = self.lives[-1]
         engine = life.engine
         quiet = max(REST_SECONDS, 3 * self.schedule.store_seconds, 2 * self.schedule.order.delay_seconds)
-        if seconds > quiet and engine is not None and engine.ready.is_set() and not life.host.dead:
-            if not life.main.done() and not life.host.frozen and engine._tasks:
-                try:
-                    self.recorder.check_rest(engine)
-                except AssertionError as error:
-                    self.loop.fail(life.host, error)
+        waits = seconds > quiet and engine is not None and engine.ready.is_set() and bool(engine._tasks)
+        if waits and not life.host.dead and not life.host.frozen and not life.main.done():
+            assert engine is not None
+            try:
+                self.recorder.check_rest(engine)
+            except AssertionError as error:
+                self.loop.fail(life.host, error)
 
     # -- the end -----------------------------------------------------------------------------------------------------
 

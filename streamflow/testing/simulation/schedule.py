@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, TypeVar
 
 from streamflow.points import POINTS
@@ -14,6 +14,8 @@ from streamflow.testing.simulation.network import Faults
 
 T = TypeVar("T")
 
+RARE_POINTS: Final = ("fold.written", "spill.done", "stop.drained")
+"""Points that few lives come to: they are named more often."""
 KILLS_MAX: Final = 4
 FAULTS_SECONDS: Final = 4.0
 """Virtual time in which faults strike; behind it they stop, and the flow must come to its end."""
@@ -28,12 +30,15 @@ class Kill:
         point: At this crash point.
         nth: At the so many-th time that the point is passed.
         zombie: It is frozen instead, and goes on when its successor has started.
+        copy: The zombie keeps the disk, and its successor starts on a copy of it, as on a disk that fails over. It
+            goes on once its successor has fenced every sink, and is killed when it hears of that.
     """
 
     turn: int = 0
     point: str = ""
     nth: int = 1
     zombie: bool = False
+    copy: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +60,9 @@ class Schedule:
     """
 
     seed: int = 0
-    order: Order = Order()
-    faults: Faults = Faults()
-    settings: Settings = Settings()
+    order: Order = field(default_factory=Order)
+    faults: Faults = field(default_factory=Faults)
+    settings: Settings = field(default_factory=Settings)
     kills: tuple[Kill, ...] = ()
     store_seconds: float = 0.0
     restart_seconds: float = 0.0
@@ -83,7 +88,7 @@ def draw(seed: int) -> Schedule:
         kills=tuple(_kill(chance) for _ in range(chance.choice((0, 1, 1, 2, 2, 3, KILLS_MAX)))),
         store_seconds=chance.choice((0.0, 0.0, 0.001, 0.02)),
         restart_seconds=chance.choice((0.0, 0.05, 0.5)),
-        feed_seconds=chance.choice((0.0, 0.0, 0.02, 0.5, 2.0)),
+        feed_seconds=chance.choice((0.0, 0.0, 0.02, 0.5, 3.0)),
         closes=chance.random() < 0.4,
         again=chance.random() < 0.1,
     )
@@ -133,14 +138,18 @@ def _settings(chance: random.Random) -> Settings:
 
 
 def _kill(chance: random.Random) -> Kill:
-    zombie = chance.random() < 0.2
+    zombie = chance.random() < 0.3
     if chance.random() < 0.5:
-        return Kill(turn=1 + int(chance.expovariate(1 / chance.choice((20, 60, 200)))), zombie=zombie)
-    # the first passing of the points of an opening is the one that matters
-    return Kill(point=chance.choice(POINTS), nth=1 + int(chance.expovariate(1 / 2)), zombie=zombie)
+        turn = 1 + int(chance.expovariate(1 / chance.choice((20, 60, 200))))
+        return Kill(turn=turn, zombie=zombie, copy=zombie and chance.random() < 0.4)
+    nth = 1 if chance.random() < 0.6 else 1 + int(chance.expovariate(1 / 4))
+    return Kill(point=chance.choice((*POINTS, *RARE_POINTS)), nth=nth)
 
 
 def spread(chance: random.Random, items: Sequence[T], seconds: float) -> list[tuple[float, T]]:
-    """Gives each item a time, in order."""
+    """Gives each item a time, in order: at any, or in two bursts with a quiet time in between."""
+    bursts = chance.random() < 0.5
     times = sorted(chance.random() * seconds for _ in items)
+    if bursts:
+        times = [at / 8 if at < seconds / 2 else seconds - (seconds - at) / 8 for at in times]
     return list(zip(times, items, strict=True))

@@ -1,0 +1,182 @@
+"""The journal: how the numbers of past epochs were cut, and the intake that cuts the same again.
+
+State and outputs are a function of the journal, the records and the steps. So who cuts by a journal, whatever the
+speed of sources and tasks, gets the same epochs, to the last byte: that is what a replay rests on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from streamflow.batch import Partition
+from streamflow.clock import Clock
+from streamflow.errors import DeterminismError
+from streamflow.runtime.channel import Channel
+from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start, Taking
+from streamflow.runtime.pacing import Pacer
+from streamflow.runtime.pump import Pump, Ready
+
+_unpack = msgspec.msgpack.Decoder().decode
+
+
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What one partition gave to a number.
+
+    Args:
+        source: Name of the source; `PUSHED` for records from inside the process.
+        partition: The partition; for pushed records the source whose stream they joined.
+        count: Number of records.
+        ids: Their ids, of a source without positions.
+    """
+
+    source: str
+    partition: Partition
+    count: int
+    ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedNumber:
+    """One number as the journal tells it."""
+
+    number: int
+    now_ms: int
+    fires: bool
+    shares: tuple[Share, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEpoch:
+    """One epoch as its store tells it.
+
+    Args:
+        epoch: Its number.
+        numbers: Its micro-batches; the last one carries the barrier.
+        pushed: Source and payload of the records that were pushed.
+    """
+
+    epoch: int
+    numbers: tuple[RecordedNumber, ...]
+    pushed: tuple[tuple[str, bytes], ...] = ()
+
+
+def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
+    """Decodes what the store keeps of an epoch in its tables ``journal`` and ``internal``."""
+    numbers = tuple(
+        RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line))
+        for number, now_ms, fires, line in _unpack(journal)
+    )
+    return RecordedEpoch(epoch, numbers, tuple((source, payload) for source, payload in _unpack(pushed or b"\x90")))
+
+
+def _share(source: str, partition: str, count: int, end: int | list[str]) -> Share:
+    return Share(source, partition, count, tuple(end) if isinstance(end, list) else ())
+
+
+class JournalIntake(Intake):
+    """An intake that forms the numbers of a journal.
+
+    GUARANTEE: numbers, times, barriers and the records in each are those of the journal; `run` returns behind its
+    last epoch. BOUND: reads ahead of a partition as far as the journal makes it wait for another one.
+
+    Args:
+        pumps: The sources, in the order of the graph.
+        channel: Where the fragments go.
+        pacer: Is told of barriers; the journal decides when.
+        clock: For the times of waiting only.
+        start: Where the shard goes on; epochs up to there are passed over.
+        journal: The epochs, without a gap.
+    """
+
+    def __init__(
+        self,
+        pumps: Sequence[Pump],
+        channel: Channel,
+        pacer: Pacer,
+        clock: Clock,
+        start: Start,
+        journal: Sequence[RecordedEpoch],
+    ) -> None:
+        super().__init__(pumps, channel, pacer, clock, start)
+        self._journal = [epoch for epoch in journal if epoch.epoch > start.epoch]
+        self._by_name = {pump.name: pump for pump in pumps}
+
+    async def run(self) -> None:
+        for epoch in self._journal:
+            assert epoch.epoch == self._epoch + 1, f"the journal goes on with epoch {epoch.epoch} after {self._epoch}"
+            pushed = iter(epoch.pushed)
+            for number in epoch.numbers:
+                await self._until_held(number)
+                last = number is epoch.numbers[-1]
+                while (last and not self._pacer.idle) or (number.shares and self._is_stalled()):
+                    await self._woken()
+                rows = self._nothing_taken()
+                for share in number.shares:
+                    for ready in self._given(share, rows, pushed):
+                        self._enter(share.source, ready, rows)
+                self._number, self._now_ms = number.number, number.now_ms
+                await self._channel.put(self._made(rows, number.fires, self._end_epoch if last else lambda: None))
+        while not self._pacer.idle:
+            await self._woken()
+
+    async def _until_held(self, number: RecordedNumber) -> None:
+        """Waits until every record of a number has been read."""
+        while True:
+            missing = [
+                pump
+                for share in number.shares
+                if share.source != PUSHED
+                if (pump := self._by_name[share.source]).held(share.partition) < self._wanted(number, share)
+            ]
+            if not missing:
+                return
+            for pump in missing:
+                if pump.ended:
+                    raise DeterminismError(
+                        f"source {pump.name!r} ended before number {number.number} had the records of its journal",
+                        hint="Replay needs the records that were there when the journal was written.",
+                    )
+                if pump.waiting:
+                    pump.widen()
+            await self._woken()
+
+    def _wanted(self, number: RecordedNumber, share: Share) -> int:
+        """How many records of a partition a number takes, in all its shares."""
+        place = (share.source, share.partition)
+        return sum(other.count for other in number.shares if (other.source, other.partition) == place)
+
+    def _given(self, share: Share, rows: Taking, pushed: Any) -> list[Ready]:
+        if share.source == PUSHED:
+            for _ in range(share.count):
+                self._enter_recorded_push(next(pushed), rows)
+            return []
+        found = self._by_name[share.source].take_from(share.partition, share.count)
+        ids = tuple(id for ready in found for id in ready.records.ids or ())
+        if ids != share.ids:
+            raise DeterminismError(
+                f"source {share.source!r} gives messages {ids[:3]} where its journal has {share.ids[:3]}",
+                hint="A queue that was read cannot be replayed from the broker.",
+            )
+        return found
+
+    def _enter_recorded_push(self, push: tuple[str, bytes], rows: Taking) -> None:
+        source, payload = push
+        codec = self._by_name[source].step.options["spec"].codec
+        value = msgspec.json.decode(payload) if codec is None else codec.decode(payload)
+        recorded = Pushed(source, value, payload, asyncio.get_running_loop().create_future())
+        self._enter_push(recorded, rows)
+        self._cut.pushed.append(recorded)
+
+    def _is_stalled(self) -> bool:
+        self._stall = self.stalled()
+        return bool(self._stall)
+
+    async def _woken(self) -> None:
+        await self._wakeup.wait()
+        self._wakeup.clear()
