@@ -79,7 +79,8 @@ def claim(
         IncompatibleStateError: The flow does not fit; nothing is changed then.
     """
     assert connection.in_transaction, "a store is claimed in one transaction"
-    if is_new(connection, path):
+    new = is_new(connection, path)
+    if new:
         make_schema(connection)
         facts = {
             "flow": manifest.flow,
@@ -103,5 +104,7 @@ def claim(
     make_views(connection, ledger.steps, {name: shape.kind for name, shape in manifest.tables.items()})
     # these tables were held against the content before; `apply_manifest` has counted the rows of `state` it deleted
     totals = {**ledger.content.totals, **count(connection)}
-    ledger.content = replace(ledger.content, generation=ledger.generation, totals=totals)
+    # what a changed flow dropped or renamed must not come back unnoticed either
+    notes = ledger.content.notes + int(not new and totals != ledger.content.totals)
+    ledger.content = replace(ledger.content, notes=notes, generation=ledger.generation, totals=totals)
     write_content(connection, ledger.content)

@@ -39,7 +39,7 @@ class Content:
 
     Args:
         epoch: The last committed epoch.
-        notes: Transactions that changed positions or progress without an epoch, since the store was made.
+        notes: Transactions that changed anything without an epoch, since the store was made.
         generation: Number of the last opening.
         totals: By table.
     """

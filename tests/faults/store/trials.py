@@ -17,9 +17,8 @@ from streamflow.errors import EpochWentBack, StateError
 from streamflow.state import commit, fold, wal
 from streamflow.state.sqlite import SqliteStore
 from tests.faults.store.disk import Cut, Disk, Mark, Recorder
-from tests.faults.store.life import FLOW, Content, Life, open_and_read
+from tests.faults.store.life import Content, Life, open_and_read
 from tests.faults.store.vfs import Call, watched
-from tests.unit.state.given import new_store
 
 MEMORY: Final = Path("/dev/shm")
 """Where folders in memory are: thousands of trials need no real disk, since the images stand for it."""
@@ -67,8 +66,10 @@ class Recording:
     events: Sequence[Call | Mark]
 
 
-async def record(folder: Path, seed: int, steps: int, settle: Callable[[SqliteStore], None] | None = None) -> Recording:
-    """Records one random life; it ends as by a kill."""
+async def record(
+    folder: Path, seed: int, steps: int, settle: Callable[[SqliteStore], None] | None = None, *, clean: bool = False
+) -> Recording:
+    """Records one random life; it ends as by a kill, or with a clean stop."""
     recorder = Recorder()
     path = folder / "orders.db"
     with small_limits(), watched(recorder), recorder.listening(folder):
@@ -76,7 +77,10 @@ async def record(folder: Path, seed: int, steps: int, settle: Callable[[SqliteSt
         await life.open()
         for _ in range(steps):
             await life.step()
-        life.kill()
+        if clean:
+            await life.close()
+        else:
+            life.kill()
     return Recording(folder, life, recorder.events)
 
 
@@ -138,12 +142,8 @@ async def _found(path: Path) -> Content | StateError:
 
 async def go_on(path: Path, seed: int) -> None:
     """Lives on with an image that was opened: what follows must be as exact as what came before."""
-    life = Life(path, random.Random(seed), content=await open_and_read(path))
-    store = new_store(path)
-    checkpoint = await store.open(FLOW)
-    store.abandon()
-    life.openings = checkpoint.generation
-    await life.open()
+    life = Life(path, random.Random(seed))
+    await life.take_over()
     for _ in range(3):
         await life.commit()
     await life.fold()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -94,8 +95,6 @@ async def test_rows_of_another_day_are_found(path):
 
 
 async def test_the_content_is_kept_through_renaming_and_dropping(path):
-    from dataclasses import replace
-
     await filled(path)
     renamed = replace(
         MANIFEST,
@@ -130,6 +129,17 @@ async def test_a_lost_note_is_found_by_the_witness(path, tmp_path):
     for suffix in ("", "-wal"):
         path.with_name(path.name + suffix).unlink()
     with pytest.raises(EpochWentBack, match="gone or empty, and its witness says that epoch 0 with note 2"):
+        await read(path)
+
+
+async def test_what_a_changed_flow_dropped_does_not_come_back(path, tmp_path):
+    await filled(path)
+    copy_as_found(path, tmp_path / "before.db")
+    store = new_store(path)
+    await store.open(replace(MANIFEST, tables={"accounts": MANIFEST.tables["accounts"]}, drop={"panes"}))
+    await store.close()
+    path.write_bytes((tmp_path / "before.db").read_bytes())
+    with pytest.raises(EpochWentBack, match="epoch 5 with note 0, .* epoch 5 with note 1"):
         await read(path)
 
 
