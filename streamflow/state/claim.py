@@ -19,6 +19,7 @@ from streamflow.state.place import FilePlace, MakePlace, Place
 from streamflow.state.rows import write_rows
 from streamflow.state.store import Manifest
 from streamflow.state.views import make_views
+from streamflow.state.wal import write_back
 from streamflow.state.witness import Seen, check_not_gone, check_witness
 
 
@@ -61,6 +62,7 @@ def verify(connection: sqlite3.Connection, path: Path, place: Place, *, accept_m
     if not check_witness(path, place.witness.read(), seen_in(connection), accept_missing=accept_missing):
         place.witness.forget()
     check_content(connection, read_content(connection))
+    write_back(connection, path)
 
 
 def seen_in(connection: sqlite3.Connection) -> Seen:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -188,9 +189,13 @@ def check_integrity(connection: sqlite3.Connection, path: Path, *, thorough: boo
     if seconds > CHECK_TOLD_SECONDS:
         log.info("%s of %s took %.1f s", pragma, path, seconds)
     if answer != ["ok"]:
+        if any(_UNREAD.search(str(line)) for line in answer):
+            raise StateError(f"{path} cannot be read: {'; '.join(answer):.200}", hint=_hint("SQLITE_IOERR"))
         raise CorruptStateError(f"{path} fails SQLite's {pragma}: {'; '.join(answer):.200}", hint=RESTORE)
 
 
+_UNREAD: Final = re.compile(rf"error code={sqlite3.SQLITE_IOERR}\b|error code={sqlite3.SQLITE_IOERR_READ}\b")
+"""What a check says of a page that the disk did not give: it may be fine, so nobody should restore a backup yet."""
 RESTORE: Final = "Restore a backup (`streamflow state TARGET --backup FILE` makes them), or run `streamflow reset`."
 
 

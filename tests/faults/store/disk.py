@@ -244,7 +244,8 @@ class Disk:
         elif call.kind == "truncate":
             self._file(call.path).truncate(call.offset)
         elif call.kind == "sync failed":
-            self._file(call.path).fail_sync()
+            if call.path in self._names:
+                self._file(call.path).fail_sync()
             return
         elif call.kind == "sync" and not self._lies(call) and call.path in self._names:
             self._file(call.path).sync()

@@ -6,6 +6,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -59,7 +60,7 @@ async def scenes(lives: int) -> list[Scene]:
     told = [await scenes_of(seed) for seed in range(lives)]
     found = []
     for number, life in enumerate(told):
-        for (earlier, _, _), (files, moment, history) in zip(life, life[1:], strict=False):
+        for (earlier, _, _), (files, moment, history) in pairwise(life):
             found.append(Scene(files, moment, history, earlier, told[number - 1][-1][0]))
     return found
 
@@ -110,7 +111,7 @@ def misdirect_block(content: bytearray, rng: random.Random) -> None:
 
 def lost(*names: str) -> Damage:
     def damage(files: Files, scene: Scene, rng: random.Random) -> bool:
-        return any([files.pop(name, None) for name in names])
+        return sum(files.pop(name, None) is not None for name in names) > 0
 
     return damage
 

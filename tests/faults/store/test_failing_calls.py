@@ -159,14 +159,15 @@ async def trial_of(fault: str, n: int, *, for_good: bool) -> str:
 @pytest.mark.timeout(300)
 async def test_any_call_may_fail(fault, long_run):
     total = await calls(fault)
-    assert total > 3
+    assert total > 2
     found: Counter[str] = Counter()
-    every = 1 if long_run else 7
+    every = 1 if long_run else 17
     for n in range(0, total, every):
         for for_good in (False, True):
             found[await trial_of(fault, n, for_good=for_good)] += 1
     print(f"{fault:<16} {total} calls {dict(found)}")
     assert found.total() == 2 * len(range(0, total, every))
+    assert not found["told by CorruptStateError"], "a disk that does not answer is no reason to restore a backup"
     if fault not in ("delete error", "truncate error"):
         assert found["told by CheckpointError"] + found["told by StateError"] > found.total() / 4
 
@@ -175,7 +176,7 @@ async def test_what_a_failed_sync_lost_is_not_built_upon(long_run):
     """The kernel shows what it could not write, and says so once: a later sync of the same file would not write it."""
     total = await calls("sync error")
     told = cuts = 0
-    for n in range(0, total, 1 if long_run else 2):
+    for n in range(0, total, 1 if long_run else 4):
         with folder_in_memory() as folder:
             trial = await run(folder, NthCall("sync", IOERR_FSYNC, n))
             life, recorder = trial.life, trial.recorder
@@ -195,5 +196,5 @@ async def test_what_a_failed_sync_lost_is_not_built_upon(long_run):
                     found = await open_and_read(lay_out(image, elsewhere))
                 assert found == life.content, f"sync {n} failed, and a power cut after the next start lost epochs"
                 cuts += 1
-    assert told > 5
+    assert told > (20 if long_run else 3)
     print(f"failed syncs: {told} told, {cuts} power cuts after the next start")

@@ -29,7 +29,7 @@ CANTOPEN: Final = 14
 
 OPEN_CREATE: Final = 0x4
 SYNCS_ITS_DIRECTORY: Final = 0x800 | 0x4000 | 0x80000
-"""Journals and WALs: SQLite syncs the directory with the first sync of one that it has made (os_unix.c, DIRSYNC)."""
+"""Journals and WALs: SQLite syncs the directory with the first sync of one that it may have made (DIRSYNC)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +185,7 @@ class WatchedVfs:
             if code == OK:
                 address = ctypes.cast(file, _POINTER).value
                 assert address is not None
-                self._files[address] = (path, made and bool(flags & SYNCS_ITS_DIRECTORY))
+                self._files[address] = (path, bool(flags & OPEN_CREATE and flags & SYNCS_ITS_DIRECTORY))
                 file.contents.methods = ctypes.pointer(self._watching(file.contents.methods))
             return code
 

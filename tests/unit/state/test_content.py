@@ -139,7 +139,7 @@ async def test_what_a_changed_flow_dropped_does_not_come_back(path, tmp_path):
     await store.open(replace(MANIFEST, tables={"accounts": MANIFEST.tables["accounts"]}, drop={"panes"}))
     await store.close()
     path.write_bytes((tmp_path / "before.db").read_bytes())
-    with pytest.raises(EpochWentBack, match="epoch 5 with note 0, .* epoch 5 with note 1"):
+    with pytest.raises(EpochWentBack, match=r"epoch 5 with note 0, .* epoch 5 with note 1"):
         await read(path)
 
 
