@@ -255,7 +255,7 @@ def as_corrupt(error: Exception, path: Path) -> CorruptStateError:
 
 
 @contextmanager
-def reading(path: Path, rubbish: tuple[type[Exception], ...] | None = None) -> Iterator[None]:
+def reading(path: Path, rubbish: tuple[type[Exception], ...] = UNREADABLE) -> Iterator[None]:
     """Translates what reading the state file can raise into errors that name it.
 
     Args:
@@ -266,7 +266,7 @@ def reading(path: Path, rubbish: tuple[type[Exception], ...] | None = None) -> I
         yield
     except sqlite3.Error as error:
         raise as_state_error(error, path) from error
-    except UNREADABLE if rubbish is None else rubbish as error:
+    except rubbish as error:
         raise as_corrupt(error, path) from error
     except CorruptStateError as error:
         raise naming(error, path) from error
