@@ -194,7 +194,7 @@ def check_integrity(connection: sqlite3.Connection, path: Path, *, thorough: boo
         raise CorruptStateError(f"{path} fails SQLite's {pragma}: {'; '.join(answer):.200}", hint=RESTORE)
 
 
-_UNREAD: Final = re.compile(rf"error code={sqlite3.SQLITE_IOERR}\b|error code={sqlite3.SQLITE_IOERR_READ}\b")
+_UNREAD: Final = re.compile(rf"failed to get page|error code=({sqlite3.SQLITE_IOERR}|{sqlite3.SQLITE_IOERR_READ})\b")
 """What a check says of a page that the disk did not give: it may be fine, so nobody should restore a backup yet."""
 RESTORE: Final = "Restore a backup (`streamflow state TARGET --backup FILE` makes them), or run `streamflow reset`."
 

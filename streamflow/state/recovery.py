@@ -163,8 +163,8 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
     for step, held in waiting.items():
         if held:
             install(names[step], held)
-    for step, entries in _sensible(_read_deltas(connection, ledger, names)):
-        install(names[step], entries)
+    for step, changes in _sensible(_read_deltas(connection, ledger, names)):
+        install(names[step], changes)
 
 
 def _sensible(read: Iterator[T]) -> Iterator[T]:
