@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -52,21 +53,24 @@ class World:
         self.path = folder / "counting.db"
         self.sent = 0
 
-    async def send(self) -> None:
-        """Sends what was not sent yet, a little at a time, whatever becomes of the flow."""
+    async def send(self, ended: Callable[[], bool], told: Epochs) -> None:
+        """Sends what was not sent yet: a little, and the next when an epoch was committed, or the flow has ended."""
         while self.sent < len(WORDS):
+            before = told.last
             self.words.send_all(WORDS[self.sent : self.sent + SENT_AT_ONCE])
             self.sent += SENT_AT_ONCE
-            await asyncio.sleep(0.002)
+            while told.last == before and not ended():
+                await asyncio.sleep(0.0005)
         self.words.close_input()
 
     async def run(self) -> Epochs:
         told = Epochs()
         flow = sf.Flow("counting", state=self.path, settings=SETTINGS)
         flow.source(self.words).key_by(lambda word: word).count(name="counted").to(self.counts)
-        sending = asyncio.create_task(self.send())
+        running = asyncio.create_task(flow.run(told))
+        sending = asyncio.create_task(self.send(running.done, told))
         try:
-            await asyncio.wait_for(flow.run(told), 30)
+            await asyncio.wait_for(running, 60)
         except (CheckpointError, StateError) as error:
             self.error: CheckpointError | StateError | None = error
         else:
