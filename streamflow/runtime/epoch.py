@@ -326,7 +326,15 @@ class Committer:
 
 async def _to_its_end(work: Awaitable[Any]) -> Any:
     """Waits for the store; a cancellation does not cut short what it does."""
-    return await asyncio.shield(asyncio.ensure_future(work))
+    job = asyncio.ensure_future(work)
+    job.add_done_callback(_retrieve)
+    return await asyncio.shield(job)
+
+
+def _retrieve(job: asyncio.Future[Any]) -> None:
+    """Takes note of a failure that a cancelled caller does not wait for: asyncio would print it as never retrieved."""
+    if not job.cancelled():
+        job.exception()
 
 
 async def _succeeds(work: asyncio.Future[None]) -> bool:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import secrets
 import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from streamflow.clock import Clock, SystemClock
 from streamflow.keys import HASH_NAME
 from streamflow.points import Point, no_point
+from streamflow.state.content import check_content, count, read_content, write_content
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
 from streamflow.state.opening import check_integrity, is_new, make_schema, value_of
@@ -18,7 +19,8 @@ from streamflow.state.place import FilePlace, MakePlace, Place
 from streamflow.state.rows import write_rows
 from streamflow.state.store import Manifest
 from streamflow.state.views import make_views
-from streamflow.state.witness import check_not_gone, check_witness
+from streamflow.state.wal import write_back
+from streamflow.state.witness import Seen, check_not_gone, check_witness
 
 
 def _new_incarnation() -> str:
@@ -57,10 +59,17 @@ def verify(connection: sqlite3.Connection, path: Path, place: Place, *, accept_m
     place.make_durable(connection)
     clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
     check_integrity(connection, path, thorough=clean != 1)
+    if not check_witness(path, place.witness.read(), seen_in(connection), accept_missing=accept_missing):
+        place.witness.forget()
+    check_content(connection, read_content(connection))
+    write_back(connection, path)
+
+
+def seen_in(connection: sqlite3.Connection) -> Seen:
+    """What the witness of this file must not be ahead of."""
     incarnation = value_of(connection, "SELECT value FROM meta WHERE key = 'incarnation'")
     epoch = value_of(connection, "SELECT coalesce(max(epoch), 0) FROM epoch")
-    if not check_witness(path, place.witness.read(), (incarnation, epoch), accept_missing=accept_missing):
-        place.witness.forget()
+    return Seen(incarnation, epoch, read_content(connection).notes)
 
 
 def claim(
@@ -72,7 +81,8 @@ def claim(
         IncompatibleStateError: The flow does not fit; nothing is changed then.
     """
     assert connection.in_transaction, "a store is claimed in one transaction"
-    if is_new(connection, path):
+    new = is_new(connection, path)
+    if new:
         make_schema(connection)
         facts = {
             "flow": manifest.flow,
@@ -82,8 +92,11 @@ def claim(
             "fingerprint": manifest.fingerprint,
             "clean": 0,
             "created_ms": options.clock.now_ms(),
+            "content": "",
         }
         write_rows(connection, "INSERT INTO meta(key, value)", "(?, ?)", list(facts.items()))
+    else:
+        ledger.content = read_content(connection)
     connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
     connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
     connection.execute("DELETE FROM outbox WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM epoch)")
@@ -91,3 +104,9 @@ def claim(
     ledger.generation, ledger.incarnation = meta["generation"], meta["incarnation"]
     apply_manifest(connection, manifest, ledger)
     make_views(connection, ledger.steps, {name: shape.kind for name, shape in manifest.tables.items()})
+    # these tables were held against the content before; `apply_manifest` has counted the rows of `state` it deleted
+    totals = {**ledger.content.totals, **count(connection)}
+    # what a changed flow dropped or renamed must not come back unnoticed either
+    notes = ledger.content.notes + int(not new and totals != ledger.content.totals)
+    ledger.content = replace(ledger.content, notes=notes, generation=ledger.generation, totals=totals)
+    write_content(connection, ledger.content)

@@ -5,23 +5,22 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from streamflow.batch import Chunk, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced
-from streamflow.state.ledger import Ledger
+from streamflow.state.content import count_steps
+from streamflow.state.ledger import Held, Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
 from streamflow.state.splitting import entry_count
 from streamflow.state.store import Delta, Epoch
+from streamflow.state.tally import Tally
 
 HISTORY_EPOCHS: Final = 1000
 """Epochs whose journal and pushed records are kept for `replay`, and that `checkpoints` can show."""
 HISTORY_TRIM_EVERY: Final = 64
 """History is trimmed in batches of so many epochs."""
-SEEN_IDS_MAX: Final = 1_000_000
-"""Ids remembered per source, at least; whole epochs beyond that are forgotten, oldest first."""
 DELTA_BYTES_MAX: Final = 128 << 10
 """Deltas of one table are joined to rows of up to this size; a larger single delta stays as it is. The fold takes a
 row apart by one call, during which the loop waits for the interpreter: 1 ms."""
@@ -35,24 +34,24 @@ committed: what a codec writes that is not JSON must not be found by the next re
 _INT64: Final = range(-(1 << 63), 1 << 63)
 
 
-def write_epoch(connection: sqlite3.Connection, ledger: Ledger, epoch: Epoch, at_ms: int) -> None:
+def write_epoch(connection: sqlite3.Connection, tally: Tally, epoch: Epoch, at_ms: int) -> None:
     """Writes everything of an epoch, whose deltas were joined before.
 
     Raises:
         Fenced: Another process committed, or opened the store.
     """
-    _claim(connection, ledger, epoch, at_ms)
-    write_taken(connection, epoch.epoch, epoch.taken)
-    _trim_seen(connection, ledger, epoch.taken)
+    _claim(connection, tally.ledger, epoch, at_ms)
+    write_taken(connection, tally, epoch.epoch, epoch.taken)
     for table, payload in (("journal", epoch.journal), ("internal", epoch.pushed)):
         if payload:
             row = (epoch.epoch, payload, blob_crc(epoch.epoch, payload))
             connection.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", row)
-    _write_deltas(connection, ledger, epoch.epoch, epoch.deltas)
-    write_chunks(connection, ledger, epoch.chunks)
-    write_progress(connection, epoch.progress)
+    _write_deltas(connection, tally, epoch.epoch, epoch.deltas)
+    write_chunks(connection, tally, epoch.chunks)
+    write_progress(connection, tally, epoch.progress)
     if epoch.epoch % HISTORY_TRIM_EVERY == 0:
         _trim_history(connection, epoch.epoch - HISTORY_EPOCHS)
+    tally.write(connection, epoch=epoch.epoch)
 
 
 def _claim(connection: sqlite3.Connection, ledger: Ledger, epoch: Epoch, at_ms: int) -> None:
@@ -104,14 +103,15 @@ def fenced(message: str) -> Fenced:
     return Fenced(message, hint="Another process has taken over this state file; let that one run.")
 
 
-def write_taken(connection: sqlite3.Connection, epoch: int, taken: Mapping[str, Taken]) -> None:
-    """Writes positions and the ids of one epoch."""
+def write_taken(connection: sqlite3.Connection, tally: Tally, epoch: int, taken: Mapping[str, Taken]) -> None:
+    """Writes positions and the ids of one epoch, and forgets the oldest ids."""
     positions = []
     for source, took in taken.items():
         for partition, position in took.positions.items():
             assert position.at in _INT64, f"position {position.at} of source {source!r} needs more than 64 bits"
             crc = fields_crc(source, partition, position.at, position.identity)
             positions.append((text(source), text(partition), position.at, text(position.identity), crc))
+            tally.replace("source", (source, partition), crc)
     write_rows(
         connection,
         "INSERT OR REPLACE INTO source(source, partition, position, identity, crc)",
@@ -119,32 +119,23 @@ def write_taken(connection: sqlite3.Connection, epoch: int, taken: Mapping[str, 
         positions,
     )
     blobs = []
+    forgotten = []
     for source, took in taken.items():
         if took.ids:
             # the standard library's JSON escapes lone surrogates where msgspec refuses them
             ids = json.dumps(list(took.ids), separators=(",", ":")).encode()
-            blobs.append((text(source), epoch, len(took.ids), ids, blob_crc(epoch, ids)))
+            crc = blob_crc(epoch, ids, source)
+            blobs.append((text(source), epoch, len(took.ids), ids, crc))
+            if last := tally.add_seen(source, Held(epoch, len(took.ids), crc)):
+                forgotten.append((text(source), last))
     write_rows(
         connection,
         "INSERT INTO seen(source, epoch, count, ids, crc)",
         "(CAST(? AS TEXT), ?, ?, CAST(? AS TEXT), ?)",
         blobs,
     )
-
-
-def _trim_seen(connection: sqlite3.Connection, ledger: Ledger, taken: Mapping[str, Taken]) -> None:
-    for source, took in taken.items():
-        blobs = ledger.seen.get(source)
-        if not took.ids or not blobs:
-            continue
-        total = len(took.ids) + sum(count for _, count in blobs)
-        last = 0
-        for epoch, count in blobs:
-            if total - count < SEEN_IDS_MAX:
-                break
-            total, last = total - count, epoch
-        if last:
-            connection.execute("DELETE FROM seen WHERE source = CAST(? AS TEXT) AND epoch <= ?", (text(source), last))
+    for which in forgotten:
+        connection.execute("DELETE FROM seen WHERE source = CAST(? AS TEXT) AND epoch <= ?", which)
 
 
 def check_deltas(ledger: Ledger, deltas: Sequence[Delta]) -> None:
@@ -194,24 +185,30 @@ def _join(run: Sequence[Delta]) -> Delta:
     return Delta(run[0].table, groups, sum(delta.count for delta in run), payload)
 
 
-def _write_deltas(connection: sqlite3.Connection, ledger: Ledger, epoch: int, deltas: Sequence[Delta]) -> None:
+def _write_deltas(connection: sqlite3.Connection, tally: Tally, epoch: int, deltas: Sequence[Delta]) -> None:
+    ledger = tally.ledger
     rows = []
     for delta in deltas:
         step = ledger.step(delta.table)
         crc = delta_crc(step, epoch, delta.payload)
         rows.append((epoch, step, *delta.groups, delta.count, len(delta.payload), delta.payload, crc))
+        tally.add("state_delta", 1, crc)
     write_rows(
         connection,
         "INSERT INTO state_delta(epoch, step, first_group, last_group, count, bytes, payload, crc)",
         "(?, ?, ?, ?, ?, ?, CAST(? AS TEXT), ?)",
         rows,
     )
-    for step in {row[1] for row in rows} & ledger.retyped.keys():
+    retyped = {row[1] for row in rows} & ledger.retyped.keys()
+    for step in retyped:
         connection.execute("UPDATE step SET value_type = ? WHERE id = ?", (ledger.retyped[step], step))
+    if retyped:
+        tally.put("step", count_steps(connection))
 
 
-def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequence[Chunk]) -> None:
+def write_chunks(connection: sqlite3.Connection, tally: Tally, chunks: Sequence[Chunk]) -> None:
     """Writes outbox chunks, each of which must begin where its sink's last one ended."""
+    ledger = tally.ledger
     following = dict(ledger.next_seq)
     for chunk in chunks:
         expected = following.get(chunk.sink, 1)
@@ -225,22 +222,30 @@ def write_chunks(connection: sqlite3.Connection, ledger: Ledger, chunks: Sequenc
         "(?, ?, ?, ?, ?, ?, ?)",
         rows,
     )
+    for sink, first_seq, _, _, count, _, crc in rows:
+        tally.add_chunk(sink, Held(first_seq, count, crc))
 
 
-def write_progress(connection: sqlite3.Connection, progress: Mapping[str, Progress]) -> None:
+def write_progress(connection: sqlite3.Connection, tally: Tally, progress: Mapping[str, Progress]) -> None:
     """Writes how far brokers are, and deletes the chunks that are published whole."""
-    rows = [(sink, known.epoch, known.next_seq, known.cursor) for sink, known in progress.items()]
+    rows = []
+    for sink, known in progress.items():
+        fields = (sink, known.epoch, known.next_seq, known.cursor)
+        rows.append((*fields, fields_crc(*fields)))
+        tally.replace("sink", sink, rows[-1][-1])
     write_rows(
         connection,
         "INSERT OR REPLACE INTO sink(sink, epoch, next_seq, cursor, crc)",
         "(?, ?, ?, ?, ?)",
-        [(*fields, fields_crc(*fields)) for fields in rows],
+        rows,
     )
     for sink, known in progress.items():
-        connection.execute(
+        published = tally.drop_published(sink, known.next_seq)
+        cursor = connection.execute(
             "DELETE FROM outbox WHERE sink = ? AND first_seq < ? AND first_seq + count <= ?",
             (sink, known.next_seq, known.next_seq),
         )
+        assert cursor.rowcount == published, f"sink {sink}: {cursor.rowcount} chunks deleted, {published} known"
 
 
 def _trim_history(connection: sqlite3.Connection, last: int) -> None:
@@ -248,8 +253,9 @@ def _trim_history(connection: sqlite3.Connection, last: int) -> None:
         connection.execute(f"DELETE FROM {table} WHERE epoch <= ?", (last,))
 
 
-def note_epoch(ledger: Ledger, epoch: Epoch) -> None:
+def note_epoch(ledger: Ledger, tally: Tally, epoch: Epoch) -> None:
     """Brings the ledger up to a committed epoch."""
+    tally.apply()
     ledger.epoch, ledger.number, ledger.now_ms = epoch.epoch, epoch.number, epoch.now_ms
     ledger.spilled_bytes = 0
     ledger.measured = (epoch.epoch, 1000 * (time.perf_counter() - epoch.started)) if epoch.started else None
@@ -257,21 +263,4 @@ def note_epoch(ledger: Ledger, epoch: Epoch) -> None:
         step = ledger.step(delta.table)
         ledger.debt[step] = ledger.debt.get(step, 0) + len(delta.payload)
         ledger.retyped.pop(step, None)
-    for source, took in epoch.taken.items():
-        if took.ids:
-            _note_seen(ledger.seen.setdefault(source, deque()), epoch.epoch, len(took.ids))
-    note_chunks(ledger, epoch.chunks)
     ledger.adopt({sink: known.next_seq for sink, known in epoch.progress.items()})
-
-
-def _note_seen(blobs: deque[tuple[int, int]], epoch: int, count: int) -> None:
-    blobs.append((epoch, count))
-    total = sum(held for _, held in blobs)
-    while total - blobs[0][1] >= SEEN_IDS_MAX:
-        total -= blobs.popleft()[1]
-
-
-def note_chunks(ledger: Ledger, chunks: Sequence[Chunk]) -> None:
-    """Brings the ledger up to chunks that were written."""
-    for chunk in chunks:
-        ledger.next_seq[chunk.sink] = chunk.first_seq + chunk.count

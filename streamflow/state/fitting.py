@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from streamflow.keys import KEY_GROUPS
+from streamflow.state.claim import seen_in
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
-from streamflow.state.opening import UNREADABLE, as_corrupt, as_state_error, make_schema, transaction
+from streamflow.state.opening import make_schema, reading, transaction
 from streamflow.state.reader import opened
 from streamflow.state.store import Manifest
-from streamflow.state.witness import check_not_gone, check_witness, read_witness
+from streamflow.state.witness import Seen, check_not_gone, check_witness, read_witness
 
 _OUTLINE: Final = {
     "meta": "SELECT * FROM meta",
@@ -48,14 +49,10 @@ def check_fit(path: str | Path, manifest: Manifest) -> bool:
         return False
     outline = sqlite3.connect(":memory:", isolation_level=None)
     try:
-        with transaction(outline):
+        with reading(file), transaction(outline):
             make_schema(outline)
             held = _outline_of(file, outline)
             apply_manifest(outline, manifest, Ledger())
-    except sqlite3.Error as error:
-        raise as_state_error(error, file) from error
-    except UNREADABLE as error:
-        raise as_corrupt(error, file) from error
     finally:
         outline.close()
     if not manifest.accept_missing:
@@ -63,8 +60,8 @@ def check_fit(path: str | Path, manifest: Manifest) -> bool:
     return True
 
 
-def _outline_of(file: Path, outline: sqlite3.Connection) -> tuple[str, int]:
-    """Copies the outline of a state file; returns its incarnation and epoch."""
+def _outline_of(file: Path, outline: sqlite3.Connection) -> Seen:
+    """Copies the outline of a state file; returns what its witness must not be ahead of."""
     alone = not file.with_name(file.name + "-wal").exists()
     with opened(file, immutable=alone) as db:
         for table, query in _OUTLINE.items():
@@ -73,10 +70,7 @@ def _outline_of(file: Path, outline: sqlite3.Connection) -> tuple[str, int]:
         db.text_factory = str
         for (step,) in db.execute("SELECT id FROM step").fetchall():
             _insert(outline, "state", db.execute(_ONE_ENTRY, (KEY_GROUPS - 1, step)).fetchall())
-        ((incarnation, epoch),) = db.execute(
-            "SELECT (SELECT value FROM meta WHERE key = 'incarnation'), (SELECT coalesce(max(epoch), 0) FROM epoch)"
-        )
-    return incarnation, epoch
+        return seen_in(db)
 
 
 def _insert(outline: sqlite3.Connection, table: str, rows: list[tuple[Any, ...]]) -> None:

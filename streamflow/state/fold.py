@@ -16,12 +16,14 @@ from typing import Any, Final
 
 from streamflow.keys import key_group
 from streamflow.state.commit import check_generation
+from streamflow.state.content import Total
 from streamflow.state.ledger import Ledger
 from streamflow.state.opening import transaction
 from streamflow.state.recovery import corrupt
 from streamflow.state.rows import ROWS_PER_STATEMENT, delta_crc, row_crc, write_rows
 from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Entry
+from streamflow.state.tally import Tally
 
 FOLD_SLICE_SECONDS: Final = 0.008
 """A slice starts nothing new after this long; with its COMMIT it stays near 20 ms."""
@@ -78,11 +80,16 @@ class Folder:
         if not self._advance(current.preparing, deadline):
             return True
         done = False
+        tally = Tally(self._ledger)
         with transaction(connection):
             check_generation(connection, self._ledger)
+            current.total = Total()
             done = self._advance(current.writing, deadline)
+            tally.add("state", *current.total)
             if done:
-                current.delete_deltas()
+                tally.add("state_delta", *current.delete_deltas())
+            tally.write(connection)
+        tally.apply()
         if done:
             self._note(current)
             self._round = None
@@ -124,6 +131,8 @@ class _Round:
         self.step = step
         self.size_bytes = 0
         self._connection = connection
+        self.total = Total()
+        self._deltas = Total()
         self._ids: list[int] = []
         self._groups: dict[int, dict[tuple[bytes, bytes], Entry]] = {}
         for delta, size in connection.execute("SELECT id, bytes FROM state_delta WHERE step = ? ORDER BY id", (step,)):
@@ -142,6 +151,7 @@ class _Round:
             ((epoch, payload, crc),) = self._connection.execute(query, (delta,)).fetchall()
             if crc != delta_crc(self.step, epoch, payload):
                 raise corrupt(f"the changes of table {self.step} in epoch {epoch}")
+            self._deltas = self._deltas.plus(1, crc)
             entries = iter(delta_entries(payload))
             while part := list(islice(entries, _MERGE_ENTRIES)):
                 for entry in part:
@@ -153,7 +163,8 @@ class _Round:
         """Writes rows in the order of the file."""
         rows = self._rows()
         while part := list(islice(rows, ROWS_PER_STATEMENT)):
-            _write_part(self._connection, self.step, part)
+            change = _write_part(self._connection, self.step, part)
+            self.total = self.total.plus(*change)
             yield
 
     def _rows(self) -> Iterator[tuple[int, Entry]]:
@@ -162,14 +173,17 @@ class _Round:
             for address in sorted(entries):
                 yield group, entries[address]
 
-    def delete_deltas(self) -> None:
-        """Deletes what is now in rows."""
+    def delete_deltas(self) -> Total:
+        """Deletes what is now in rows; returns by how much less there is."""
         self._connection.execute("DELETE FROM state_delta WHERE step = ? AND id <= ?", (self.step, self._ids[-1]))
+        return Total().plus(-self._deltas.rows, -self._deltas.crcs)
 
 
-def _write_part(connection: sqlite3.Connection, step: int, part: Sequence[tuple[int, Entry]]) -> None:
+def _write_part(connection: sqlite3.Connection, step: int, part: Sequence[tuple[int, Entry]]) -> Total:
+    """Writes and deletes rows; returns how many more there are, and what their checksums add."""
     rows: list[tuple[Any, ...]] = []
     gone: list[Any] = []
+    before = _held(connection, step, part)
     for group, entry in part:
         key, sub, value, expires_ms = entry
         if value is None:
@@ -186,3 +200,16 @@ def _write_part(connection: sqlite3.Connection, step: int, part: Sequence[tuple[
         # each term is one look-up in the primary key; IN (VALUES ...) would scan the table
         term = f"(key_group = ? AND step = {step} AND key = CAST(? AS TEXT) AND sub = CAST(? AS TEXT))"
         connection.execute(f"DELETE FROM state WHERE {' OR '.join([term] * (len(gone) // 3))}", gone)
+    return Total(len(rows) - before.rows, sum(row[-1] for row in rows) - before.crcs)
+
+
+def _held(connection: sqlite3.Connection, step: int, part: Sequence[tuple[int, Entry]]) -> Total:
+    """What is stored under the keys of a part before it is written."""
+    wanted = ", ".join(["(?, ?, ?)"] * len(part))
+    query = (
+        f"WITH wanted(key_group, key, sub) AS (VALUES {wanted}) SELECT count(*), coalesce(sum(state.crc), 0) "
+        "FROM wanted CROSS JOIN state ON state.key_group = wanted.key_group AND state.step = ? "
+        "AND state.key = CAST(wanted.key AS TEXT) AND state.sub = CAST(wanted.sub AS TEXT)"
+    )
+    parameters: list[Any] = [field for group, entry in part for field in (group, entry.key, entry.sub)]
+    return Total(*connection.execute(query, (*parameters, step)).fetchone())

@@ -3,8 +3,19 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from streamflow.state.content import Content
+
+
+class Held(NamedTuple):
+    """A row that waits to be deleted: its epoch or first sequence number, the ids or frames in it, its checksum."""
+
+    at: int
+    items: int
+    crc: int
 
 
 @dataclass(slots=True)
@@ -14,13 +25,16 @@ class Ledger:
     Args:
         incarnation: Id made together with the store.
         generation: Number of this opening.
+        content: What every table holds.
         epoch: The last committed epoch.
         number: Its last micro-batch.
         now_ms: Its processing time.
         steps: Table name -> id in the file.
         retyped: Id -> the new value type of tables whose old values have not been written back yet.
         next_seq: Sink -> the sequence number its next chunk must start with, spilled ones included.
-        seen: Source -> (epoch, number of ids) of each blob of remembered ids, oldest first.
+        seen: Source -> each blob of remembered ids, oldest first.
+        pending: Sink -> each chunk in the outbox, oldest first.
+        crcs: Table -> key -> checksum of its row, for ``source`` and ``sink``.
         debt: Step id -> bytes of unfolded deltas.
         row_bytes: Step id -> estimated bytes of its rows.
         checked: Step id -> number of its deltas seen; some are looked at closely.
@@ -30,13 +44,16 @@ class Ledger:
 
     incarnation: str = ""
     generation: int = 0
+    content: Content = field(default_factory=Content)
     epoch: int = 0
     number: int = 0
     now_ms: int = 0
     steps: dict[str, int] = field(default_factory=dict)
     retyped: dict[int, str] = field(default_factory=dict)
     next_seq: dict[str, int] = field(default_factory=dict)
-    seen: dict[str, deque[tuple[int, int]]] = field(default_factory=dict)
+    seen: dict[str, deque[Held]] = field(default_factory=dict)
+    pending: dict[str, deque[Held]] = field(default_factory=dict)
+    crcs: dict[str, dict[Hashable, int]] = field(default_factory=lambda: {"source": {}, "sink": {}})
     debt: dict[int, int] = field(default_factory=dict)
     row_bytes: dict[int, int] = field(default_factory=dict)
     checked: dict[int, int] = field(default_factory=dict)
@@ -58,6 +75,11 @@ class Ledger:
             return self.steps[table]
         except KeyError:
             raise KeyError(f"table {table!r} is not in the manifest; it has {sorted(self.steps)}") from None
+
+    def add_chunk(self, sink: str, chunk: Held) -> None:
+        """Takes note of a chunk that is in the outbox."""
+        self.next_seq[sink] = chunk.at + chunk.items
+        self.pending.setdefault(sink, deque()).append(chunk)
 
     def adopt(self, next_seqs: Mapping[str, int]) -> None:
         """Takes over that brokers are further than the outbox ever was: a baseline, or an accepted head."""

@@ -107,7 +107,8 @@ def check_place(path: Path, *, force: bool = False) -> None:
     Raises:
         StateError: The file must not be used where it is.
     """
-    for one in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm", ".epoch", ".lock"))):
+    suffixes = ("", "-wal", "-shm", "-journal", ".epoch", ".lock")
+    for one in (path.with_name(path.name + suffix) for suffix in suffixes):
         try:
             mode = one.lstat().st_mode
         except (FileNotFoundError, NotADirectoryError):
@@ -120,12 +121,28 @@ def check_place(path: Path, *, force: bool = False) -> None:
             raise StateError(f"{one} cannot be used: it is no regular file", hint=hint)
     for directory in reversed([parent for parent in path.absolute().parents if not parent.exists()]):
         directory.mkdir(mode=0o700, exist_ok=True)
+        sync_directory(directory.parent)
     kind = file_system(path.parent)
     if kind in NETWORK_FILE_SYSTEMS and not force:
         raise StateError(
             f"{path} lies on a network file system ({kind}), where SQLite can lose data",
             hint="Put the state file on a local disk, or force it if you know that this one is safe.",
         )
+
+
+def sync_directory(directory: Path) -> None:
+    """Makes the names in a directory durable: syncing a file does not promise that a power cut leaves its name.
+
+    A directory that may be written and not read is left to its file system.
+    """
+    try:
+        descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except PermissionError:
+        return
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def file_system(directory: Path, mounts: Path = Path("/proc/mounts")) -> str:

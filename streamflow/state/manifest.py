@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from dataclasses import replace
 from typing import Final
 
 from streamflow.batch import Position, Taken
@@ -10,8 +11,9 @@ from streamflow.errors import IncompatibleStateError
 from streamflow.keys import HASH_NAME, KEY_GROUPS
 from streamflow.state.commit import write_taken
 from streamflow.state.ledger import Ledger
-from streamflow.state.rows import text, text_back
+from streamflow.state.rows import blob_crc, text, text_back
 from streamflow.state.store import Manifest, TableShape
+from streamflow.state.tally import Tally
 
 TIMERS: Final = "@timers"
 """A step's timers are a table of their own: the step's name with this behind it."""
@@ -63,7 +65,7 @@ def _check_tables(connection: sqlite3.Connection, manifest: Manifest, ledger: Le
         new = manifest.renamed.get(step_of(old), step_of(old)) + old[len(step_of(old)) :]
         if old in manifest.tables or new == old or new not in manifest.tables:
             continue
-        _check_free(connection, stored, step_of(new), new)
+        _check_free(connection, ledger, stored, new)
         connection.execute("UPDATE step SET name = ? WHERE id = ?", (new, step))
         stored[new] = (step, shape)
         del stored[old]
@@ -72,28 +74,29 @@ def _check_tables(connection: sqlite3.Connection, manifest: Manifest, ledger: Le
         if wanted is None:
             if not _may_drop(manifest, table) and _has_entries(connection, step):
                 raise _removed("stateful step", step_of(table), "its state")
-            _delete_step(connection, step)
+            _delete_step(connection, ledger, step)
         elif _fits(connection, manifest, table, (step, shape)):
             _keep_step(connection, ledger, table, step, (shape, wanted))
         else:
-            _delete_step(connection, step)
+            _delete_step(connection, ledger, step)
     for table in sorted(manifest.tables.keys() - ledger.steps.keys()):
         wanted = manifest.tables[table]
         ledger.steps[table] = _add_step(connection, table, wanted)
 
 
 def _check_free(
-    connection: sqlite3.Connection, stored: dict[str, tuple[int, TableShape]], name: str, table: str
+    connection: sqlite3.Connection, ledger: Ledger, stored: dict[str, tuple[int, TableShape]], table: str
 ) -> None:
     """A renamed step takes the place of a new one only while that one has no state of its own."""
     if table not in stored:
         return
+    name = step_of(table)
     if _has_entries(connection, stored[table][0]):
         raise IncompatibleStateError(
             f"step {name!r} has state of its own already, nothing can be renamed to it",
             hint=f'Take it out of renamed=, or drop the old one: Flow(..., drop=["{name}"]).',
         )
-    _delete_step(connection, stored.pop(table)[0])
+    _delete_step(connection, ledger, stored.pop(table)[0])
 
 
 def _fits(connection: sqlite3.Connection, manifest: Manifest, table: str, held: tuple[int, TableShape]) -> bool:
@@ -153,9 +156,14 @@ def _has_entries(connection: sqlite3.Connection, step: int) -> bool:
     return bool(found)
 
 
-def _delete_step(connection: sqlite3.Connection, step: int) -> None:
+def _delete_step(connection: sqlite3.Connection, ledger: Ledger, step: int) -> None:
+    total = ledger.content.total("state")
     for group in range(KEY_GROUPS):
+        query = "SELECT count(*), coalesce(sum(crc), 0) FROM state WHERE key_group = ? AND step = ?"
+        ((rows, crcs),) = connection.execute(query, (group, step))
+        total = total.plus(-rows, -crcs)
         connection.execute("DELETE FROM state WHERE key_group = ? AND step = ?", (group, step))
+    ledger.content = replace(ledger.content, totals={**ledger.content.totals, "state": total})
     connection.execute("DELETE FROM state_delta WHERE step = ?", (step,))
     connection.execute("DELETE FROM step WHERE id = ?", (step,))
 
@@ -183,10 +191,12 @@ def _rename_source(connection: sqlite3.Connection, old: str, new: str) -> None:
         for partition, at, identity in connection.execute(query, (text(old),))
     }
     connection.execute("DELETE FROM source WHERE source = CAST(? AS TEXT)", (text(old),))
-    # the checksum of a position covers the source's name
-    write_taken(connection, 0, {new: Taken(positions)})
-    update = "UPDATE seen SET source = CAST(? AS TEXT) WHERE source = CAST(? AS TEXT)"
-    connection.execute(update, (text(new), text(old)))
+    # checksums cover the source's name
+    write_taken(connection, Tally(Ledger()), 0, {new: Taken(positions)})
+    blobs = connection.execute("SELECT epoch, CAST(ids AS BLOB) FROM seen WHERE source = CAST(? AS TEXT)", (text(old),))
+    for epoch, ids in blobs.fetchall():
+        update = "UPDATE seen SET source = CAST(? AS TEXT), crc = ? WHERE source = CAST(? AS TEXT) AND epoch = ?"
+        connection.execute(update, (text(new), blob_crc(epoch, ids, new), text(old), epoch))
 
 
 def _check_sinks(connection: sqlite3.Connection, manifest: Manifest) -> None:

@@ -135,9 +135,9 @@ class _MemoryWitness:
     def read(self) -> Seen | None:
         return self._place.disk.seen
 
-    def write(self, incarnation: str, epoch: int) -> None:
+    def write(self, seen: Seen) -> None:
         if self._place.attached:
-            self._place.disk.seen = Seen(incarnation, epoch)
+            self._place.disk.seen = seen
 
     def sync(self) -> None:
         """Nothing waits."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 import sys
 import time
@@ -17,7 +18,7 @@ from typing import Any, Final
 from streamflow.errors import CheckpointError, CorruptStateError, StateError
 
 APPLICATION_ID: Final = 0x73664C57  # "sfLW"
-FORMAT: Final = 1
+FORMAT: Final = 2
 BUSY_SECONDS: Final = 5.0
 """How long a commit waits for a foreign program that holds SQLite's write lock."""
 CACHE_KIB: Final = 32 << 10
@@ -188,9 +189,13 @@ def check_integrity(connection: sqlite3.Connection, path: Path, *, thorough: boo
     if seconds > CHECK_TOLD_SECONDS:
         log.info("%s of %s took %.1f s", pragma, path, seconds)
     if answer != ["ok"]:
+        if any(_UNREAD.search(str(line)) for line in answer):
+            raise StateError(f"{path} cannot be read: {'; '.join(answer):.200}", hint=_hint("SQLITE_IOERR"))
         raise CorruptStateError(f"{path} fails SQLite's {pragma}: {'; '.join(answer):.200}", hint=RESTORE)
 
 
+_UNREAD: Final = re.compile(rf"failed to get page|error code=({sqlite3.SQLITE_IOERR}|{sqlite3.SQLITE_IOERR_READ})\b")
+"""What a check says of a page that the disk did not give: it may be fine, so nobody should restore a backup yet."""
 RESTORE: Final = "Restore a backup (`streamflow state TARGET --backup FILE` makes them), or run `streamflow reset`."
 
 
@@ -240,13 +245,38 @@ def as_state_error(error: sqlite3.Error, path: Path) -> StateError:
     return StateError(f"{path} cannot be used: {error} ({name})", hint=_hint(name))
 
 
-UNREADABLE: Final = (UnicodeDecodeError, KeyError, TypeError, ValueError, OverflowError, RecursionError)
+UNREADABLE: Final = (KeyError, TypeError, ValueError, OverflowError, RecursionError)
 """What reading raises, besides SQLite's own errors, where rows or SQLite's messages hold rubbish."""
 
 
 def as_corrupt(error: Exception, path: Path) -> CorruptStateError:
     """Translates what rubbish in a file that passed SQLite's checks made Python raise."""
     return CorruptStateError(f"{path} holds values that make no sense: {error!r:.200}", hint=RESTORE)
+
+
+@contextmanager
+def reading(path: Path, rubbish: tuple[type[Exception], ...] = UNREADABLE) -> Iterator[None]:
+    """Translates what reading the state file can raise into errors that name it.
+
+    Args:
+        path: The state file.
+        rubbish: What values that make no sense raise; none where users' code runs inside, which raises it too.
+    """
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise as_state_error(error, path) from error
+    except rubbish as error:
+        raise as_corrupt(error, path) from error
+    except CorruptStateError as error:
+        raise naming(error, path) from error
+
+
+def naming(error: CorruptStateError, path: Path) -> CorruptStateError:
+    """The error with the file's name in it."""
+    if str(path) in error.message:
+        return error
+    return CorruptStateError(f"{path} is damaged: {error.message}", hint=error.hint)
 
 
 def as_checkpoint_error(error: sqlite3.Error, path: Path, doing: str) -> CheckpointError:

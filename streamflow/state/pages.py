@@ -24,7 +24,13 @@ LOAD_ROWS: Final = 256
 JOINED_FROM: Final = 4096
 """With fewer rows than this, looking for their key groups costs more than joining saves."""
 
-_TEXTS: Final = "typeof(key) = 'text' AND typeof(sub) = 'text' AND typeof(value) = 'text'"
+
+def are_texts(*columns: str) -> str:
+    """An expression that is false where a column holds bytes: its checksum may be right, but it sorts elsewhere."""
+    return " AND ".join(f"typeof({column}) = 'text'" for column in columns)
+
+
+_TEXTS: Final = are_texts("key", "sub", "value")
 _PLAIN: Final = f"sub = '\"\"' AND expires_ms IS NULL AND {_TEXTS}"
 _FETCHED: Final = (
     "SELECT key_group << 24 | step, CAST(key AS BLOB), CAST(sub AS BLOB), CAST(value AS BLOB), expires_ms, crc, "

@@ -7,20 +7,23 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import repeat
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from zlib import crc32
 
 from streamflow.batch import Chunk, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
-from streamflow.state.ledger import Ledger
-from streamflow.state.opening import RESTORE
-from streamflow.state.pages import Page, read_pages
+from streamflow.state.content import Total, check_total
+from streamflow.state.ledger import Held, Ledger
+from streamflow.state.opening import RESTORE, UNREADABLE
+from streamflow.state.pages import Page, are_texts, read_pages
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
 from streamflow.state.splitting import delta_entries
-from streamflow.state.store import Checkpoint, Install
+from streamflow.state.store import Checkpoint, Entry, Install
 
 PENDING_BYTES_MAX: Final = 8 << 20
 """Of each sink's outbox an opening keeps so many bytes in memory; the rest is checked and stays at rest."""
+
+T = TypeVar("T")
 
 
 def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoint:
@@ -30,7 +33,7 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
         CorruptStateError: A checksum or a sequence is wrong.
     """
     digest = _read_epoch(connection, ledger)
-    progress = _read_progress(connection)
+    progress = _read_progress(connection, ledger)
     pending = _read_pending(connection, ledger)
     ledger.adopt({sink: known.next_seq for sink, known in progress.items()})
     for step, size in connection.execute("SELECT step, sum(bytes) FROM state_delta GROUP BY 1"):
@@ -63,11 +66,12 @@ def _read_epoch(connection: sqlite3.Connection, ledger: Ledger) -> bytes:
     return b""
 
 
-def _read_progress(connection: sqlite3.Connection) -> dict[str, Progress]:
+def _read_progress(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Progress]:
     progress = {}
     for sink, epoch, next_seq, cursor, crc in connection.execute("SELECT sink, epoch, next_seq, cursor, crc FROM sink"):
         if crc != fields_crc(sink, epoch, next_seq, cursor):
             raise corrupt(f"the progress of sink {sink!r}")
+        ledger.crcs["sink"][sink] = crc
         progress[sink] = Progress(epoch, next_seq, cursor)
     return progress
 
@@ -75,14 +79,14 @@ def _read_progress(connection: sqlite3.Connection) -> dict[str, Progress]:
 def _read_pending(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, list[Chunk]]:
     pending: dict[str, list[Chunk]] = {}
     kept: dict[str, int] = {}
-    for chunk in _checked(connection.execute(f"{_CHUNKS} ORDER BY sink, first_seq")):
+    for chunk, crc in _checked(connection.execute(f"{_CHUNKS} ORDER BY sink, first_seq")):
         sink = chunk.sink
         chunks = pending.setdefault(sink, [])
         if chunks and chunks[-1].end_seq != chunk.first_seq:
             raise corrupt(f"the outbox of sink {sink!r} has a gap before sequence {chunk.first_seq}: it")
         kept[sink] = kept.get(sink, 0) + chunk.size_bytes
         chunks.append(chunk if kept[sink] <= PENDING_BYTES_MAX else chunk.at_rest())
-        ledger.next_seq[sink] = chunk.end_seq
+        ledger.add_chunk(sink, Held(chunk.first_seq, chunk.count, crc))
     return pending
 
 
@@ -96,34 +100,42 @@ def read_chunks(connection: sqlite3.Connection, sink: str, first_seq: int, count
         CorruptStateError: One does not match its checksum.
     """
     query = f"{_CHUNKS} WHERE sink = ? AND first_seq >= ? ORDER BY first_seq LIMIT ?"
-    return _checked(connection.execute(query, (sink, first_seq, count)))
+    return (chunk for chunk, _ in _checked(connection.execute(query, (sink, first_seq, count))))
 
 
-def _checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[Chunk]:
+def _checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Chunk, int]]:
     for sink, epoch, index, first_seq, count, payload, crc in rows:
         chunk = Chunk(sink, epoch, index, first_seq, count, payload)
         if crc != chunk_crc(chunk):
             raise corrupt(f"the outbox of sink {sink!r}, sequence {first_seq}, epoch {epoch},")
-        yield chunk
+        yield chunk, crc
 
 
 def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Taken]:
     positions: dict[str, dict[str, Position]] = {}
-    query = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB), crc FROM source"
-    for *names, at, stored_identity, crc in connection.execute(query):
+    query = (
+        "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB), crc, "
+        f"{are_texts('source', 'partition', 'identity')} FROM source"
+    )
+    for *names, at, stored_identity, crc, texts in connection.execute(query):
         source, partition = map(text_back, names)
         identity = text_back(stored_identity)
-        if crc != fields_crc(source, partition, at, identity):
+        if crc != fields_crc(source, partition, at, identity) or not texts:
             raise corrupt(f"the position of source {source!r}, partition {partition!r},")
+        ledger.crcs["source"][source, partition] = crc
         positions.setdefault(source, {})[partition] = Position(at, identity)
     ids: dict[str, list[str]] = {}
-    query = "SELECT CAST(source AS BLOB), epoch, count, CAST(ids AS BLOB), crc FROM seen ORDER BY source, epoch"
-    for name, epoch, count, blob, crc in connection.execute(query):
+    query = (
+        f"SELECT CAST(source AS BLOB), epoch, count, CAST(ids AS BLOB), crc, {are_texts('source', 'ids')} FROM seen "
+        "ORDER BY source, epoch"
+    )
+    for name, epoch, count, blob, crc, texts in connection.execute(query):
         source = text_back(name)
-        if crc != blob_crc(epoch, blob):
+        found = json.loads(blob)
+        if crc != blob_crc(epoch, blob, source) or count != len(found) or not texts:
             raise corrupt(f"the ids that source {source!r} took in epoch {epoch}")
-        ids.setdefault(source, []).extend(json.loads(blob))
-        ledger.seen.setdefault(source, deque()).append((epoch, count))
+        ids.setdefault(source, []).extend(found)
+        ledger.seen.setdefault(source, deque()).append(Held(epoch, count, crc))
     return {source: Taken(positions.get(source, {}), ids.get(source, ())) for source in sorted({*positions, *ids})}
 
 
@@ -135,19 +147,50 @@ def load_entries(connection: sqlite3.Connection, ledger: Ledger, install: Instal
     """
     names = {step: name for name, step in ledger.steps.items()}
     ledger.row_bytes.clear()
-    for page in read_pages(connection):
-        check_page(page, names)
+    for page in _sensible(_read_pages(connection, ledger, names)):
         size = sum(map(len, page.entries.keys)) + sum(map(len, page.entries.values))  # type: ignore[arg-type]
         ledger.row_bytes[page.step] = ledger.row_bytes.get(page.step, 0) + size
         install(names[page.step], page.entries)
-    query = "SELECT epoch, step, count, bytes, CAST(payload AS BLOB), crc FROM state_delta ORDER BY id"
-    for epoch, step, count, size, payload, crc in connection.execute(query):
-        if crc != delta_crc(step, epoch, payload) or step not in names:
+    for step, changes in _sensible(_read_deltas(connection, ledger, names)):
+        install(names[step], changes)
+
+
+def _sensible(read: Iterator[T]) -> Iterator[T]:
+    """Tells rubbish in rows as what it is; what the consumer raises is its own affair."""
+    try:
+        yield from read
+    except UNREADABLE as error:
+        raise CorruptStateError(f"its state holds values that make no sense: {error!r:.200}", hint=RESTORE) from error
+
+
+def _read_pages(connection: sqlite3.Connection, ledger: Ledger, names: Mapping[int, str]) -> Iterator[Page]:
+    """Reads all rows, held against their checksums, and against what the file says it has."""
+    total = Total()
+    for page in read_pages(connection):
+        check_page(page, names)
+        total = total.plus(len(page.crcs), sum(page.crcs))
+        yield page
+    check_total("state", total, ledger.content)
+
+
+def _read_deltas(
+    connection: sqlite3.Connection, ledger: Ledger, names: Mapping[int, str]
+) -> Iterator[tuple[int, Sequence[Entry]]]:
+    """Reads all unfolded deltas in the order of the epochs: step, entries."""
+    query = (
+        f"SELECT epoch, step, count, bytes, CAST(payload AS BLOB), crc, {are_texts('payload')} FROM state_delta "
+        "ORDER BY id"
+    )
+    total = Total()
+    for epoch, step, count, size, payload, crc, texts in connection.execute(query):
+        total = total.plus(1, crc)
+        if crc != delta_crc(step, epoch, payload) or step not in names or not texts:
             raise corrupt(f"the changes of step {names.get(step, step)!r} in epoch {epoch}")
         entries = delta_entries(payload)
         if (len(entries), len(payload)) != (count, size):
             raise corrupt(f"the number of changes of step {names[step]!r} in epoch {epoch}")
-        install(names[step], entries)
+        yield step, entries
+    check_total("state_delta", total, ledger.content)
 
 
 def check_page(page: Page, names: Mapping[int, str]) -> None:

@@ -57,9 +57,9 @@ def chunk_crc(chunk: Chunk) -> int:
     return crc32(chunk.payload, fields_crc(chunk.sink, chunk.epoch, chunk.index, chunk.first_seq, chunk.count))
 
 
-def blob_crc(epoch: int, payload: bytes) -> int:
-    """Checksum of a blob that belongs to an epoch."""
-    return crc32(payload, crc32(b"%d|" % epoch))
+def blob_crc(epoch: int, payload: bytes, source: str = "") -> int:
+    """Checksum of a blob that belongs to an epoch, and perhaps to a source."""
+    return crc32(payload, crc32(text(source), crc32(b"%d|" % epoch)))
 
 
 def write_rows(

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from streamflow.batch import Chunk, Progress, Taken
-from streamflow.errors import CheckpointError, Fenced, StateError
+from streamflow.errors import CheckpointError, CorruptStateError, Fenced, StateError
 from streamflow.state import commit as writing
 from streamflow.state.claim import StoreOptions, claim, verify
 from streamflow.state.executor import Executor, ThreadExecutor
@@ -18,16 +18,18 @@ from streamflow.state.fold import Folder
 from streamflow.state.ledger import Ledger
 from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
-    UNREADABLE,
     as_checkpoint_error,
-    as_corrupt,
     as_state_error,
     is_passing,
+    naming,
+    reading,
     transaction,
 )
 from streamflow.state.recovery import load_entries, read_checkpoint, read_chunks
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
+from streamflow.state.tally import Tally
 from streamflow.state.wal import WalKeeper
+from streamflow.state.witness import Seen
 
 __all__ = ["SqliteStore", "StoreOptions"]
 
@@ -93,16 +95,12 @@ class SqliteStore:
 
     def _open(self, manifest: Manifest) -> Checkpoint:
         connection, ledger = self._open_connection(), self._ledger
-        try:
+        with reading(self.path):
             verify(connection, self.path, self._place, accept_missing=manifest.accept_missing)
             with transaction(connection):
                 claim(connection, self.path, manifest, ledger, self._options)
+                checkpoint = read_checkpoint(connection, ledger)
                 self._options.point("store.claimed")
-            checkpoint = read_checkpoint(connection, ledger)
-        except sqlite3.Error as error:
-            raise as_state_error(error, self.path) from error
-        except UNREADABLE as error:
-            raise as_corrupt(error, self.path) from error
         self._tell_witness()
         return checkpoint
 
@@ -111,13 +109,9 @@ class SqliteStore:
         await self._executor.run(self._load, install, done)
 
     def _load(self, install: Install, done: Callable[[], None]) -> None:
-        try:
+        with reading(self.path, rubbish=()):
             load_entries(self._open_connection(), self._ledger, install)
             done()
-        except sqlite3.Error as error:
-            raise as_state_error(error, self.path) from error
-        except UNREADABLE as error:
-            raise as_corrupt(error, self.path) from error
 
     # -- writing -----------------------------------------------------------------------------------------------------
 
@@ -134,13 +128,14 @@ class SqliteStore:
         ledger, connection = self._ledger, self._open_connection()
         writing.check_deltas(ledger, epoch.deltas)
         epoch = replace(epoch, deltas=list(writing.joined(epoch.deltas)))
+        tally = Tally(ledger)
         self._options.point("commit.begun")
         self._write(
             f"the commit of epoch {epoch.epoch}",
-            lambda: writing.write_epoch(connection, ledger, epoch, self._options.clock.now_ms()),
+            lambda: writing.write_epoch(connection, tally, epoch, self._options.clock.now_ms()),
             "commit.written",
         )
-        writing.note_epoch(ledger, epoch)
+        writing.note_epoch(ledger, tally, epoch)
         self._options.point("commit.done")
         self._tell_witness()
         try:
@@ -157,13 +152,17 @@ class SqliteStore:
 
     def _note(self, taken: Mapping[str, Taken], progress: Mapping[str, Progress]) -> None:
         ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
 
         def write() -> None:
             writing.check_generation(connection, ledger)
-            writing.write_taken(connection, ledger.epoch, taken)
-            writing.write_progress(connection, progress)
+            writing.write_taken(connection, tally, ledger.epoch, taken)
+            writing.write_progress(connection, tally, progress)
+            tally.write(connection, notes=1)
 
         self._write("writing progress", write)
+        tally.apply()
+        self._tell_witness()
         ledger.adopt({sink: known.next_seq for sink, known in progress.items()})
 
     async def spill(self, chunks: Sequence[Chunk]) -> None:
@@ -173,13 +172,15 @@ class SqliteStore:
 
     def _spill(self, chunks: Sequence[Chunk]) -> None:
         ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
 
         def write() -> None:
             writing.check_generation(connection, ledger)
-            writing.write_chunks(connection, ledger, chunks)
+            writing.write_chunks(connection, tally, chunks)
+            tally.write(connection)
 
         self._write("spilling outputs", write)
-        writing.note_chunks(ledger, chunks)
+        tally.apply()
         ledger.spilled_bytes += sum(len(chunk.payload) for chunk in chunks)
         self._options.point("spill.done")
 
@@ -188,10 +189,8 @@ class SqliteStore:
         return await self._executor.run(self._chunks, sink, first_seq, count)
 
     def _chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
-        try:
+        with reading(self.path):
             return list(read_chunks(self._open_connection(), sink, first_seq, count))
-        except sqlite3.Error as error:
-            raise as_state_error(error, self.path) from error
 
     def _write(self, doing: str, write: Callable[[], None], point: str = "") -> None:
         """Runs one transaction, and refuses to run another once the disk has failed.
@@ -221,7 +220,8 @@ class SqliteStore:
 
     def _tell_witness(self) -> None:
         try:
-            self._witness.write(self._ledger.incarnation, self._ledger.epoch)
+            ledger = self._ledger
+            self._witness.write(Seen(ledger.incarnation, ledger.epoch, ledger.content.notes))
         except OSError as error:
             # the epoch itself is durable, so this write does not fail; the next one does
             log.error("the witness of %s cannot be written: %s", self.path, error)
@@ -252,6 +252,9 @@ class SqliteStore:
         except sqlite3.Error as error:
             self._folder = Folder(self._ledger, self._options.clock.monotonic)
             raise self._failed(error, "folding") from error
+        except CorruptStateError as error:
+            self._broken = error.message
+            raise naming(error, self.path) from error
 
     # -- reading -------------------------------------------------------------------------------------------------------
 

@@ -17,6 +17,17 @@ WAL_BYTES_MAX: Final = 64 << 20
 log = logging.getLogger("streamflow.state")
 
 
+def write_back(connection: sqlite3.Connection, path: Path) -> None:
+    """Writes all that an opening has found in the log back to the file, and syncs it, before anything builds on it.
+
+    What is found need not be on the disk: if a sync failed, the kernel still shows what it could not write, and no
+    later sync of the log would write it. The next power cut would take it away, and all that was appended since.
+    """
+    ((busy, _, _),) = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    if busy:
+        log.warning("%s: a reader keeps an old snapshot open, so its log could not be written back", path)
+
+
 class WalKeeper:
     """Decides when the WAL is checkpointed.
 

@@ -2,7 +2,8 @@
 
 SQLite opens a store whose WAL was deleted, or cut short by one flipped bit, as if nothing were missing (measured:
 epoch 9 of 30, integrity "ok"). So after each COMMIT the epoch is written to a file of its own, and a store that is
-behind it is refused.
+behind it is refused. Notes, which store positions and progress between epochs, are counted in the same way: a lost
+baseline would let a sink take its own records for older ones.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Final, NamedTuple, Protocol
 
 from streamflow.errors import EpochWentBack
+from streamflow.state.lock import sync_directory
 
 FSYNC_SECONDS: Final = 1.0
 """The witness is synced at most this often: after a power cut it may be older than the store, never newer."""
@@ -24,10 +26,11 @@ _SLOTS: Final = 2
 
 
 class Seen(NamedTuple):
-    """What a witness says."""
+    """What a witness says: which store it saw, at which epoch, after how many notes."""
 
     incarnation: str
     epoch: int
+    notes: int
 
 
 class Witness(Protocol):
@@ -37,8 +40,8 @@ class Witness(Protocol):
         """Returns the newest epoch it tells; None if it is missing or says nothing readable."""
         ...
 
-    def write(self, incarnation: str, epoch: int) -> None:
-        """Writes the epoch just committed.
+    def write(self, seen: Seen) -> None:
+        """Writes what was just committed.
 
         Raises:
             OSError: The disk refused.
@@ -72,7 +75,7 @@ class FileWitness:
         self.path = path
         self._monotonic = monotonic
         self._descriptor = -1
-        self._synced = 0.0
+        self._synced = float("-inf")
         self._unsynced = False
 
     def read(self) -> Seen | None:
@@ -81,14 +84,16 @@ class FileWitness:
     def forget(self) -> None:
         self.path.unlink(missing_ok=True)
 
-    def write(self, incarnation: str, epoch: int) -> None:
+    def write(self, seen: Seen) -> None:
         if self._descriptor < 0:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             self._descriptor = os.open(self.path, flags, 0o600)
-        text = f"{incarnation} {epoch}"
+            # a power cut must not leave the store without its witness: its name has to be durable too
+            sync_directory(self.path.parent)
+        text = f"{seen.incarnation} {seen.epoch} {seen.notes}"
         line = f"{text} {zlib.crc32(text.encode()):08x}".ljust(_SLOT_BYTES - 1) + "\n"
         assert len(line) == _SLOT_BYTES, f"witness line of {len(line)} bytes"
-        os.pwrite(self._descriptor, line.encode(), epoch % _SLOTS * _SLOT_BYTES)
+        os.pwrite(self._descriptor, line.encode(), (seen.epoch + seen.notes) % _SLOTS * _SLOT_BYTES)
         self._unsynced = True
         now = self._monotonic()
         if now - self._synced >= FSYNC_SECONDS:
@@ -120,12 +125,12 @@ def parse_witness(content: bytes) -> Seen | None:
     found: Seen | None = None
     for start in range(0, len(content), _SLOT_BYTES):
         fields = content[start : start + _SLOT_BYTES].decode("ascii", "replace").split()
-        if len(fields) != 3 or not fields[1].isdigit():
+        if len(fields) != 4 or not (fields[1].isdigit() and fields[2].isdigit()):
             continue
-        text = f"{fields[0]} {fields[1]}"
-        if fields[2] == f"{zlib.crc32(text.encode('ascii', 'replace')):08x}":
-            seen = Seen(fields[0], int(fields[1]))
-            if found is None or seen.epoch > found.epoch:
+        text = " ".join(fields[:3])
+        if fields[3] == f"{zlib.crc32(text.encode('ascii', 'replace')):08x}":
+            seen = Seen(fields[0], int(fields[1]), int(fields[2]))
+            if found is None or (seen.epoch, seen.notes) > (found.epoch, found.notes):
                 found = seen
     return found
 
@@ -138,22 +143,27 @@ def check_not_gone(path: Path, seen: Seen | None) -> None:
         seen: What its witness says.
 
     Raises:
-        EpochWentBack: The witness tells of epochs.
+        EpochWentBack: The witness tells of epochs or notes.
     """
-    if seen is not None and seen.epoch > 0:
+    if seen is not None and (seen.epoch or seen.notes):
         raise EpochWentBack(
-            f"{path} is gone or empty, and its witness says that epoch {seen.epoch} was committed",
+            f"{path} is gone or empty, and its witness says that {_reached(seen, seen.epoch == 0)} was committed",
             hint="Bring the file and its -wal back, or run `streamflow reset` to begin anew.",
         )
 
 
-def check_witness(path: Path, seen: Seen | None, held: tuple[str, int], *, accept_missing: bool) -> bool:
+def _reached(seen: Seen, noted: bool) -> str:
+    """In words; the notes are told where the epoch alone does not make the point."""
+    return f"epoch {seen.epoch} with note {seen.notes}" if noted else f"epoch {seen.epoch}"
+
+
+def check_witness(path: Path, seen: Seen | None, held: Seen, *, accept_missing: bool) -> bool:
     """Refuses a store that is behind its witness, or has lost it.
 
     Args:
         path: The state file.
         seen: What its witness says.
-        held: What the store says: its incarnation and epoch.
+        held: What the store says of itself.
         accept_missing: Whether a missing witness, or another store's, is made anew instead.
 
     Returns:
@@ -162,20 +172,20 @@ def check_witness(path: Path, seen: Seen | None, held: tuple[str, int], *, accep
     Raises:
         EpochWentBack: It may be an older copy.
     """
-    incarnation, epoch = held
-    if seen is not None and seen.incarnation == incarnation:
-        if epoch < seen.epoch:
+    if seen is not None and seen.incarnation == held.incarnation:
+        if held.epoch < seen.epoch or held.notes < seen.notes:
+            here, there = (_reached(one, held.epoch >= seen.epoch) for one in (held, seen))
             raise EpochWentBack(
-                f"{path} is at epoch {epoch}, and its witness says that epoch {seen.epoch} was committed",
+                f"{path} is at {here}, and its witness says that {there} was committed",
                 hint="It is an older copy, or its -wal file is gone: bring the newest back, or run `streamflow reset`.",
             )
         return True
-    if seen is None and epoch == 0:
+    if seen is None and not (held.epoch or held.notes):
         return True
     if not accept_missing:
         what = "is missing or unreadable" if seen is None else "belongs to another store"
         raise EpochWentBack(
-            f"the witness {path}.epoch {what}, so {path} (epoch {epoch}) may be an older copy",
+            f"the witness {path}.epoch {what}, so {path} (epoch {held.epoch}) may be an older copy",
             hint="Bring the witness back, or start with --accept-missing if you know that the store is the newest.",
         )
     return False

@@ -32,7 +32,7 @@ from streamflow.connect.secret import redact
 from streamflow.errors import CorruptStateError, DecodeError, DefinitionError, ProgressUnknown, SettingsError
 from streamflow.state.lock import _holder
 from streamflow.state.splitting import delta_entries
-from streamflow.state.witness import FileWitness, parse_witness, read_witness
+from streamflow.state.witness import FileWitness, Seen, parse_witness, read_witness
 from streamflow_nats.chain import _mark
 from streamflow_nats.fence import _generation
 from streamflow_nats.frames import unpack
@@ -214,7 +214,7 @@ def test_witness_files(tmp_path: Path, long_run: bool) -> None:
     witness = FileWitness(path)
     corpus = []
     for epoch in (1, 2, 3, 10**12):
-        witness.write("abc123", epoch)
+        witness.write(Seen("abc123", epoch, epoch // 2))
         corpus.append(path.read_bytes())
     witness.close()
 

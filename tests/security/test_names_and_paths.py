@@ -164,12 +164,12 @@ async def test_a_link_that_appears_later_is_not_written_through(tmp_path: Path) 
     victim.write_bytes(b"precious")
     from streamflow.state.lock import FileLock
     from streamflow.state.opening import connect_writable
-    from streamflow.state.witness import FileWitness
+    from streamflow.state.witness import FileWitness, Seen
 
     opens: list[tuple[str, Callable[[Path], Any]]] = [
         ("", connect_writable),
         (".lock", lambda one: FileLock(one).acquire()),
-        (".epoch", lambda one: FileWitness(one).write("x", 1)),
+        (".epoch", lambda one: FileWitness(one).write(Seen("x", 1, 0))),
     ]
     for suffix, open_ in opens:
         one = path.with_name(path.name + suffix)

@@ -11,6 +11,7 @@ import pytest
 from streamflow.batch import Position, Progress, Taken
 from streamflow.errors import CheckpointError, Fenced, StateError
 from streamflow.state import commit as writing
+from streamflow.state import tally
 from streamflow.state.store import Entry
 from tests.unit.state.given import (
     MANIFEST,
@@ -210,7 +211,7 @@ async def test_what_breaks_an_invariant_is_not_committed(kind, path):
 
 
 async def test_ids_are_remembered_up_to_their_bound(kind, path, monkeypatch):
-    monkeypatch.setattr(writing, "SEEN_IDS_MAX", 7)
+    monkeypatch.setattr(tally, "SEEN_IDS_MAX", 7)
     store = new_store(path, kind)
     await store.open(MANIFEST)
     for number in range(1, 7):

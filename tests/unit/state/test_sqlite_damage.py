@@ -90,7 +90,7 @@ async def test_a_gap_in_the_outbox_is_found(path):
     with sqlite3.connect(path) as db:
         db.execute("DELETE FROM outbox WHERE first_seq = 2")
     db.close()
-    with pytest.raises(CorruptStateError, match="gap before sequence 3"):
+    with pytest.raises(CorruptStateError, match="2 rows in table outbox where it says 3"):
         await new_store(path).open(MANIFEST)
 
 

@@ -18,7 +18,7 @@ from streamflow.state.files import copy_as_found
 from streamflow.state.lock import file_system
 from streamflow.state.sqlite import StoreOptions
 from streamflow.state.store import Manifest
-from streamflow.state.witness import FileWitness, read_witness
+from streamflow.state.witness import FileWitness, Seen, read_witness
 from tests.unit.state.given import MANIFEST, epoch, expected_accounts, full_epoch, loaded, new_store
 
 ACCEPTING = Manifest("orders", "print-1", MANIFEST.tables, MANIFEST.sources, MANIFEST.sinks, accept_missing=True)
@@ -168,7 +168,7 @@ async def test_newer_formats_are_refused(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    await refused(path, StateError, "format 99.*format 1")
+    await refused(path, StateError, "format 99.*format 2")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_a_changed_schema_is_refused(path, change):
     with sqlite3.connect(path) as db:
         db.execute(change)
     db.close()
-    await refused(path, CorruptStateError, "does not have the tables of format 1")
+    await refused(path, CorruptStateError, "does not have the tables of format 2")
 
 
 async def test_views_of_others_do_not_stay(path):
@@ -337,13 +337,13 @@ def test_a_torn_witness_leaves_the_other_line(tmp_path):
     file = tmp_path / "x.epoch"
     witness = FileWitness(file)
     for number in (1, 2, 3):
-        witness.write("abc", number)
+        witness.write(Seen("abc", number, 0))
     witness.close()
-    assert read_witness(file) == ("abc", 3)
+    assert read_witness(file) == ("abc", 3, 0)
     content = bytearray(file.read_bytes())
     content[content.index(b"abc 3") + 4] ^= 1
     file.write_bytes(content)
-    assert read_witness(file) == ("abc", 2)
+    assert read_witness(file) == ("abc", 2, 0)
 
 
 def test_the_witness_is_synced_at_most_once_a_second(tmp_path, monkeypatch):
@@ -352,13 +352,13 @@ def test_the_witness_is_synced_at_most_once_a_second(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda _: synced.append(now[0]))
     witness = FileWitness(tmp_path / "x.epoch", lambda: now[0])
     for number in range(40):
-        witness.write("abc", number)
+        witness.write(Seen("abc", number, 0))
         now[0] += 0.25
-    assert len(synced) == 10
+    assert len(synced) == 1 + 10, "the directory, because the name is new, and the file once a second"
     witness.sync()
     witness.sync()
     witness.close()
-    assert len(synced) == 11
+    assert len(synced) == 1 + 11
 
 
 async def test_what_another_process_finds_opens_at_the_committed_epoch(path, tmp_path):
