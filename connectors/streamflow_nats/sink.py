@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -69,6 +69,7 @@ class NatsSink:
         self._checked: set[bytes] = set()
         self._message_bytes_max = 0
         self._frame_bytes_max = 0
+        self._point: Callable[[str], None]
 
     async def probe(self) -> Probe:
         from streamflow_nats.probe import probe_sink
@@ -80,7 +81,7 @@ class NatsSink:
         self._fence, self._generation = as_tokens(ctx.fence), ctx.generation
         self._link = await Link.connect(self._nats, f"streamflow {ctx.flow} {ctx.sink}")
         try:
-            await self._start(self._link, ctx.sink)
+            await self._start(self._link, ctx)
         except BaseException:
             await self.close()
             raise
@@ -99,7 +100,7 @@ class NatsSink:
         if link is not None:
             await link.close()
 
-    async def _start(self, link: Link, name: str) -> None:
+    async def _start(self, link: Link, ctx: SinkContext) -> None:
         self._stream = JetStream(link, self._settings.name)
         info = await self._stream.info()
         check_writable(info, self._settings)
@@ -107,10 +108,11 @@ class NatsSink:
         self._subjects = info.config.subjects
         self._checked.clear()
         self._message_bytes_max = message_bytes_max(link, info)
-        self._encoder.sink = name
+        self._encoder.sink = ctx.sink
         # Once, not per record: working it out writes guard lines.
         self._frame_bytes_max = self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
-        self._publisher = Publisher(link, self._settings.limits)
+        self._point = ctx.point
+        self._publisher = Publisher(link, self._settings.limits, ctx.point)
         await self._publisher.start()
         await self._opened(info)
 
