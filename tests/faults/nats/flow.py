@@ -200,6 +200,7 @@ async def _run(setup: Setup, trap: Trap | None, notes: Diary) -> None:
     flow = make_flow(setup, _pointed(trap, notes))
     async with flow.running(notes) as run:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.stop)
+        notes.note("listening")
         await run.wait()
 
 

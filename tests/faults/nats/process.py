@@ -115,6 +115,10 @@ class FlowProcess:
         gate.touch()
         await self.until(lambda: len(self.events("trapped")) > before, f"the flow at {gate}")
 
+    def freeze(self) -> None:
+        """SIGSTOP, at once."""
+        os.kill(self.pid, signal.SIGSTOP)
+
     def thaw(self) -> None:
         """Lets a frozen process go on."""
         os.kill(self.pid, signal.SIGCONT)
@@ -132,6 +136,7 @@ class FlowProcess:
 
     async def stop_cleanly(self) -> None:
         """Asks for a clean stop and waits for its end."""
+        await self.until(lambda: self.said("listening") or not self.alive, "the start")
         self.terminate()
         words = await self.ended()
         assert words["error"] == "", self.account()

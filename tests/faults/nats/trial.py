@@ -116,19 +116,32 @@ class Trial:
         """Waits until everything that was fed has come out, or long enough."""
         async with Outsider(self.server) as outsider:
             for _ in range(int(seconds * 20)):
-                if await outsider.count(self.sink) >= feeder.total or not self.flow.alive:
+                if await outsider.count(self.sink) >= feeder.total - feeder.taken_away or not self.flow.alive:
                     break
                 await asyncio.sleep(0.05)
             assert self.flow.alive, f"the flow ended by itself: {self.flow.account()}"
 
-    async def check(self, feeder: Feeder, seconds: float = 30) -> None:
-        """Waits for the last result, and a moment longer; then every record must be there once, and in order."""
-        await self.wait_for(feeder, seconds)
+    async def check(self, feeder: Feeder, since: Counter[str] | None = None) -> None:
+        """Waits for the last result, and a moment longer; then every record must be there once, and in order.
+
+        Args:
+            feeder: Knows what was sent.
+            since: What had been sent when the results before it were taken away.
+        """
+        await self.wait_for(feeder)
         await asyncio.sleep(0.3)
-        async with Outsider(self.server) as outsider:
-            found = await outsider.results(self.sink)
-        check(feeder.sent, found, f"{self.kind}: {self.flow.log}")
+        check(feeder.sent, await self.results(), f"{self.kind}: {self.flow.log}", since)
         assert feeder.total > 0
+
+    async def results(self) -> list[dict[str, Any]]:
+        async with Outsider(self.server) as outsider:
+            return await outsider.results(self.sink)
+
+    async def run_through(self, feeder: Feeder, **changed: Any) -> None:
+        """Starts the flow, and ends it cleanly when everything that was fed has come out."""
+        self.flow.start(**changed)
+        await self.wait_for(feeder)
+        await self.flow.stop_cleanly()
 
 
 async def make_stream(server: NatsServer, name: str, **config: Any) -> None:
@@ -196,6 +209,8 @@ class Feeder:
         self.total = 0
         self.acknowledged = 0
         self.paused = False
+        self.taken_away = 0
+        """How many results somebody has taken out of the stream."""
         self._last_seq = 0
         self._server, self._stream, self._results = server, stream, results
         self._rng, self._bursts = random.Random(seed), bursts
@@ -216,6 +231,12 @@ class Feeder:
         self._stopping = True
         assert self._task is not None
         await self._task
+
+    async def feed(self, count: int) -> None:
+        """Publishes records now, instead of by itself while a block lasts."""
+        async with Outsider(self._server) as outsider:
+            await _publish(outsider.client, self._stream.lower(), [self._record() for _ in range(count)])
+        self.acknowledged = self.total
 
     async def _feed(self) -> None:
         pending: list[tuple[str, bytes]] = []
@@ -281,14 +302,17 @@ async def _publish(client: Client, subject: str, records: list[tuple[str, bytes]
     await subscription.unsubscribe()
 
 
-def check(sent: Counter[str], found: list[dict[str, Any]], where: str) -> None:
+def check(
+    sent: Counter[str], found: list[dict[str, Any]], where: str, since: Counter[str] | None = None
+) -> None:
     """The oracle: per key record 1 to the last, each once, in order, with the count that belongs to it."""
+    since = since or Counter()
     per_key: dict[Any, list[tuple[int, int, int]]] = {}
     for result in found:
         per_key.setdefault(result["key"], []).append((result["n"], result["count"], result["gap"]))
     for key, count in sent.items():
         got = per_key.pop(key, [])
-        wanted = [(n, n, 1) for n in range(1, count + 1)]
+        wanted = [(n, n, 1) for n in range(since[key] + 1, count + 1)]
         if got != wanted:
             at = next((at for at, pair in enumerate(zip(got, wanted, strict=False)) if pair[0] != pair[1]), len(got))
             doubled = len(got) - len(set(got))
