@@ -57,7 +57,9 @@ async def test_the_server_is_killed(tmp_path: Path, long_run: bool) -> None:
     rounds = 3 if long_run else 1
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(NatsServer())
-        trials = [await stack.enter_async_context(Trial(server, tmp_path, kind)) for kind in (*KINDS, Kind("workqueue"))]
+        trials = [
+            await stack.enter_async_context(Trial(server, tmp_path, kind)) for kind in (*KINDS, Kind("workqueue"))
+        ]
         feeders = [await stack.enter_async_context(trial.feeder(seed)) for seed, trial in enumerate(trials)]
         for trial in trials:
             point = "ack.begun" if trial.kind.source == "workqueue" else "publish.part"

@@ -107,7 +107,9 @@ async def test_mode_msgid_is_exact_within_the_window_only(server: NatsServer, tm
 
 @pytest.mark.long
 @pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=ids)
-async def test_the_results_are_purged_while_nothing_is_on_its_way(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
+async def test_the_results_are_purged_while_nothing_is_on_its_way(
+    server: NatsServer, tmp_path: Path, kind: Kind
+) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
         await feeder.feed(500)
@@ -328,7 +330,9 @@ async def restore_state(trial: Trial, feeder: Feeder) -> None:
         shutil.copy2(path, state.parent / path.name)
 
 
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind is not KINDS[0])) for kind in KINDS], ids=ids)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind is not KINDS[0])) for kind in KINDS], ids=ids
+)
 async def test_an_older_state_is_refused(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()

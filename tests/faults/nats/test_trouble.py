@@ -5,15 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from tests.brokers import NatsServer
 from tests.faults.nats.flow import Target, Trap
-from tests.faults.nats.process import FlowProcess
 from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, Feeder, Kind, Outsider, Trial, check, make_stream
+from tests.faults.nats.trial import KINDS, Kind, Outsider, Trial, check, make_stream
 
 SOURCES = (Kind(), Kind("workqueue", "batch", atomic=True), Kind("interest", atomic=True))
 """Each kind of source, each way to guard a sink."""

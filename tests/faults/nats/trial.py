@@ -302,9 +302,7 @@ async def _publish(client: Client, subject: str, records: list[tuple[str, bytes]
     await subscription.unsubscribe()
 
 
-def check(
-    sent: Counter[str], found: list[dict[str, Any]], where: str, since: Counter[str] | None = None
-) -> None:
+def check(sent: Counter[str], found: list[dict[str, Any]], where: str, since: Counter[str] | None = None) -> None:
     """The oracle: per key record 1 to the last, each once, in order, with the count that belongs to it."""
     since = since or Counter()
     per_key: dict[Any, list[tuple[int, int, int]]] = {}
