@@ -169,7 +169,9 @@ def check_fan_out(inputs: Inputs, outputs: Outputs) -> None:
 def diamond() -> Flow:
     flow = Flow("diamond")
     even, odd = flow.source(topic("a")).branch(lambda v: v % 2 == 0, sf.otherwise)
-    even.map(lambda v: [v, "even"]).merge(odd.flat_map(lambda v: [[v, "odd"], [v, "twice"]])).to(topic("out", list[Any]))
+    even.map(lambda v: [v, "even"]).merge(odd.flat_map(lambda v: [[v, "odd"], [v, "twice"]])).to(
+        topic("out", list[Any])
+    )
     return flow
 
 
@@ -329,7 +331,9 @@ def check_collections(inputs: Inputs, outputs: Outputs) -> None:
         items.append([v, dict(sorted(state.items()))])
         lists[v % 2] = [*lists[v % 2], v][-3:]
         rows.append(lists[v % 2])
-    assert [[v, sorted(found.items())] for v, found in outputs["items"]] == [[v, [*found.items()]] for v, found in items]
+    assert [[v, sorted(found.items())] for v, found in outputs["items"]] == [
+        [v, [*found.items()]] for v, found in items
+    ]
     assert outputs["lists"] == rows
 
 
@@ -435,9 +439,7 @@ def expanding() -> Flow:
 
 
 def check_expanding(inputs: Inputs, outputs: Outputs) -> None:
-    assert outputs["out"] == [
-        [v, n, len(str(v))] for v in inputs["a"] for n in range(v % 9) for _ in range(1 + n % 2)
-    ]
+    assert outputs["out"] == [[v, n, len(str(v))] for v in inputs["a"] for n in range(v % 9) for _ in range(1 + n % 2)]
 
 
 def boundaries() -> Flow:

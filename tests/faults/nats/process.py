@@ -55,6 +55,8 @@ class FlowProcess:
         self.kills = 0
         self.log = folder / f"{name}.log"
         self._diary = folder / f"{name}.diary"
+        self._read_to = 0
+        self._events: list[dict[str, Any]] = []
         self._process: ForkServerProcess | None = None
 
     def start(self, trap: Trap | None = None, **changed: Any) -> None:
@@ -81,10 +83,14 @@ class FlowProcess:
 
     def events(self, what: str = "", *, life: int = 0) -> list[dict[str, Any]]:
         """What stands in the diary, of one life or all."""
-        if not self._diary.exists():
-            return []
-        lines = [json.loads(line) for line in self._diary.read_bytes().splitlines()]
-        return [line for line in lines if what in ("", line["what"]) and life in (0, line["life"])]
+        if self._diary.exists():
+            with self._diary.open("rb") as diary:
+                diary.seek(self._read_to)
+                for line in diary:
+                    if line.endswith(b"\n"):
+                        self._read_to += len(line)
+                        self._events.append(json.loads(line))
+        return [event for event in self._events if what in ("", event["what"]) and life in (0, event["life"])]
 
     def said(self, what: str) -> bool:
         """Whether this life has written such a line."""

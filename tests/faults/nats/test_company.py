@@ -9,11 +9,12 @@ import pytest
 
 from tests.brokers import NatsServer
 from tests.faults.nats.flow import Target, Trap
+from tests.faults.nats.outside import Outsider, make_stream
 from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, Kind, Outsider, Trial, check, make_stream
+from tests.faults.nats.trial import KINDS, MSGID, Kind, Trial, check
 
 CHAINS = KINDS[:2]
-SHARED = (KINDS[2], Kind(mode="msgid"))
+SHARED = (KINDS[2], MSGID)
 
 
 async def publish(server: NatsServer, stream: str, *contents: bytes) -> None:
@@ -78,7 +79,7 @@ async def test_a_stream_may_be_shared(server: NatsServer, tmp_path: Path, kind: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*KINDS, Kind(mode="msgid")], ids=str)
+@pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=str)
 async def test_one_of_two_sinks_is_away(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It fails after the commit: the other goes on; when its line is back, it catches up from the outbox."""
     async with Line(server) as line, Trial(server, tmp_path, kind, timeout_seconds=1.0) as trial:

@@ -11,9 +11,10 @@ import pytest
 
 from tests.brokers import NatsServer
 from tests.faults.nats.flow import Trap
-from tests.faults.nats.trial import KINDS, Feeder, Kind, Trial
+from tests.faults.nats.outside import Feeder
+from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, check_at_least_once
 
-QUEUES = (Kind("workqueue"), Kind("interest", "batch", atomic=True))
+SERVED = (*KINDS, MSGID, Kind("workqueue"))
 
 
 async def kill_at_random(server: NatsServer, folder: Path, kind: Kind, kills: int) -> int:
@@ -21,8 +22,7 @@ async def kill_at_random(server: NatsServer, folder: Path, kind: Kind, kills: in
     rng = random.Random(f"{kind} {kills}")
     async with Trial(server, folder, kind, limits={"ack_wait_seconds": 0.3}) as trial:
         if kind.source == "interest":
-            trial.flow.start(Trap("source.opened"))
-            await trial.flow.killed(Trap("source.opened"))
+            await trial.begin()
         async with trial.feeder(kills) as feeder:
             for _ in range(kills):
                 trial.flow.start()
@@ -55,11 +55,14 @@ async def test_the_flow_behind_a_queue_is_killed_at_random_instants(tmp_path: Pa
 async def test_the_server_is_killed(tmp_path: Path, long_run: bool) -> None:
     """While nothing happens, in the middle of a publish, and in the middle of acknowledging."""
     rounds = 3 if long_run else 1
+    assert await kill_servers(tmp_path, rounds) == (1 + len(SERVED)) * rounds
+
+
+async def kill_servers(folder: Path, rounds: int) -> int:
+    """Kills the server of several flows again and again; returns how often."""
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(NatsServer())
-        trials = [
-            await stack.enter_async_context(Trial(server, tmp_path, kind)) for kind in (*KINDS, Kind("workqueue"))
-        ]
+        trials = [await stack.enter_async_context(Trial(server, folder, kind)) for kind in SERVED]
         feeders = [await stack.enter_async_context(trial.feeder(seed)) for seed, trial in enumerate(trials)]
         for trial in trials:
             point = "ack.begun" if trial.kind.source == "workqueue" else "publish.part"
@@ -74,13 +77,17 @@ async def test_the_server_is_killed(tmp_path: Path, long_run: bool) -> None:
                 await asyncio.sleep(0.1)
                 await server.start_async()
         kills = server.starts - 1
-        assert kills == rounds * (1 + len(trials))
         for feeder in feeders:
             await feeder.stop()
         for trial, feeder in zip(trials, feeders, strict=True):
-            await trial.check(feeder)
+            if trial.kind is MSGID:
+                await trial.wait_for(feeder)
+                check_at_least_once(feeder.sent, await trial.results(), "msgid")
+            else:
+                await trial.check(feeder)
             assert len(trial.flow.events("failed")) + len(trial.flow.events("restarting")) >= kills
             assert trial.flow.lives == 1
+        return kills
 
 
 async def kill_when_idle(server: NatsServer, trials: list[Trial], feeders: list[Feeder]) -> None:

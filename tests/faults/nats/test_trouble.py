@@ -10,19 +10,12 @@ import pytest
 
 from tests.brokers import NatsServer
 from tests.faults.nats.flow import Target, Trap
+from tests.faults.nats.outside import Outsider, make_stream
 from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, Kind, Outsider, Trial, check, make_stream
+from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, check
 
 SOURCES = (Kind(), Kind("workqueue", "batch", atomic=True), Kind("interest", atomic=True))
 """Each kind of source, each way to guard a sink."""
-MSGID = Kind(mode="msgid")
-
-
-async def begun(trial: Trial) -> None:
-    """Starts the flow, so that an interest stream has somebody to keep messages for, and kills it."""
-    trap = Trap("source.opened")
-    trial.flow.start(trap)
-    await trial.flow.killed(trap)
 
 
 async def publish(trial: Trial, content: bytes) -> None:
@@ -50,7 +43,7 @@ async def unacknowledged(trial: Trial) -> int:
 async def test_a_poison_message_stops_the_flow_each_time(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It is named; it is never acknowledged; there is no loop of restarts. Leaving it out is a choice of the user."""
     async with Trial(server, tmp_path, kind) as trial:
-        await begun(trial)
+        await trial.begin()
         feeder = trial.feeder()
         await feeder.feed(50)
         await publish(trial, b"\xff no record")
@@ -70,7 +63,7 @@ async def test_a_poison_message_stops_the_flow_each_time(server: NatsServer, tmp
 @pytest.mark.parametrize("kind", SOURCES, ids=str)
 async def test_a_step_that_raises_stops_the_flow_each_time(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
-        await begun(trial)
+        await trial.begin()
         feeder = trial.feeder()
         await feeder.feed(50)
         await publish(trial, json.dumps({"key": "bad", "n": 1}).encode())
@@ -104,7 +97,7 @@ async def empty_or_kept(trial: Trial) -> None:
 async def test_the_disk_is_full(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """A commit fails: nothing of it leaves, nothing is acknowledged, the flow stops; with room again it goes on."""
     async with Trial(server, tmp_path, kind) as trial:
-        await begun(trial)
+        await trial.begin()
         feeder = trial.feeder()
         async with feeder:
             trial.flow.start(file_bytes_max=1_500_000)
@@ -177,7 +170,7 @@ async def test_a_slow_sink_holds_nobody_but_intake(server: NatsServer, tmp_path:
 async def test_the_graph_changes_while_outputs_wait(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """A stateless step may come; the sink whose outputs wait may not go, until they have left."""
     async with Trial(server, tmp_path, kind) as trial:
-        await begun(trial)
+        await trial.begin()
         second = f"{trial.sink}B"
         await make_stream(server, second, allow_atomic=kind.atomic)
         both = (Target(trial.sink, kind.mode, server.url), Target(second, kind.mode, server.url))
@@ -203,14 +196,14 @@ async def test_the_graph_changes_while_outputs_wait(server: NatsServer, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [Kind("workqueue"), Kind("interest", atomic=True)], ids=str)
+@pytest.mark.parametrize("kind", QUEUES, ids=str)
 async def test_a_small_prefetch_and_acknowledgements_that_get_lost(
     server: NatsServer, tmp_path: Path, kind: Kind
 ) -> None:
     """Killed before each acknowledging, so that everything committed comes again, more than may be unacknowledged."""
     limits = {"unacked_max": 100, "read_ahead_records": 64, "ack_wait_seconds": 0.3}
     async with Trial(server, tmp_path, kind, limits=limits) as trial:
-        await begun(trial)
+        await trial.begin()
         feeder = trial.feeder()
         await feeder.feed(1000)
         lost = 0
@@ -230,15 +223,14 @@ async def test_a_small_prefetch_and_acknowledgements_that_get_lost(
 async def test_a_producer_that_repeats_itself(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """Under the same message id the server drops it; under another it is another record: ids are stream sequences."""
     async with Trial(server, tmp_path, kind) as trial:
-        await begun(trial)
+        await trial.begin()
         feeder = trial.feeder()
         await feeder.feed(100)
         async with Outsider(server) as outsider:
             for message_id in ("once", "once", "twice"):
-                ack = await outsider.js.publish(
-                    trial.source.lower(), b'{"key": "x", "n": 1}', headers={"Nats-Msg-Id": message_id}
-                )
-        assert ack.seq == 102
+                headers = {"Nats-Msg-Id": message_id}
+                await outsider.js.publish(trial.source.lower(), b'{"key": "x", "n": 1}', headers=headers)
+            assert await outsider.last_seq(trial.source) == 102
         trial.flow.start()
         feeder.taken_away = -2
         await trial.wait_for(feeder)

@@ -10,8 +10,9 @@ import pytest
 
 from tests.brokers import NatsServer
 from tests.faults.nats.flow import Trap
+from tests.faults.nats.outside import Outsider
 from tests.faults.nats.process import FlowProcess, copy_state
-from tests.faults.nats.trial import KINDS, Kind, Outsider, Trial
+from tests.faults.nats.trial import KINDS, QUEUES, Kind, Trial
 
 FREEZES = (
     Trap("publish.part", 3, "freeze"),  # in the middle of a publish: a part has left
@@ -28,6 +29,7 @@ async def fail_over(server: NatsServer, folder: Path, kind: Kind, freeze: Trap) 
     where = f"{kind} frozen at {freeze.point}"
     async with Trial(server, folder, kind) as trial, AsyncExitStack() as stack:
         old = trial.flow
+        await trial.begin()
         async with trial.feeder() as feeder:
             if freeze.point == "sink.asked":
                 old.start()
@@ -84,9 +86,8 @@ async def test_a_zombie_is_refused_wherever_it_was_frozen(tmp_path: Path) -> Non
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-async def test_a_zombie_behind_a_work_queue_is_refused(tmp_path: Path) -> None:
+async def test_a_zombie_behind_a_queue_is_refused(tmp_path: Path) -> None:
     """The new flow takes over the queue as well: the zombie acknowledges nothing that only it has committed."""
-    kinds = [Kind("workqueue", each.mode, each.atomic) for each in KINDS]
     async with NatsServer(sync="2m") as server:
-        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in kinds))
+        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in QUEUES))
     assert len(ends) == 3
