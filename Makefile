@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check format faults bench brokers-up brokers-down brokers-status clean
+.PHONY: help install demo test check format faults faults-long bench brokers-up brokers-down brokers-status clean
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z-]+:.*## / {printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ format: $(STAMP) ## Format the code and fix what can be fixed by itself
 
 faults: $(STAMP) ## Long runs of crashes: simulated schedules and real kills
 	@$(BIN)/python tests/run_parts.py --only faults,simulation --long $(ARGS)
+
+faults-long: $(STAMP) ## Before a release: hundreds of kills, then a soak of 20 minutes (docs/reliability.md)
+	@$(BIN)/python -m tests.faults.nats.campaign --flow 500 --server 100
+	@$(BIN)/python -m tests.faults.nats.soak --minutes 20 $(ARGS)
 
 bench: $(STAMP) ## Print the figures the project promises, measured here
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -11,7 +11,7 @@ from tests.brokers import NatsServer
 from tests.faults.nats.flow import Target, Trap
 from tests.faults.nats.outside import Outsider, make_stream
 from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, MSGID, Kind, Trial, check
+from tests.faults.nats.trial import KINDS, MSGID, Kind, Trial, at_once, check
 
 CHAINS = KINDS[:2]
 SHARED = (KINDS[2], MSGID)
@@ -34,7 +34,7 @@ async def raw(server: NatsServer, stream: str) -> list[bytes]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", CHAINS, ids=str)
+@at_once(*CHAINS)
 async def test_somebody_else_publishes_to_a_chain(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """In the middle of a publish, while the flow stands still: nothing of the flow lands behind it."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -58,7 +58,7 @@ async def test_somebody_else_publishes_to_a_chain(server: NatsServer, tmp_path: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", SHARED, ids=str)
+@at_once(*SHARED)
 async def test_a_stream_may_be_shared(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """Where the mode allows for it, others' messages stand between the flow's, and change nothing."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -79,10 +79,10 @@ async def test_a_stream_may_be_shared(server: NatsServer, tmp_path: Path, kind: 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=str)
+@at_once(*KINDS, MSGID)
 async def test_one_of_two_sinks_is_away(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It fails after the commit: the other goes on; when its line is back, it catches up from the outbox."""
-    async with Line(server) as line, Trial(server, tmp_path, kind, timeout_seconds=1.0) as trial:
+    async with Line(server) as line, Trial(server, tmp_path, kind) as trial:
         second = f"{trial.sink}B"
         await make_stream(server, second, allow_atomic=kind.atomic)
         targets = (Target(trial.sink, kind.mode, server.url), Target(second, kind.mode, line.url))

@@ -19,7 +19,7 @@ from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
 class Lines:
     """A trial whose source and sink have a line each."""
 
-    def __init__(self, server: NatsServer, folder: Path, kind: Kind, timeout_seconds: float = 1.0) -> None:
+    def __init__(self, server: NatsServer, folder: Path, kind: Kind, timeout_seconds: float = 10.0) -> None:
         self._timeout_seconds = timeout_seconds
         self.source, self.sink = Line(server), Line(server)
         self._server, self._folder, self._kind = server, folder, kind
@@ -107,7 +107,7 @@ async def test_a_line_is_cut(tmp_path: Path, long_run: bool) -> None:
 
 async def silent_sink(server: NatsServer, folder: Path, kind: Kind) -> int:
     """What the sink had sent arrives when it has long been opened again and has gone on; returns how many bytes."""
-    async with Lines(server, folder, kind) as lines:
+    async with Lines(server, folder, kind, timeout_seconds=2) as lines:
         trial = lines.trial
         async with trial.feeder(bursts=(1300,)) as feeder:
             for _ in range(3):
@@ -135,7 +135,7 @@ async def test_what_was_sent_on_a_silent_line_arrives_late(tmp_path: Path) -> No
 
 
 async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
-    async with Lines(server, folder, kind) as lines:
+    async with Lines(server, folder, kind, timeout_seconds=3) as lines:
         trial = lines.trial
         async with trial.feeder() as feeder:
             await lines.going_on()
@@ -159,7 +159,7 @@ async def test_a_silent_source_is_noticed_and_opened_again(tmp_path: Path) -> No
 
 
 async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
-    async with Lines(server, folder, kind, timeout_seconds=10) as lines:
+    async with Lines(server, folder, kind) as lines:
         lines.source.delay_seconds = lines.sink.delay_seconds = 0.04
         async with lines.trial.feeder() as feeder:
             await asyncio.sleep(6)

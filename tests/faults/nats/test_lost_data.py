@@ -20,16 +20,13 @@ from tests.faults.nats.trial import (
     QUEUES,
     Kind,
     Trial,
+    at_once,
     check_at_least_once,
 )
 
 WINDOW_SECONDS = 1.0
 AWAY_SECONDS = 2.5
 PUBLISHED_NOT_NOTED = Trap("publish.done", 2)
-
-
-def ids(kind: Any) -> str:
-    return str(kind)
 
 
 async def ends_with(trial: Trial, error: str, words: str = "") -> None:
@@ -115,7 +112,7 @@ async def test_mode_msgid_is_exact_within_the_window_only(server: NatsServer, tm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=ids)
+@at_once(*KINDS, MSGID)
 async def test_the_results_are_purged_while_nothing_is_on_its_way(
     server: NatsServer, tmp_path: Path, kind: Kind
 ) -> None:
@@ -138,7 +135,7 @@ async def purge(trial: Trial, feeder: Feeder, **options: Any) -> Counter[str]:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS, ids=ids)
+@at_once(*KINDS)
 async def test_a_purge_that_hides_what_arrived_is_refused(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
@@ -149,7 +146,7 @@ async def test_a_purge_that_hides_what_arrived_is_refused(server: NatsServer, tm
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS, ids=ids)
+@at_once(*KINDS)
 async def test_a_purge_that_keeps_the_last_message_tells_enough(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
@@ -167,7 +164,7 @@ async def test_a_purge_that_keeps_the_last_message_tells_enough(server: NatsServ
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS, ids=ids)
+@at_once(*KINDS)
 async def test_the_results_are_purged_under_the_running_flow(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """Between two publishes. Mode chain goes on; mode batch has lost its marker, opens the sink anew, and goes on."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -182,7 +179,7 @@ async def test_the_results_are_purged_under_the_running_flow(server: NatsServer,
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS, ids=ids)
+@at_once(*KINDS)
 async def test_the_stream_of_results_is_made_anew(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
@@ -213,8 +210,8 @@ async def restore_stream(trial: Trial, name: str, feeder: Feeder, **changed: Any
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", KINDS, ids=ids)
-async def test_an_older_copy_of_the_results_is_refused(tmp_path: Path, kind: Kind) -> None:
+@at_once(*KINDS)
+async def test_an_older_copy_of_the_results_is_refused(shared: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with NatsServer() as server, Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
         await restore_stream(trial, trial.sink, feeder)
@@ -232,8 +229,8 @@ async def test_an_older_copy_of_the_input_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", QUEUES, ids=ids)
-async def test_an_older_copy_of_a_queue_gives_nothing_twice(tmp_path: Path, kind: Kind) -> None:
+@at_once(*QUEUES)
+async def test_an_older_copy_of_a_queue_gives_nothing_twice(shared: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It holds messages that were committed and acknowledged: they are known by their ids."""
     async with NatsServer() as server, Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
@@ -273,7 +270,7 @@ async def test_the_input_is_made_anew(server: NatsServer, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", QUEUES, ids=ids)
+@at_once(*QUEUES)
 async def test_a_queue_made_anew_is_read_from_its_beginning(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """Its sequences begin at 1 again; the new messages are not taken for the old ones."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -337,9 +334,7 @@ async def restore_state(trial: Trial, feeder: Feeder) -> None:
         shutil.copy2(path, state.parent / path.name)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=[pytest.mark.long] * (kind is not KINDS[0])) for kind in KINDS], ids=ids
-)
+@at_once(*KINDS)
 async def test_an_older_state_is_refused(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
@@ -350,10 +345,9 @@ async def test_an_older_state_is_refused(server: NatsServer, tmp_path: Path, kin
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("mode", ["chain", "batch"])
-async def test_an_older_state_eats_nothing_of_a_queue(server: NatsServer, tmp_path: Path, mode: Any) -> None:
+@at_once(*QUEUES[:2])
+async def test_an_older_state_eats_nothing_of_a_queue(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It is refused before one message is acknowledged: the newer state still finds all of them."""
-    kind = Kind("workqueue", mode, atomic=mode == "batch")
     async with Trial(server, tmp_path, kind) as trial:
         feeder = trial.feeder()
         state = trial.flow.setup.state

@@ -12,7 +12,7 @@ from tests.brokers import NatsServer
 from tests.faults.nats.flow import Target, Trap
 from tests.faults.nats.outside import Outsider, make_stream
 from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, check
+from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, at_once, check
 
 SOURCES = (Kind(), Kind("workqueue", "batch", atomic=True), Kind("interest", atomic=True))
 """Each kind of source, each way to guard a sink."""
@@ -39,7 +39,7 @@ async def unacknowledged(trial: Trial) -> int:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", SOURCES, ids=str)
+@at_once(*SOURCES)
 async def test_a_poison_message_stops_the_flow_each_time(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """It is named; it is never acknowledged; there is no loop of restarts. Leaving it out is a choice of the user."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -60,7 +60,7 @@ async def test_a_poison_message_stops_the_flow_each_time(server: NatsServer, tmp
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", SOURCES, ids=str)
+@at_once(*SOURCES)
 async def test_a_step_that_raises_stops_the_flow_each_time(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     async with Trial(server, tmp_path, kind) as trial:
         await trial.begin()
@@ -93,7 +93,7 @@ async def empty_or_kept(trial: Trial) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*SOURCES, MSGID], ids=str)
+@at_once(*SOURCES, MSGID)
 async def test_the_disk_is_full(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """A commit fails: nothing of it leaves, nothing is acknowledged, the flow stops; with room again it goes on."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -115,11 +115,11 @@ async def test_the_disk_is_full(server: NatsServer, tmp_path: Path, kind: Kind) 
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=str)
+@at_once(*KINDS, MSGID)
 async def test_a_full_outbox_stops_intake_and_nothing_else(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """One epoch is larger than the limit, and the sink is away: commits end, and go on when it is back."""
     settings = {"outbox_bytes_max": 2_000, "commit_min": "50ms"}
-    async with Line(server) as line, Trial(server, tmp_path, kind, settings=settings, timeout_seconds=1.0) as trial:
+    async with Line(server) as line, Trial(server, tmp_path, kind, settings=settings) as trial:
         second = f"{trial.sink}B"
         await make_stream(server, second, allow_atomic=kind.atomic)
         targets = (Target(trial.sink, kind.mode, server.url), Target(second, kind.mode, line.url))
@@ -148,7 +148,7 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(server: NatsServer, t
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*KINDS, MSGID], ids=str)
+@at_once(*KINDS, MSGID)
 async def test_a_slow_sink_holds_nobody_but_intake(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     settings = {"outbox_bytes_max": 20_000, "chunk_bytes": 2_000}
     async with Line(server) as line:
@@ -166,7 +166,7 @@ async def test_a_slow_sink_holds_nobody_but_intake(server: NatsServer, tmp_path:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", [*SOURCES, MSGID], ids=str)
+@at_once(*SOURCES, MSGID)
 async def test_the_graph_changes_while_outputs_wait(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """A stateless step may come; the sink whose outputs wait may not go, until they have left."""
     async with Trial(server, tmp_path, kind) as trial:
@@ -196,7 +196,7 @@ async def test_the_graph_changes_while_outputs_wait(server: NatsServer, tmp_path
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", QUEUES, ids=str)
+@at_once(*QUEUES)
 async def test_a_small_prefetch_and_acknowledgements_that_get_lost(
     server: NatsServer, tmp_path: Path, kind: Kind
 ) -> None:
@@ -219,7 +219,7 @@ async def test_a_small_prefetch_and_acknowledgements_that_get_lost(
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("kind", SOURCES, ids=str)
+@at_once(*SOURCES)
 async def test_a_producer_that_repeats_itself(server: NatsServer, tmp_path: Path, kind: Kind) -> None:
     """Under the same message id the server drops it; under another it is another record: ids are stream sequences."""
     async with Trial(server, tmp_path, kind) as trial:

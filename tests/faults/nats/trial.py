@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -17,6 +17,7 @@ from tests.faults.nats.outside import BURSTS, Feeder, Outsider, make_stream
 from tests.faults.nats.process import FlowProcess
 
 Retention = Literal["limits", "workqueue", "interest"]
+TrialOfKind = Callable[[NatsServer, Path, "Kind"], Coroutine[Any, Any, None]]
 _numbers = itertools.count(1)
 
 
@@ -143,6 +144,22 @@ class Trial:
         self.flow.start(**changed)
         await self.wait_for(feeder)
         await self.flow.stop_cleanly()
+
+
+def at_once(*kinds: Kind) -> Callable[[TrialOfKind], Callable[[NatsServer, Path], Awaitable[None]]]:
+    """Turns a trial of one kind into a test that runs those of several kinds beside each other: mostly they wait."""
+
+    def decorate(trial: TrialOfKind) -> Callable[[NatsServer, Path], Awaitable[None]]:
+        async def test(server: NatsServer, tmp_path: Path) -> None:
+            async with asyncio.TaskGroup() as group:
+                for kind in kinds:
+                    group.create_task(trial(server, tmp_path, kind), name=str(kind))
+
+        test.__name__, test.__qualname__, test.__doc__ = trial.__name__, trial.__qualname__, trial.__doc__
+        test.__module__ = trial.__module__
+        return test
+
+    return decorate
 
 
 def check_at_least_once(sent: Counter[str], found: list[dict[str, Any]], where: str) -> int:
