@@ -91,6 +91,7 @@ class Samples:
     last_of_life_bytes: list[tuple[float, int]] = field(default_factory=list)
     wal_bytes: list[int] = field(default_factory=list)
     recoveries: list[float] = field(default_factory=list)
+    starts: list[float] = field(default_factory=list)
 
     def take(self, trial: Trial, at: float) -> None:
         flow = trial.flow
@@ -155,6 +156,7 @@ class Soak:
         published = flow.events("published", life=flow.lives)
         assert published, f"life {flow.lives} published nothing in {self.every} s: {flow.account()}"
         samples.recoveries.append(published[0]["at"] - self._life_began)
+        samples.starts.append(flow.events("started", life=flow.lives)[0]["at"] - self._life_began)
         samples.last_of_life_bytes.append(samples.memory_bytes[-1])
         flow.kill()
         self._life_began = time.monotonic()
@@ -179,13 +181,16 @@ class Soak:
         print(f"flow killed: {self.trials[0].flow.kills} times; records {self.feeders[0].total:,}, all there once")
         print(f"flow left alone: records {self.feeders[1].total:,}, all there once")
         print(f"recovery (kill to first publish): p50 {p50:.2f} s, p99 {p99:.2f} s, worst {recoveries[-1]:.2f} s")
+        starts = sorted(killed.starts)
+        print(f"of that, until the state was loaded: p50 {statistics.median(starts):.2f} s, worst {starts[-1]:.2f} s")
         within = []
         for name, points in (("last of each life", lives), ("flow left alone", steady)):
             slope, mean = line(points)
             within.append(slope * self.seconds / 3600 / mean)
+            thirds = " ".join(f"{part / 1e6:.1f}" for part in means(points, 3))
             print(
                 f"memory, {name}: mean {mean / 1e6:.1f} MB, slope {slope / 1e6:+.2f} MB/h ({slope / mean:+.2%}/h) over "
-                f"{len(points)} samples"
+                f"{len(points)} samples; means of three thirds: {thirds} MB"
             )
         for name, samples in (("killed flow", killed), ("flow left alone", companion)):
             first, second = halves(samples.wal_bytes)
@@ -200,6 +205,12 @@ def line(points: Sequence[tuple[float, int]]) -> tuple[float, float]:
     """The slope of the best line through the points, per hour, and their mean."""
     slope = statistics.linear_regression([at for at, _ in points], [value for _, value in points]).slope
     return slope * 3600, statistics.fmean(value for _, value in points)
+
+
+def means(points: Sequence[tuple[float, int]], parts: int) -> list[float]:
+    """The mean of each part of the points."""
+    size = len(points) // parts
+    return [statistics.fmean(value for _, value in points[at * size : (at + 1) * size]) for at in range(parts)]
 
 
 def halves(values: Sequence[int]) -> tuple[int, int]:
