@@ -49,6 +49,10 @@ faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and ba
 faults-long: $(STAMP) ## Far more simulated schedules (100000; SCHEDULES=1000000 before a release)
 	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --only simulation --long $(ARGS)
 
+faults-long: $(STAMP) ## Before a release: hundreds of kills, then a soak of 20 minutes (docs/reliability.md)
+	@$(BIN)/python -m tests.faults.nats.campaign --flow 500 --server 100
+	@$(BIN)/python -m tests.faults.nats.soak --minutes 20 $(ARGS)
+
 bench: $(STAMP) ## Print the figures the project promises, measured here
 	@$(BIN)/python -m benchmarks $(ARGS)
 

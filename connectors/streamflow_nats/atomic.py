@@ -119,6 +119,8 @@ class AtomicSink(NatsSink):
         end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
         rounds = 0
         while self._marker.next_seq < end:
+            if self._marker.next_seq > at.next_seq:
+                self._point("publish.part")
             records, next_seq = self._next_batch(chunks, self._marker.next_seq, end)
             rounds = 0 if await self._publish_batch(records, next_seq) else rounds + 1
             if rounds >= ROUNDS_MAX:

@@ -196,6 +196,8 @@ class ChainSink(NatsSink):
                 return progress, outcome
             progress = progress_at(batch.next_seq, at, chunks, _encode(cursor.created, seq, batch.link))
             batch = following
+            if batch.messages:
+                self._point("publish.part")
         return progress_at(end, at, chunks, progress.cursor), outcome
 
     async def _after(self, error: ApiError, index: int, chunks: Sequence[Chunk], at: Progress) -> Progress:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -82,10 +82,15 @@ class Publisher:
     GUARANTEE: when `run` returns, every message was answered, up to the first refusal: behind that nothing more is
     sent, and what was on its way is answered too. A lost connection or a silent server raises Unavailable; then any
     part of the run may have landed. BOUND: ``publish_window_records`` and ``publish_window_bytes``.
+
+    Args:
+        link: The connection.
+        limits: The window.
+        point: Called at the crash point ``publish.part``, between two writes.
     """
 
-    def __init__(self, link: Link, limits: Limits) -> None:
-        self._link, self._limits = link, limits
+    def __init__(self, link: Link, limits: Limits, point: Callable[[str], None]) -> None:
+        self._link, self._limits, self._point = link, limits, point
         self._runs = itertools.count(1)
         self._inbox = b""
         self._run = b""
@@ -121,6 +126,8 @@ class Publisher:
             lines = self._lines(source, sent, chained)
             if not lines:
                 break
+            if sent:
+                self._point("publish.part")
             sent += len(lines)
             await self._link.send(b"".join(lines))
             await asyncio.sleep(0)  # or the server would get nothing to do before the window is full
@@ -149,6 +156,8 @@ class Publisher:
         self._outcome = Outcome()
         batch = secrets.token_hex(16).encode()
         for at in range(0, len(messages), SEND_RECORDS_MAX):
+            if at:
+                self._point("publish.part")
             lines = []
             for index, (subject, headers, payload) in enumerate(messages[at : at + SEND_RECORDS_MAX], at):
                 part = _BATCH % (batch, index + 1) if last else b""

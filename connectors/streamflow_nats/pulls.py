@@ -67,7 +67,8 @@ class Pulls:
         consumer: Its name.
         limits: The bounds.
         message_bytes_max: Payloads above it end the source.
-        admit: Decides on each delivery by stream sequence and reply subject; all by default.
+        admit: Decides on each delivery by stream sequence, reply subject and how often it was delivered; all by
+            default.
     """
 
     def __init__(
@@ -76,13 +77,15 @@ class Pulls:
         consumer: str,
         limits: Limits,
         message_bytes_max: int,
-        admit: Callable[[int, bytes], bool] | None = None,
+        admit: Callable[[int, bytes, bool], bool] | None = None,
     ) -> None:
         self.trouble = ""
         """Why nothing more will come from this consumer; empty while all is well."""
         self.refusal: ConnectorError | None = None
         """What to raise once the buffer is empty."""
         self.paused = False
+        self.room = 0
+        """Records that may be buffered whatever the limits say."""
         self.next_seq = 1
         """The lowest stream sequence not delivered yet."""
         self.holes: deque[int] = deque()
@@ -130,28 +133,30 @@ class Pulls:
 
     async def top_up(self) -> None:
         """Asks for more, as far as the bounds allow."""
+        most = max(self._limits.read_ahead_records, self._batch) + self.room
         while (
             not self.paused
             and not self.trouble
             and self.refusal is None
-            and self._outstanding + len(self.buffer) + self._batch <= max(self._limits.read_ahead_records, self._batch)
-            and self._buffered_bytes < self._limits.read_ahead_bytes
+            and self._outstanding + len(self.buffer) + self._batch <= most
+            and (self._buffered_bytes < self._limits.read_ahead_bytes or len(self.buffer) < self.room)
         ):
             self._outstanding += self._batch
             self._tokens += 1
             reply = b"%s%d" % (self._inbox.encode(), self._tokens)
             await self._link.send(b"PUB %s %s %d\r\n%s\r\n" % (self._next, reply, len(self._request), self._request))
 
-    async def wait(self) -> None:
-        """Waits until something arrives, goes wrong, or `wake` is called."""
+    async def wait(self, seconds: float = SILENCE_SECONDS) -> bool:
+        """Waits until something arrives, goes wrong, or `wake` is called; returns False if nothing did in time."""
         self._arrived.clear()
         self._heard = False
         try:
-            async with asyncio.timeout(SILENCE_SECONDS):
-                await self._arrived.wait()
+            async with asyncio.timeout(seconds):
+                return await self._arrived.wait()
         except TimeoutError:
-            if self._outstanding > 0 and not self._heard:
+            if self._outstanding > 0 and not self._heard and seconds >= SILENCE_SECONDS:
                 self.trouble = f"the consumer was silent for {SILENCE_SECONDS} s"
+            return False
 
     def wake(self) -> None:
         """Lets `wait` return."""
@@ -184,7 +189,7 @@ class Pulls:
         self._delivery_next = delivery + 1
         self._outstanding = max(0, self._outstanding - 1)
         if self._admit is not None:
-            if not self._admit(seq, reply):
+            if not self._admit(seq, reply, tokens[at - 1] != b"1"):
                 self.wake()
                 return
         elif seq != self.next_seq:

@@ -20,6 +20,8 @@ from streamflow_nats.subjects import consumer_name
 ACKS_JOINED_MAX: Final = 256
 REDELIVERY_SLACK_SECONDS: Final = 0.5
 CONFIRM_SECONDS: Final = 1.0
+GATHER_SECONDS: Final = 0.5
+"""Without a delivery for so long, the server is asked whether more is to come."""
 
 
 class QueueReader:
@@ -34,8 +36,10 @@ class QueueReader:
 
     A work-queue durable is deleted and made anew at each opening: it then starts at the first message that was not
     acknowledged, in order. An interest durable is never deleted, for that would discard messages; where an earlier
-    process holds some, nothing is asked for until ``ack_wait`` is over: then they come first. When the consumer
-    sequence jumps, somebody else pulls from the durable; the source raises Unavailable and starts like that again.
+    process holds some, nothing is asked for until ``ack_wait`` is over. Then they come, but in the order in which
+    their time ran out: where one of several processes had been given a part of them again, not in that of the stream.
+    So nothing is handed out until all of them are here, and they are sorted. When the consumer sequence jumps,
+    somebody else pulls from the durable; the source raises Unavailable and starts like that again.
 
     Acknowledgements may get lost: the message comes again and is known by its id. Ids of this process are kept until
     the server confirms the last acknowledgement behind them, which it handles in order.
@@ -55,6 +59,8 @@ class QueueReader:
         self._confirmed = asyncio.Event()
         self._not_before = 0.0
         self._ready = False
+        self._owed = 0
+        self._came: set[int] = set()
         self._work_queue = info.config.retention == "workqueue"
         self.pulls = Pulls(stream, self._consumer, settings.limits, payload_bytes_max(ctx), self._admit)
 
@@ -85,13 +91,12 @@ class QueueReader:
         """
         if not self._ready:
             await self._start()
+        if self._owed:
+            await self._gather()
         if self._ack_now:
             await self._acknowledge_again()
         if self.pulls.trouble and not self.pulls.buffer:
-            raise Unavailable(
-                f"stream {self._stream.stream} cannot be read on: {self.pulls.trouble}",
-                hint="The source is opened again; is a second process reading with the same durable?",
-            )
+            raise self._broken()
         await self.pulls.top_up()
 
     async def sound(self) -> None:
@@ -176,11 +181,40 @@ class QueueReader:
                 f"consumer {self._consumer} of stream {self._stream.stream} was deleted",
                 hint="The source is opened again; is a second process reading with the same durable?",
             )
-        self._ready = True
+        self._owed = state.num_ack_pending
+        self.pulls.room = state.num_ack_pending
         await self.pulls.start(1, int(state.delivered.get("consumer_seq", 0)) + 1)
         await self._stream.link.subscribe(self._inbox() + "*", self._on_confirmed)
+        self._ready = True
 
-    def _admit(self, seq: int, reply: bytes) -> bool:
+    async def _gather(self) -> None:
+        """Waits until everything that an earlier process held is here, and puts it in order."""
+        pulls = self.pulls
+        while len(self._came) < self._owed:
+            self._stream.link.check()
+            if pulls.trouble or pulls.refusal is not None:
+                raise pulls.refusal or self._broken()
+            if self._ack_now:
+                await self._acknowledge_again()
+            await pulls.top_up()
+            if not await pulls.wait(GATHER_SECONDS):
+                # a late acknowledgement, or a purge: then some of them never come
+                state = await self._stream.consumer(self._consumer)
+                if state is None or state.num_ack_pending <= len(self._in_flight):
+                    break
+        pulls.buffer = deque(sorted(pulls.buffer))
+        pulls.room = 0
+        self._owed, self._came = 0, set()
+
+    def _broken(self) -> Unavailable:
+        return Unavailable(
+            f"stream {self._stream.stream} cannot be read on: {self.pulls.trouble}",
+            hint="The source is opened again; is a second process reading with the same durable?",
+        )
+
+    def _admit(self, seq: int, reply: bytes, repeated: bool) -> bool:
+        if self._owed and repeated:
+            self._came.add(seq)
         each = f"{seq}-{self._mark}"
         if each in self._done or each in self._ctx.seen:
             self._ack_now.append(reply)

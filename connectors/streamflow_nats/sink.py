@@ -70,6 +70,7 @@ class NatsSink:
         self._checked: set[bytes] = set()
         self._message_bytes_max = 0
         self._frame_bytes_max = 0
+        self._point: Callable[[str], None]
 
     async def probe(self) -> Probe:
         from streamflow_nats.probe import probe_sink
@@ -81,7 +82,7 @@ class NatsSink:
         self._fence, self._generation, self._read = as_tokens(ctx.fence), ctx.generation, ctx.read
         self._link = await Link.connect(self._nats, f"streamflow {ctx.flow} {ctx.sink}")
         try:
-            await self._start(self._link, ctx.sink)
+            await self._start(self._link, ctx)
         except BaseException:
             await self.close()
             raise
@@ -100,7 +101,7 @@ class NatsSink:
         if link is not None:
             await link.close()
 
-    async def _start(self, link: Link, name: str) -> None:
+    async def _start(self, link: Link, ctx: SinkContext) -> None:
         self._stream = JetStream(link, self._settings.name)
         info = await self._stream.info()
         check_writable(info, self._settings)
@@ -108,10 +109,11 @@ class NatsSink:
         self._subjects = info.config.subjects
         self._checked.clear()
         self._message_bytes_max = message_bytes_max(link, info)
-        self._encoder.sink = name
+        self._encoder.sink = ctx.sink
         # Once, not per record: working it out writes guard lines.
         self._frame_bytes_max = self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
-        self._publisher = Publisher(link, self._settings.limits)
+        self._point = ctx.point
+        self._publisher = Publisher(link, self._settings.limits, ctx.point)
         await self._publisher.start()
         await self._opened(info)
 

@@ -1,0 +1,93 @@
+"""Zombies: a frozen flow, its store copied and taken over by another, goes on: it is refused and doubles nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.brokers import NatsServer
+from tests.faults.nats.flow import Trap
+from tests.faults.nats.outside import Outsider
+from tests.faults.nats.process import FlowProcess, copy_state
+from tests.faults.nats.trial import KINDS, QUEUES, Kind, Trial
+
+FREEZES = (
+    Trap("publish.part", 3, "freeze"),  # in the middle of a publish: a part has left
+    Trap("epoch.appended", 5, "freeze"),  # committed, nothing of it has left
+    Trap("publish.done", 4, "freeze"),  # it has left, and nobody has noted it
+    Trap("commit.written", 4, "freeze"),  # inside the transaction
+    Trap("sink.asked", 1, "freeze"),  # on the way back: it knows what the broker holds, as of then
+)
+REFUSALS = ("Fenced", "SinkAhead")
+
+
+async def fail_over(server: NatsServer, folder: Path, kind: Kind, freeze: Trap) -> str:
+    """One trial; returns how the zombie ended."""
+    where = f"{kind} frozen at {freeze.point}"
+    async with Trial(server, folder, kind) as trial, AsyncExitStack() as stack:
+        old = trial.flow
+        await trial.begin()
+        async with trial.feeder() as feeder:
+            if freeze.point == "sink.asked":
+                old.start()
+                await old.until(lambda: len(old.events("published")) > 3, "publishing")
+                old.kill()
+            old.start(freeze)
+            await old.frozen()
+            await refused_by_the_lock(trial)
+            state = copy_state(old.setup.state, trial.folder / "copy")
+            new = FlowProcess(trial.setup(state=state), trial.folder, "new")
+            stack.callback(new.stop)
+            new.start()
+            async with Outsider(server) as outsider:
+                before = await outsider.count(trial.sink)
+                await new.until(lambda: len(new.events("published")) > 4, f"{where}: the new flow")
+                assert await outsider.count(trial.sink) > before
+            old.thaw()
+            words = await old.ended()
+            assert words["error"] in REFUSALS, f"{where}: {words}"
+            assert words["hint"]
+            published = len(new.events("published"))
+            await new.until(lambda: len(new.events("published")) > published + 2, f"{where}: going on")
+        trial.flow = new
+        await trial.check(feeder)
+        assert new.lives == 1
+    return str(words["error"])
+
+
+async def refused_by_the_lock(trial: Trial) -> None:
+    """A second process on the same store, while the first is frozen, does not even open it."""
+    second = FlowProcess(trial.setup(), trial.folder, "second")
+    second.start()
+    words = await second.ended()
+    assert words["error"] == "StateLockedError", words
+    assert not second.events("started")
+
+
+@pytest.mark.timeout(180)
+async def test_a_zombie_is_refused(tmp_path: Path) -> None:
+    """Frozen in the middle of a publish, for each way to guard a sink."""
+    async with NatsServer(sync="2m") as server:
+        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in KINDS))
+    assert len(ends) == 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(240)
+async def test_a_zombie_is_refused_wherever_it_was_frozen(tmp_path: Path) -> None:
+    async with NatsServer(sync="2m") as server:
+        for freeze in FREEZES[1:]:
+            ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, freeze) for kind in KINDS))
+            assert len(ends) == 3
+
+
+@pytest.mark.long
+@pytest.mark.timeout(120)
+async def test_a_zombie_behind_a_queue_is_refused(tmp_path: Path) -> None:
+    """The new flow takes over the queue as well: the zombie acknowledges nothing that only it has committed."""
+    async with NatsServer(sync="2m") as server:
+        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in QUEUES))
+    assert len(ends) == 3
