@@ -38,8 +38,11 @@ def payload_bytes_max(ctx: SourceContext) -> int:
     return sys.maxsize if ctx.leaves_out else ctx.message_bytes_max
 
 
-def parse_reply(reply: bytes) -> tuple[int, int, int, int]:
-    """Reads stream sequence, consumer sequence, time in nanoseconds and messages pending from a reply subject.
+def parse_reply(reply: bytes) -> tuple[int, int, int, int, int]:
+    """Reads what a reply subject tells of a delivery.
+
+    Returns how often the message was delivered, its stream sequence, its consumer sequence, the time in nanoseconds, and
+    how many messages are pending.
 
     It is ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``,
     with one token more behind it where domain and account are told.
@@ -48,11 +51,12 @@ def parse_reply(reply: bytes) -> tuple[int, int, int, int]:
         ValueError: It is not of this form.
     """
     tokens = reply.split(b".")
-    at = 5 if len(tokens) == 9 else 7
-    numbers = tokens[at : at + 4]
-    if len(numbers) < 4 or not b"".join(numbers).isdigit() or len(reply) > REPLY_BYTES_MAX:
+    at = 4 if len(tokens) == 9 else 6
+    numbers = tokens[at : at + 5]
+    if len(numbers) < 5 or not b"".join(numbers).isdigit() or len(reply) > REPLY_BYTES_MAX:
         raise ValueError(f"{reply[:80]!r} is no reply subject of a delivery")
-    return int(numbers[0]), int(numbers[1]), int(numbers[2]), int(numbers[3])
+    delivered, stream_seq, consumer_seq, time_ns, pending = map(int, numbers)
+    return delivered, stream_seq, consumer_seq, time_ns, pending
 
 
 class Pulls:
@@ -181,7 +185,7 @@ class Pulls:
             return
         if self.trouble or self.refusal is not None:
             return
-        seq, delivery, time_ns, pending = parse_reply(reply)
+        delivered, seq, delivery, time_ns, pending = parse_reply(reply)
         if delivery != self._delivery_next:
             self.trouble = f"delivery {self._delivery_next} is missing, {delivery} came"
             self.wake()
@@ -189,7 +193,7 @@ class Pulls:
         self._delivery_next = delivery + 1
         self._outstanding = max(0, self._outstanding - 1)
         if self._admit is not None:
-            if not self._admit(seq, reply, tokens[at - 1] != b"1"):
+            if not self._admit(seq, reply, delivered > 1):
                 self.wake()
                 return
         elif seq != self.next_seq:

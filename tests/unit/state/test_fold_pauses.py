@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import sqlite3
+from collections.abc import Iterator
 
 from streamflow.state import fold
 from streamflow.state.commit import DELTA_BYTES_MAX
 from streamflow.state.fold import Folder
+from streamflow.state.store import Delta
 from tests.unit.state.given import MANIFEST, delta, epoch, fold_all, loaded, new_store
 
 KEYS, SLICE = 20_000, 250
 
 
-def slices():
+def slices() -> Iterator[Delta]:
     for start in range(0, KEYS, SLICE):
         yield delta("accounts", *((f"user-{n}", "", {"spent": n}) for n in range(start, start + SLICE)))
 

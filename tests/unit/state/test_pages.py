@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Sequence
+from functools import partial
 
 import pytest
 
@@ -17,6 +19,10 @@ from streamflow.state.store import Entries, Entry
 from tests.unit.state.given import MANIFEST, delta, epoch, fold_all, loaded, new_store, raw_delta
 
 PLAIN, EXPIRING = 700, 40
+
+
+def _install(table: Table[dict[str, int]], name: str, entries: Sequence[Entry]) -> None:
+    table.install(entries)
 
 
 @pytest.fixture
@@ -120,7 +126,7 @@ async def test_a_load_costs_a_few_times_what_a_plain_dict_does(tmp_path):
     for _ in range(5):
         table: Table[dict[str, int]] = Table("accounts", JsonCodec(dict[str, int]))
         began = time.process_time()
-        await store.load(lambda name, entries, table=table: table.install(entries))
+        await store.load(partial(_install, table))
         load = time.process_time() - began
         assert len(table) == keys
         began = time.process_time()
