@@ -41,8 +41,8 @@ def payload_bytes_max(ctx: SourceContext) -> int:
 def parse_reply(reply: bytes) -> tuple[int, int, int, int, int]:
     """Reads what a reply subject tells of a delivery.
 
-    Returns how often the message was delivered, its stream sequence, its consumer sequence, the time in nanoseconds, and
-    how many messages are pending.
+    Returns how often the message was delivered, its stream sequence, its consumer sequence, the time in nanoseconds,
+    and how many messages are pending.
 
     It is ``$JS.ACK.[<domain>.<account>.]<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>``,
     with one token more behind it where domain and account are told.
