@@ -25,6 +25,7 @@
     ├── StepError                  user code raised, with the exact place
     │   ├── DecodeError            a record's bytes could not be decoded
     │   ├── EncodeError            a value cannot be encoded
+    │   │   └── FoundLate          in state, found after the call that made it
     │   └── StateFull              a step holds as many keys or items as it may
     └── DeterminismError           the same input gave another result
 
@@ -183,6 +184,10 @@ class DecodeError(StepError):
 
 class EncodeError(StepError):
     """A value cannot be encoded, or does not survive encoding and decoding."""
+
+
+class FoundLate(EncodeError):
+    """State that cannot be encoded, found after the call that made it: a careful life looks for its record."""
 
 
 class StateFull(StepError):

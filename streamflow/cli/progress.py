@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Final, Protocol
 
 from streamflow.cli.output import figure, one_line, plural
-from streamflow.errors import StreamflowError
+from streamflow.errors import FoundLate, StreamflowError
 from streamflow.instrument import Instrument
 
 LIVE_SECONDS: Final = 0.5
@@ -94,6 +94,8 @@ class Progress(Instrument):
 
     def restarting(self, error: Exception, retry_in_seconds: float) -> None:
         self.restarts += 1
+        if isinstance(error, FoundLate):
+            return  # it only looks for the record, and the error that names it follows
         text = f"back to the checkpoint in {retry_in_seconds:g} s: {_said(error)}.{_way_out(error)}"
         self._voice.warn("restarting", text, {"error": _said(error), "retry_in_seconds": retry_in_seconds})
 

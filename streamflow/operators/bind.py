@@ -21,7 +21,7 @@ from typing import Any
 
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
-from streamflow.errors import ConnectorError, EncodeError, StepError, StreamflowError
+from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
@@ -30,7 +30,7 @@ from streamflow.plan import Stage
 from streamflow.state.bounds import KeyBound
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.key_check import KeyCheck
-from streamflow.state.keyed import MISSING, FoundLate, Table
+from streamflow.state.keyed import MISSING, Table
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep

@@ -7,12 +7,11 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streamflow.clock import sleep
-from streamflow.errors import Fenced, StreamflowError, Unavailable
+from streamflow.errors import Fenced, FoundLate, StreamflowError, Unavailable
 from streamflow.graph import Port
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.pump import BACKOFF_SECONDS
-from streamflow.state.keyed import FoundLate
 
 FENCED_AGAIN_SECONDS: Final = 60.0
 """A shard can be fenced by its own delayed request once; again within this time it was somebody else."""

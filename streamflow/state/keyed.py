@@ -46,10 +46,6 @@ _Before = tuple[bytes | None, int | None]
 """An entry before a call: its value encoded, None where there was none, and its expiry."""
 
 
-class FoundLate(EncodeError):
-    """State that cannot be encoded, found after the call that made it: nobody can tell the record any more."""
-
-
 class Table(Generic[V]):
     """State entries of one step.
 
