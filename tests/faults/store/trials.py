@@ -24,7 +24,7 @@ MEMORY: Final = Path("/dev/shm")
 """Where folders in memory are: thousands of trials need no real disk, since the images stand for it."""
 
 
-GO_ON_EVERY: Final = 5
+GO_ON_EVERY: Final = 8
 """Of so many images one is not only read but lived on with."""
 
 
