@@ -16,7 +16,7 @@ from typing import Any, Final, Generic, TypeVar
 import msgspec
 
 from streamflow.codecs import Codec, JsonCodec
-from streamflow.errors import CorruptStateError, EncodeError
+from streamflow.errors import CorruptStateError, EncodeError, FoundLate
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
