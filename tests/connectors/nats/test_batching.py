@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamflow.connect.contracts import SinkOptions
-from streamflow_nats.batching import FEW, TRIED_MAX, Batching
+from streamflow_nats.batching import FEW, Batching
 from tests.connectors.nats.kit import chunk, sink_context
 
 
@@ -30,34 +30,33 @@ def test_a_server_that_syncs_later_gets_messages_one_by_one(size: int) -> None:
 @pytest.mark.parametrize("size", [20, 300, 1000])
 def test_a_server_that_syncs_each_message_gets_batches(size: int) -> None:
     batching = Batching()
-    assert used(batching, 1e-3, 0.010, size) > 0.95
-    assert used(batching, 1e-3, 0.010, 5000) > 0.95
+    assert used(batching, 1e-3, 0.010, size) > 0.8
+    assert used(batching, 1e-3, 0.010, 5000) > 0.8
     assert not batching.worth(FEW)
-
-
-def test_a_long_run_is_not_tried_one_by_one_first() -> None:
-    assert Batching().worth(TRIED_MAX + 1)
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_one_slow_moment_is_forgotten(batched: bool) -> None:
-    faster, slower = (12e-6, 0.020), (1e-3, 0.010)
+    message_seconds, batch_seconds = (1e-3, 0.010) if batched else (12e-6, 0.020)
     batching = Batching()
-    share = used(batching, *(slower if batched else faster))
+    used(batching, message_seconds, batch_seconds)
     batching.took(20, 3.0, batched=batched)
-    used(batching, *(slower if batched else faster), runs=1500)
-    assert abs(used(batching, *(slower if batched else faster)) - share) < 0.05
+    assert batching.worth(20) != batched
+    used(batching, message_seconds, batch_seconds, runs=1500)
+    share = used(batching, message_seconds, batch_seconds)
+    assert share > 0.9 if batched else share < 0.1
 
 
-@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
-async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, size, batched):
+async def test_the_first_chunk_goes_one_by_one_and_what_follows_as_learned(broker, monkeypatch):
     name = await broker.stream("{}.x", allow_atomic=True)
     sink = broker.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context())
-    values = [f"v{number}" for number in range(size)]
-    progress = await sink.publish([chunk(sink, 1, 1, values)], await sink.recover(None, []))
-    assert progress.next_seq == size + 1
+    monkeypatch.setattr(Batching, "worth", lambda self, messages: self.tried)
+    values = [f"v{number}" for number in range(60)]
+    chunks = [chunk(sink, 1 + at, 1 + 20 * at, values[20 * at : 20 * at + 20]) for at in range(3)]
+    progress = await sink.publish(chunks, await sink.recover(None, []))
+    assert (progress.epoch, progress.next_seq) == (3, 61)
     messages = await broker.all(name)
     assert [message.data.decode() for message in messages] == values
-    assert all(("Nats-Batch-Id" in message.headers) == batched for message in messages)
+    assert ["Nats-Batch-Id" in message.headers for message in messages] == [False] * 20 + [True] * 40
     await sink.close()
