@@ -41,7 +41,9 @@ class Batching:
             self._message_seconds *= _FORGET
         elif messages > FEW:
             each = seconds / messages
-            self._message_seconds += (_WEIGHT if self.tried else 1.0) * (each - self._message_seconds)
+            # a busy loop only ever adds to it: what took less is believed at once
+            known = self.tried and each > self._message_seconds
+            self._message_seconds += (_WEIGHT if known else 1.0) * (each - self._message_seconds)
             self._batch_seconds *= _FORGET
             self.tried = True
 
