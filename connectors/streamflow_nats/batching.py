@@ -8,6 +8,8 @@ from streamflow_nats.publisher import BATCH_MESSAGES_MAX
 
 FEW: Final = 8
 """So few messages always go one by one: what they take is the way to the server and back."""
+TRIED_MAX: Final = 1024
+"""The first run that is tried one by one is not longer than this."""
 _WEIGHT: Final = 0.25
 _FORGET: Final = 0.99
 
@@ -18,20 +20,19 @@ class Batching:
     For a batch the server makes a store of its own: some 10 ms (nats-server 2.15.1), however few messages it holds, and
     one fsync; and a batch is sent only when the one before it has landed. Messages of their own take next to nothing,
     but an fsync each where the server has ``sync_interval: always``, which it tells nobody. So both are timed.
-
-    ``tried`` tells whether messages were published one by one before; until then they are, so the first run should be
-    a short one.
     """
 
     def __init__(self) -> None:
-        self.tried = False
+        self._tried = False
         self._message_seconds = 0.0
         self._batch_seconds = 0.03  # what a busy server takes; found out soon if it takes less
 
     def worth(self, messages: int) -> bool:
         """Whether batches are expected to land sooner than the messages one by one."""
-        if messages <= FEW or not self.tried:
+        if messages <= FEW:
             return False
+        if not self._tried:
+            return messages > TRIED_MAX
         return messages * self._message_seconds > _batches(messages) * self._batch_seconds
 
     def took(self, messages: int, seconds: float, *, batched: bool) -> None:
@@ -42,10 +43,10 @@ class Batching:
         elif messages > FEW:
             each = seconds / messages
             # a busy loop only ever adds to it: what took less is believed at once
-            known = self.tried and each > self._message_seconds
+            known = self._tried and each > self._message_seconds
             self._message_seconds += (_WEIGHT if known else 1.0) * (each - self._message_seconds)
             self._batch_seconds *= _FORGET
-            self.tried = True
+            self._tried = True
 
 
 def _batches(messages: int) -> int:

@@ -143,8 +143,6 @@ class ChainSink(NatsSink):
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._check_open()
-        if self._batching is not None and not self._batching.tried and len(chunks) > 1:
-            at, chunks = await self.publish(chunks[:1], at), chunks[1:]
         end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
         self._in_batches = self._batching is not None and self._batching.worth(end - at.next_seq)
         began = time.monotonic()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamflow.connect.contracts import SinkOptions
-from streamflow_nats.batching import FEW, Batching
+from streamflow_nats.batching import FEW, TRIED_MAX, Batching
 from tests.connectors.nats.kit import chunk, sink_context
 
 
@@ -47,16 +47,20 @@ def test_one_slow_moment_is_forgotten(batched: bool) -> None:
     assert share > 0.9 if batched else share < 0.1
 
 
-async def test_the_first_chunk_goes_one_by_one_and_what_follows_as_learned(broker, monkeypatch):
+def test_a_long_run_is_not_tried_one_by_one_first() -> None:
+    assert Batching().worth(TRIED_MAX + 1)
+    assert not Batching().worth(TRIED_MAX)
+
+
+@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
+async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, size, batched):
     name = await broker.stream("{}.x", allow_atomic=True)
     sink = broker.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context())
-    monkeypatch.setattr(Batching, "worth", lambda self, messages: self.tried)
-    values = [f"v{number}" for number in range(60)]
-    chunks = [chunk(sink, 1 + at, 1 + 20 * at, values[20 * at : 20 * at + 20]) for at in range(3)]
-    progress = await sink.publish(chunks, await sink.recover(None, []))
-    assert (progress.epoch, progress.next_seq) == (3, 61)
+    values = [f"v{number}" for number in range(size)]
+    progress = await sink.publish([chunk(sink, 1, 1, values)], await sink.recover(None, []))
+    assert progress.next_seq == size + 1
     messages = await broker.all(name)
     assert [message.data.decode() for message in messages] == values
-    assert ["Nats-Batch-Id" in message.headers for message in messages] == [False] * 20 + [True] * 40
+    assert all(("Nats-Batch-Id" in message.headers) == batched for message in messages)
     await sink.close()
