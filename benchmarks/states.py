@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
 
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, canonical, key_group
+from streamflow.state.content import Total, read_content, write_content
 from streamflow.state.rows import row_crc
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Entry, Manifest
@@ -36,6 +38,9 @@ async def build(path: Path, manifest: Manifest, keys: int, value: Callable[[int]
     statement = "INSERT INTO state VALUES (?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), NULL, ?)"
     while part := list(islice(rows, ROWS_AT_ONCE)):
         connection.executemany(statement, part)
+    ((held, crcs),) = connection.execute("SELECT count(*), sum(crc) FROM state")
+    content = read_content(connection)
+    write_content(connection, replace(content, totals={**content.totals, "state": Total(held, crcs)}))
     connection.execute("COMMIT")
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     connection.close()

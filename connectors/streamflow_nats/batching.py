@@ -23,17 +23,16 @@ class Batching:
     """
 
     def __init__(self) -> None:
-        # first guesses by which messages are tried one by one once
-        self._message_seconds = 0.000_005
-        self._batch_seconds = 0.01
         self._tried = False
+        self._message_seconds = 0.0
+        self._batch_seconds = 0.03  # what a busy server takes; found out soon if it takes less
 
     def worth(self, messages: int) -> bool:
         """Whether batches are expected to land sooner than the messages one by one."""
         if messages <= FEW:
             return False
-        if not self._tried and messages > TRIED_MAX:
-            return True
+        if not self._tried:
+            return messages > TRIED_MAX
         return messages * self._message_seconds > _batches(messages) * self._batch_seconds
 
     def took(self, messages: int, seconds: float, *, batched: bool) -> None:
@@ -43,7 +42,9 @@ class Batching:
             self._message_seconds *= _FORGET
         elif messages > FEW:
             each = seconds / messages
-            self._message_seconds += (_WEIGHT if self._tried else 1.0) * (each - self._message_seconds)
+            # a busy loop only ever adds to it: what took less is believed at once
+            known = self._tried and each > self._message_seconds
+            self._message_seconds += (_WEIGHT if known else 1.0) * (each - self._message_seconds)
             self._batch_seconds *= _FORGET
             self._tried = True
 

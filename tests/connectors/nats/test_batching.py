@@ -30,23 +30,26 @@ def test_a_server_that_syncs_later_gets_messages_one_by_one(size: int) -> None:
 @pytest.mark.parametrize("size", [20, 300, 1000])
 def test_a_server_that_syncs_each_message_gets_batches(size: int) -> None:
     batching = Batching()
-    assert used(batching, 1e-3, 0.010, size) > 0.95
-    assert used(batching, 1e-3, 0.010, 5000) > 0.95
+    assert used(batching, 1e-3, 0.010, size) > 0.8
+    assert used(batching, 1e-3, 0.010, 5000) > 0.8
     assert not batching.worth(FEW)
-
-
-def test_a_long_run_is_not_tried_one_by_one_first() -> None:
-    assert Batching().worth(TRIED_MAX + 1)
 
 
 @pytest.mark.parametrize("batched", [False, True])
 def test_one_slow_moment_is_forgotten(batched: bool) -> None:
-    faster, slower = (12e-6, 0.020), (1e-3, 0.010)
+    message_seconds, batch_seconds = (1e-3, 0.010) if batched else (12e-6, 0.020)
     batching = Batching()
-    share = used(batching, *(slower if batched else faster))
+    used(batching, message_seconds, batch_seconds)
     batching.took(20, 3.0, batched=batched)
-    used(batching, *(slower if batched else faster), runs=1500)
-    assert abs(used(batching, *(slower if batched else faster)) - share) < 0.05
+    assert batching.worth(20) != batched
+    used(batching, message_seconds, batch_seconds, runs=1500)
+    share = used(batching, message_seconds, batch_seconds)
+    assert share > 0.9 if batched else share < 0.1
+
+
+def test_a_long_run_is_not_tried_one_by_one_first() -> None:
+    assert Batching().worth(TRIED_MAX + 1)
+    assert not Batching().worth(TRIED_MAX)
 
 
 @pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
