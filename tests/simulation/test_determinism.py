@@ -15,7 +15,8 @@ import pytest
 
 from streamflow.runtime.settings import Settings
 from streamflow.testing.simulation import Schedule, SimulatedRun, draw, quiet
-from tests.simulation.cells import BY_NAME, CELLS, Cell
+from tests.simulation.cell import Cell
+from tests.simulation.cells import BY_NAME, CELLS
 from tests.simulation.search import seeded
 
 RECORDS = 24
