@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from time import sleep as block
 from typing import Any, Final
 
@@ -60,8 +61,7 @@ class Job:
         point: Called at the crash points of everything but the store, which has its own.
         watch: Have a thread name steps that keep the event loop to themselves.
         give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
-        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one. Empty for a flow
-            that cuts its own.
+        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one.
     """
 
     plan: Plan
@@ -177,11 +177,6 @@ class Engine:
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
         return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
 
-    @property
-    def fenced(self) -> bool:
-        """Whether every sink has shut out older instances and told what it holds."""
-        return self._built and all(publisher.recovered for publisher in self._publishers)
-
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
         if self._built:
@@ -267,10 +262,9 @@ class Engine:
 
     def _build_intake(self, checkpoint: Checkpoint) -> None:
         job, graph = self.job, self.job.plan.graph
-        nothing = Taken()
         pumps = []
         for step in graph.of_kind(SOURCE):
-            taken = checkpoint.taken.get(step.name, nothing)
+            taken = checkpoint.taken.get(step.name, Taken())
             ctx = SourceContext(
                 graph.flow,
                 step.name,
@@ -283,12 +277,10 @@ class Engine:
                 leaves_out=step.options["on_error"] is OnError.SKIP,
             )
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
-        pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, nothing).positions.items()}
+        pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, Taken()).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
-        if job.journal:
-            self.intake: Intake = JournalIntake(pumps, self.channels[0], self.pacer, job.clock, start, job.journal)
-        else:
-            self.intake = Intake(pumps, self.channels[0], self.pacer, job.clock, start)
+        make = partial(JournalIntake, job.journal) if job.journal else Intake
+        self.intake: Intake = make(pumps, self.channels[0], self.pacer, job.clock, start)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number

@@ -86,22 +86,22 @@ class JournalIntake(Intake):
     last epoch. BOUND: reads ahead of a partition as far as the journal makes it wait for another one.
 
     Args:
+        journal: The epochs, without a gap.
         pumps: The sources, in the order of the graph.
         channel: Where the fragments go.
         pacer: Is told of barriers; the journal decides when.
         clock: For the times of waiting only.
         start: Where the shard goes on; epochs up to there are passed over.
-        journal: The epochs, without a gap.
     """
 
     def __init__(
         self,
+        journal: Sequence[RecordedEpoch],
         pumps: Sequence[Pump],
         channel: Channel,
         pacer: Pacer,
         clock: Clock,
         start: Start,
-        journal: Sequence[RecordedEpoch],
     ) -> None:
         super().__init__(pumps, channel, pacer, clock, start)
         self._journal = [epoch for epoch in journal if epoch.epoch > start.epoch]

@@ -16,7 +16,8 @@ from itertools import islice
 
 from streamflow.runtime.settings import Settings
 from streamflow.testing.simulation import Kill, Schedule, SimulatedRun, draw, quiet
-from tests.simulation.cells import BY_NAME, CELLS, Cell
+from tests.simulation.cell import Cell
+from tests.simulation.cells import BY_NAME, CELLS
 
 FILES_EVERY = 61
 """One of so many seeds keeps its store in real files."""

@@ -15,7 +15,8 @@ import pytest
 
 from streamflow.runtime.settings import Settings
 from streamflow.testing.simulation import Schedule, SimulatedRun, draw, quiet
-from tests.simulation.cells import BY_NAME, CELLS, Cell
+from tests.simulation.cell import Cell
+from tests.simulation.cells import BY_NAME, CELLS
 from tests.simulation.search import seeded
 
 RECORDS = 24
@@ -34,19 +35,24 @@ COMMITS = {
 }
 
 
-def grid() -> Iterator[Schedule]:
-    for schedule, channel, batch in product(COMMITS.values(), (1, 2, 64), (1, 7, 512)):
+CORNERS = ((1, 1), (1, 512), (2, 7), (64, 1), (64, 512))
+"""Sizes of channels and batches that `make test` plays; `make faults` plays them all."""
+
+
+def grid(*, full: bool) -> Iterator[Schedule]:
+    sizes = list(product((1, 2, 64), (1, 7, 512)))
+    for schedule, (channel, batch) in product(COMMITS.values(), sizes if full else CORNERS):
         yield replace(schedule, settings=replace(schedule.settings, channel_fragments=channel, fragment_rows_max=batch))
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: cell.name)
-def test_outputs_do_not_depend_on_channels_batches_and_commits(cell: Cell) -> None:
+def test_outputs_do_not_depend_on_channels_batches_and_commits(cell: Cell, long_run: bool) -> None:
     found = []
-    for schedule in grid():
+    for schedule in grid(full=long_run):
         run = cell.run(RECORDS, schedule)
         found.append({sink: run.outputs(sink) for sink in cell.model.sinks})
-    assert len(found) == 36
+    assert len(found) == (36 if long_run else 20)
     if cell in ONE_ORDER:
         assert all(outputs == found[0] for outputs in found)
 
@@ -91,19 +97,20 @@ def again(cell: Cell, first: SimulatedRun, seed: int) -> SimulatedRun:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("cell", [cell for cell in CELLS if cell.name != "queue"], ids=lambda cell: cell.name)
-def test_one_journal_gives_one_digest_per_epoch(cell: Cell) -> None:
+def test_one_journal_gives_one_digest_per_epoch(cell: Cell, long_run: bool) -> None:
     """I6: state and outputs are a function of journal, records and steps."""
     first = recorded(cell)
-    assert len(first.recorder.digests) > 3
+    assert len(first.recorder.digests) >= 3
     assert len(set(first.recorder.digests)) == len(first.recorder.digests)
     outputs = {sink: first.outputs(sink) for sink in cell.model.sinks if sink not in cell.blind}
     lives = 0
-    for seed in range(SCHEDULES // len(CELLS) + 1):
+    orders = SCHEDULES // len(CELLS) + 1 if long_run else 3
+    for seed in range(orders):
         run = again(cell, first, seed)
         assert run.recorder.digests == first.recorder.digests, f"seed {seed}"
         assert {sink: run.outputs(sink) for sink in outputs} == outputs, f"seed {seed}"
         lives += len(run.lives)
-    assert lives > SCHEDULES // len(CELLS) + 1, "nobody was killed"
+    assert lives > orders, "nobody was killed"
 
 
 @pytest.mark.timeout(600)

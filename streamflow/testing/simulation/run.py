@@ -139,7 +139,7 @@ class Life:
         self.passed[name] += 1
         engine = self.engine
         # a request of a zombie that arrives now passes points, too
-        if run.zombies and self not in run.zombies and engine is not None and engine.fenced:
+        if run.zombies and self not in run.zombies and engine is not None and _fenced(engine):
             run.thaw_copied()
         if name == "progress.noted":
             task = asyncio.current_task()
@@ -202,6 +202,11 @@ class Life:
             len(self.run.recorder.frames.get(name, ())) > len(slot.topic) for name, slot in self.run.model.sinks.items()
         ):
             labels["committed, unpublished"] += 1
+
+
+def _fenced(engine: Engine) -> bool:
+    """Whether an engine has shut out the older instances of every sink."""
+    return engine.ready.is_set() and all(publisher.recovered for publisher in engine._publishers)
 
 
 class SimulatedRun:

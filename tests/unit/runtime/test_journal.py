@@ -9,7 +9,8 @@ import pytest
 from streamflow.errors import DeterminismError
 from streamflow.runtime.journal import RecordedEpoch, Share, read_epoch
 from streamflow.testing.simulation import SimulatedRun, quiet
-from tests.simulation.cells import BY_NAME, Cell
+from tests.simulation.cell import Cell
+from tests.simulation.cells import BY_NAME
 
 
 def replay(cell: Cell, count: int, journal: list[RecordedEpoch]) -> SimulatedRun:
