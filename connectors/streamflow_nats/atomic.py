@@ -22,7 +22,7 @@ from streamflow_nats.publisher import (
     BATCH_VERSION_MIN,
     Outgoing,
 )
-from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
+from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink, linked
 from streamflow_nats.subjects import any_covers
 
 RECORDS_MAX: Final = BATCH_MESSAGES_MAX - 1
@@ -37,11 +37,13 @@ class Marker(msgspec.Struct, frozen=True):
         next_seq: The first record that is not in the stream yet.
         generation: Of the store whose instance wrote it.
         instance: Random; tells this opened sink from every other.
+        link: Id of the last record in the stream, made by `linked`; stands for the whole history of the sink.
     """
 
     next_seq: int
     generation: int
     instance: str
+    link: str = ""
 
 
 class AtomicSink(NatsSink):
@@ -58,6 +60,10 @@ class AtomicSink(NatsSink):
     **Fencing.** Opening writes the marker anew, unchanged but for generation and instance. From then on the batch of
     an older instance does not follow the last marker any more and is thrown away whole: Fenced. After a lost
     acknowledgement or a rejection the marker is read: if this instance wrote it, it says what landed.
+
+    **History.** The marker also carries an id that stands for all that this sink has published. Where two instances on
+    copies of one store have committed different records under the same numbers, the second finds another id than its
+    own, and is Fenced: it does not take the other's records for its own.
 
     **Refused.** The marker says more than the outbox holds: SinkAhead. It is gone, or older than the stored one:
     ProgressUnknown, unless nothing at all was published since, as after a purge of everything.
@@ -84,11 +90,17 @@ class AtomicSink(NatsSink):
             )
         found = self._marker.next_seq if self._found_seq else progress.next_seq
         truth = progress_at(found, progress, pending)
+        link = self._link_at(found, progress, pending)
+        if self._found_seq and link and self._marker.link not in ("", link):
+            raise Fenced(
+                f"stream {self._settings.name} holds other content up to number {found - 1} than this store",
+                hint="Another instance runs on a copy of this store. Stop one of the two.",
+            )
         # Only now: an older copy of the store, which is behind, shall hear SinkAhead rather than Fenced.
         if self._marker.generation > self._generation:
             raise self._fenced()
         if not self._found_seq:
-            self._marker = Marker(found, self._generation, self._instance)
+            self._marker = Marker(found, self._generation, self._instance, link)
             if not await self._write_marker():
                 raise Unavailable(
                     f"another instance has just begun to publish to stream {self._settings.name}",
@@ -96,6 +108,17 @@ class AtomicSink(NatsSink):
                 )
             self._found_seq = self._marker_seq
         return Progress(truth.epoch, truth.next_seq, self._cursor(info.created))
+
+    def _link_at(self, next_seq: int, progress: Progress, pending: Sequence[Chunk]) -> str:
+        """The id that the last record before ``next_seq`` has by this store's history."""
+        link = msgspec.json.decode(progress.cursor, type=Cursor).link if progress.cursor else ""
+        if not link and progress.next_seq > 1:
+            return ""
+        for seq, frame in self._live(pending, progress.next_seq):
+            if seq >= next_seq:
+                break
+            link = linked(link.encode(), seq, frame).decode()
+        return link
 
     def _known(self, info: StreamInfo, stored: Progress) -> Progress:
         """Compares what was stored with the marker that `open` found."""
@@ -121,8 +144,8 @@ class AtomicSink(NatsSink):
         while self._marker.next_seq < end:
             if self._marker.next_seq > at.next_seq:
                 self._point("publish.part")
-            records, next_seq = self._next_batch(chunks, self._marker.next_seq, end)
-            rounds = 0 if await self._publish_batch(records, next_seq) else rounds + 1
+            records, following = self._next_batch(chunks, end)
+            rounds = 0 if await self._publish_batch(records, following) else rounds + 1
             if rounds >= ROUNDS_MAX:
                 raise Unavailable(
                     f"stream {self._settings.name} throws batches away", hint="See the server's log. It is tried again."
@@ -183,25 +206,27 @@ class AtomicSink(NatsSink):
         self._marker, self._marker_seq = marker, outcome.last.seq
         return True
 
-    def _next_batch(self, chunks: Sequence[Chunk], first: int, end: int) -> tuple[list[tuple[int, Frame]], int]:
-        """Takes the records of one batch, and says which comes after them."""
+    def _next_batch(self, chunks: Sequence[Chunk], end: int) -> tuple[list[tuple[int, Frame]], Marker]:
+        """Takes the records of one batch, and makes the marker that goes with them."""
         records: list[tuple[int, Frame]] = []
-        size = 0
-        for seq, packed in self._live(chunks, first):
+        size, link, next_seq = 0, self._marker.link.encode(), end
+        for seq, packed in self._live(chunks, self._marker.next_seq):
             frame = unpack(packed)
             size += len(frame.payload) + len(frame.headers) + self._overhead()
             if len(records) == RECORDS_MAX or (records and size > BATCH_BYTES_MAX):
-                return records, seq
+                next_seq = seq
+                break
             records.append((seq, frame))
-        return records, end
+            link = linked(link, seq, packed)
+        return records, Marker(next_seq, self._generation, self._instance, link.decode())
 
-    async def _publish_batch(self, records: list[tuple[int, Frame]], next_seq: int) -> bool:
+    async def _publish_batch(self, records: list[tuple[int, Frame]], marker: Marker) -> bool:
         """Publishes one batch; False if it was thrown away for a reason that may pass.
 
         Raises:
             Fenced: A newer instance has moved the marker.
         """
-        marker = Marker(next_seq, self._generation, self._instance)
+        next_seq = marker.next_seq
         messages = [
             (self._subject(seq, frame), frame.headers + self._guard_lines(seq), frame.payload) for seq, frame in records
         ]
@@ -235,7 +260,7 @@ class AtomicSink(NatsSink):
         return super()._overhead() + BATCH_HEADER_BYTES
 
     def _cursor(self, created: str) -> bytes:
-        return msgspec.json.encode(Cursor(created, self._marker_seq, marker=self._marker_subject))
+        return msgspec.json.encode(Cursor(created, self._marker_seq, self._marker.link, self._marker_subject))
 
 
 def atomic_problem(config: StreamConfig, link: Link) -> ConnectorError | None:

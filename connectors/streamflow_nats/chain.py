@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from binascii import hexlify
 from collections.abc import Iterator, Sequence
-from hashlib import blake2b
 from typing import Final, NamedTuple
 
 import msgspec
@@ -35,17 +33,16 @@ from streamflow_nats.publisher import (
     Outcome,
     Outgoing,
 )
-from streamflow_nats.sink import ROUNDS_MAX, Cursor, NatsSink
+from streamflow_nats.sink import LINK_BYTES, ROUNDS_MAX, Cursor, NatsSink, linked
 from streamflow_nats.subjects import as_tokens
 
 _EXPECTED: Final = b"Nats-Expected-Last-Sequence: %d\r\n"
 _EXPECTED_ID: Final = b"Nats-Expected-Last-Msg-Id: %s\r\n"
 _ID: Final = b"Nats-Msg-Id: %s\r\n"
 _OWN_ID: Final = b"sf-id: %s\r\n"
-_LINK_BYTES: Final = 12
 _ALONE: Final = b"%s%s%d\r\n" + _ID + _EXPECTED + b"%s"
 _IN_BATCH: Final = b"%s%s%d\r\n" + _OWN_ID
-_LINKS_BYTES: Final = len(_EXPECTED_ID) + len(_ID) + 4 * _LINK_BYTES
+_LINKS_BYTES: Final = len(_EXPECTED_ID) + len(_ID) + 4 * LINK_BYTES
 
 
 class _Mark(NamedTuple):
@@ -129,7 +126,7 @@ class ChainSink(NatsSink):
                 hint="The store is an older copy. Use the newest, or: streamflow reset --sink NAME --accept-head.",
             )
         seed = f"{self._fence} {info.created} {info.state.last_seq}".encode()
-        return Progress(0, 1, _encode(info.created, info.state.last_seq, _linked(b"", 0, seed)))
+        return Progress(0, 1, _encode(info.created, info.state.last_seq, linked(b"", 0, seed)))
 
     async def open(self, ctx: SinkContext) -> None:
         self._guard = b"sf-fence: %s\r\nsf-gen: %d\r\nsf-seq: " % (as_tokens(ctx.fence).encode(), ctx.generation)
@@ -291,7 +288,7 @@ class ChainSink(NatsSink):
             )
         link = cursor.link.encode()
         for seq, frame in due:
-            link = _linked(link, seq, frame)
+            link = linked(link, seq, frame)
         if mark.link.encode() != link:
             raise Fenced(
                 f"stream {name} holds other content up to number {mark.seq} than this store",
@@ -305,7 +302,7 @@ class ChainSink(NatsSink):
         for expected, (seq, packed) in enumerate(self._live(chunks, next_seq), cursor.seq):
             frame = unpack(packed)
             subject = self._subject(seq, frame)
-            link = _linked(link, seq, packed)
+            link = linked(link, seq, packed)
             _, headers, payload = frame
             if in_batches:
                 headers = _IN_BATCH % (headers, guard, seq, link)
@@ -322,12 +319,7 @@ class ChainSink(NatsSink):
         return b"%s%d\r\n" % (self._guard, seq)
 
     def _overhead(self) -> int:
-        return super()._overhead() + max(_LINKS_BYTES, BATCH_HEADER_BYTES + len(_OWN_ID) + 2 * _LINK_BYTES)
-
-
-def _linked(link: bytes, seq: int, frame: bytes) -> bytes:
-    """The id of a record: a hash of the id before it, its number and its frame."""
-    return hexlify(blake2b(b"%s %d %s" % (link, seq, frame), digest_size=_LINK_BYTES).digest())
+        return super()._overhead() + max(_LINKS_BYTES, BATCH_HEADER_BYTES + len(_OWN_ID) + 2 * LINK_BYTES)
 
 
 def _is_at(outcome: Outcome, seq: int) -> bool:

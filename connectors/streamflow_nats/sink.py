@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from binascii import hexlify
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from hashlib import blake2b
 from typing import Any, Final
 
 import msgspec
@@ -20,6 +22,7 @@ from streamflow_nats.settings import Nats
 from streamflow_nats.stream import StreamSettings
 from streamflow_nats.subjects import any_covers, as_tokens, is_literal
 
+LINK_BYTES: Final = 12
 ROUNDS_MAX: Final = 3
 """Attempts to publish a run when part of it turns out to be there already."""
 _SUBJECTS_REMEMBERED: Final = 4096
@@ -32,7 +35,7 @@ class Cursor(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         created: Creation time of the stream, which tells it from a later one of the same name.
         seq: The stream's last sequence (chain), or that of the marker (batch).
-        link: Message id of the last record published (chain); stands for the whole history of the sink.
+        link: Id of the last record published, made by `linked`; stands for the whole history of the sink.
         marker: Subject of the marker (batch).
     """
 
@@ -190,6 +193,11 @@ class NatsSink:
                 "--accept-head.",
             )
         return cursor
+
+
+def linked(link: bytes, seq: int, frame: bytes) -> bytes:
+    """The id of a record: a hash of the id before it, its number and its frame."""
+    return hexlify(blake2b(b"%s %d %s" % (link, seq, frame), digest_size=LINK_BYTES).digest())
 
 
 def check_writable(info: StreamInfo, settings: StreamSettings) -> None:

@@ -54,7 +54,7 @@ async def test_the_flow_behind_a_queue_is_killed_at_random_instants(tmp_path: Pa
 @pytest.mark.timeout(240)
 async def test_the_server_is_killed(tmp_path: Path, long_run: bool) -> None:
     """While nothing happens, in the middle of a publish, and in the middle of acknowledging."""
-    rounds = 3 if long_run else 1
+    rounds = 2 if long_run else 1
     assert await kill_servers(tmp_path, rounds) == (1 + len(SERVED)) * rounds
 
 

@@ -162,7 +162,7 @@ async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
     async with Lines(server, folder, kind) as lines:
         lines.source.delay_seconds = lines.sink.delay_seconds = 0.04
         async with lines.trial.feeder() as feeder:
-            await asyncio.sleep(6)
+            await asyncio.sleep(3)
         await lines.trial.check(feeder)
         assert lines.trial.flow.events("failed") == lines.trial.flow.events("restarting") == []
 
