@@ -190,7 +190,11 @@ class SqliteStore:
 
     def _chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
         with reading(self.path):
-            return list(read_chunks(self._open_connection(), sink, first_seq, count))
+            connection = self._open_connection()
+            found = list(read_chunks(connection, sink, first_seq, count))
+            # who has taken over deletes what it publishes: its rows are not lost, they are not ours any more
+            writing.check_generation(connection, self._ledger)
+            return found
 
     def _write(self, doing: str, write: Callable[[], None], point: str = "") -> None:
         """Runs one transaction, and refuses to run another once the disk has failed.

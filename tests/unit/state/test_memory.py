@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from streamflow.batch import Chunk, Progress, pack_frames
 from streamflow.errors import EpochWentBack, Fenced, StateError, StateLockedError
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.memory import MemoryDisk, MemoryPlace
@@ -80,3 +81,17 @@ async def test_a_copy_goes_its_own_way_and_an_old_image_is_refused() -> None:
     copy.image = None
     with pytest.raises(StateError):
         await Opened(copy).store.open(replace(MANIFEST))
+
+
+async def test_who_was_replaced_hears_so_when_outputs_at_rest_are_gone() -> None:
+    disk = MemoryDisk()
+    first, second = Opened(disk), Opened(disk)
+    await first.store.open(MANIFEST)
+    chunk = Chunk("alerts", 1, 0, 1, 1, pack_frames([b"1"]))
+    await first.store.commit(replace(epoch(1), chunks=[chunk]))
+    assert list(await first.store.chunks("alerts", 1, 1)) == [chunk]
+    disk.lose_lock()
+    await second.store.open(MANIFEST)
+    await second.store.note({}, {"alerts": Progress(1, 2)})
+    with pytest.raises(Fenced):
+        await first.store.chunks("alerts", 1, 1)
