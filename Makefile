@@ -46,10 +46,8 @@ format: $(STAMP) ## Format the code and fix what can be fixed by itself
 faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and bad input
 	@$(BIN)/python tests/run_parts.py --only faults,simulation,security --long $(ARGS)
 
-faults-long: $(STAMP) ## Far more simulated schedules (100000; SCHEDULES=1000000 before a release)
-	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --only simulation --long $(ARGS)
-
-faults-long: $(STAMP) ## Before a release: hundreds of kills, then a soak of 20 minutes (docs/reliability.md)
+faults-long: $(STAMP) ## Before a release: 100,000 schedules, hundreds of kills, a soak of 20 minutes
+	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --only simulation --long
 	@$(BIN)/python -m tests.faults.nats.campaign --flow 500 --server 100
 	@$(BIN)/python -m tests.faults.nats.soak --minutes 20 $(ARGS)
 

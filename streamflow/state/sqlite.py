@@ -110,6 +110,8 @@ class SqliteStore:
 
     def _load(self, install: Install, done: Callable[[], None]) -> None:
         with reading(self.path, rubbish=()):
+            # what somebody else has written since the opening is no damage
+            writing.check_generation(self._open_connection(), self._ledger)
             load_entries(self._open_connection(), self._ledger, install)
             done()
 

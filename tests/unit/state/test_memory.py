@@ -11,7 +11,7 @@ from streamflow.errors import EpochWentBack, Fenced, StateError, StateLockedErro
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.memory import MemoryDisk, MemoryPlace
 from streamflow.state.sqlite import SqliteStore, StoreOptions
-from tests.unit.state.given import MANIFEST, epoch
+from tests.unit.state.given import MANIFEST, epoch, full_epoch
 
 
 class Opened:
@@ -95,3 +95,14 @@ async def test_who_was_replaced_hears_so_when_outputs_at_rest_are_gone() -> None
     await second.store.note({}, {"alerts": Progress(1, 2)})
     with pytest.raises(Fenced):
         await first.store.chunks("alerts", 1, 1)
+
+
+async def test_who_was_replaced_before_it_has_loaded_hears_so() -> None:
+    disk = MemoryDisk()
+    first, second = Opened(disk), Opened(disk)
+    await first.store.open(MANIFEST)
+    disk.lose_lock()
+    await second.store.open(MANIFEST)
+    await second.store.commit(full_epoch(1))
+    with pytest.raises(Fenced):
+        await first.store.load(lambda table, entries: None)
