@@ -21,6 +21,8 @@ FIRST_LIFE = ("source.pinned", "sink.baseline")
 RECOVERY = ("store.claimed", "store.opened", "state.loaded", "source.opened", "sink.fenced", "sink.asked")
 SETTINGS = {"commit_min": "30ms", "epoch_bytes_max": 30_000, "chunk_bytes": 2_000}
 """Small epochs that spill, of many small chunks."""
+QUIET = ("fold.written", "progress.noted")
+"""What is done when nothing else is: folding changes into rows, and noting what was published last."""
 NTH_MAX = {"spill.done": 3, "fold.written": 1, "publish.part": 4, "progress.noted": 1}
 
 
@@ -60,8 +62,9 @@ async def run(server: NatsServer, folder: Path, kind: Kind, seed: int) -> int:
                 if trap.point == "stop.drained":
                     await flow.until(lambda: flow.said("published"), "a publish")
                     flow.terminate()
-                # changes are folded into rows when a second passes without a commit
-                feeder.paused = trap.point == "fold.written"
+                if trap.point in QUIET:
+                    await flow.until(lambda: flow.said("published") or not flow.alive, "a publish")
+                    feeder.paused = True
                 await flow.killed(trap)
                 feeder.paused = False
                 if trap.point == "source.pinned":
