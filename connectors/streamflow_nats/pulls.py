@@ -150,15 +150,21 @@ class Pulls:
             reply = b"%s%d" % (self._inbox.encode(), self._tokens)
             await self._link.send(b"PUB %s %s %d\r\n%s\r\n" % (self._next, reply, len(self._request), self._request))
 
-    async def wait(self, seconds: float = SILENCE_SECONDS) -> bool:
-        """Waits until something arrives, goes wrong, or `wake` is called; returns False if nothing did in time."""
+    async def wait(self, seconds: float | None = None) -> bool:
+        """Waits until something arrives, goes wrong, or `wake` is called; returns False if nothing did in time.
+
+        Args:
+            seconds: How long; by default so long that silence means trouble.
+        """
+        whole = seconds is None
+        seconds = SILENCE_SECONDS if seconds is None else seconds
         self._arrived.clear()
         self._heard = False
         try:
             async with asyncio.timeout(seconds):
                 return await self._arrived.wait()
         except TimeoutError:
-            if self._outstanding > 0 and not self._heard and seconds >= SILENCE_SECONDS:
+            if self._outstanding > 0 and not self._heard and whole:
                 self.trouble = f"the consumer was silent for {SILENCE_SECONDS} s"
             return False
 
