@@ -66,10 +66,8 @@ class Supervisor:
                     raise
                 careful = max(1, engine.intake.records) if late else 0
                 fenced_at = now if fenced else fenced_at
-                wait = 0.0
-                if not late:  # a life that only looks for the record is no news
-                    wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
-                    job.instrument.restarting(error, wait)
+                wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
+                job.instrument.restarting(error, wait)
                 self.restarts += 1
                 self._pushes, self._lives = engine.waiting_pushes(), False
             finally:
