@@ -13,7 +13,7 @@ from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.content import count_steps
 from streamflow.state.ledger import Held, Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
-from streamflow.state.splitting import entry_count
+from streamflow.state.splitting import delta_fields
 from streamflow.state.store import Delta, Epoch
 from streamflow.state.tally import Tally
 
@@ -151,7 +151,7 @@ def check_deltas(ledger: Ledger, deltas: Sequence[Delta]) -> None:
         if seen >= DELTAS_CHECKED_FIRST and (seen % DELTAS_CHECKED_EVERY or delta.count > DELTA_CHECKED_ENTRIES_MAX):
             continue
         try:
-            found = entry_count(delta.payload)
+            found = len(delta_fields(delta.payload))
         except CorruptStateError as error:
             raise CheckpointError(
                 f"the state of step {delta.table!r} is not encoded as JSON: {error}",

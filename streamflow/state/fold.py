@@ -21,7 +21,7 @@ from streamflow.state.ledger import Ledger
 from streamflow.state.opening import transaction
 from streamflow.state.recovery import corrupt
 from streamflow.state.rows import ROWS_PER_STATEMENT, delta_crc, row_crc, write_rows
-from streamflow.state.splitting import delta_entries
+from streamflow.state.splitting import Fields, delta_fields, entry_of
 from streamflow.state.store import Entry
 from streamflow.state.tally import Tally
 
@@ -134,6 +134,7 @@ class _Round:
         self.total = Total()
         self._deltas = Total()
         self._ids: list[int] = []
+        self._latest: dict[tuple[bytes, bytes], Fields] = {}
         self._groups: dict[int, dict[tuple[bytes, bytes], Entry]] = {}
         for delta, size in connection.execute("SELECT id, bytes FROM state_delta WHERE step = ? ORDER BY id", (step,)):
             if self._ids and self.size_bytes + size > FOLD_ROUND_BYTES:
@@ -145,19 +146,24 @@ class _Round:
         self.writing = self._write()
 
     def _prepare(self) -> Iterator[None]:
-        """Reads the deltas, oldest first, and keeps the latest entry per key, by key group."""
+        """Reads the deltas, oldest first, keeps what each key has last, and makes entries of that, by key group."""
         for delta in self._ids:
             query = "SELECT epoch, CAST(payload AS BLOB), crc FROM state_delta WHERE id = ?"
             ((epoch, payload, crc),) = self._connection.execute(query, (delta,)).fetchall()
             if crc != delta_crc(self.step, epoch, payload):
                 raise corrupt(f"the changes of table {self.step} in epoch {epoch}")
             self._deltas = self._deltas.plus(1, crc)
-            entries = iter(delta_entries(payload))
+            entries = iter(delta_fields(payload))
             while part := list(islice(entries, _MERGE_ENTRIES)):
-                for entry in part:
-                    group = self._groups.setdefault(key_group(entry.key), {})
-                    group[entry.key, entry.sub] = entry
+                for fields in part:
+                    self._latest[bytes(fields[0]), bytes(fields[1])] = fields
                 yield
+        latest = iter(self._latest.items())
+        while grouped := list(islice(latest, _MERGE_ENTRIES)):
+            for address, fields in grouped:
+                self._groups.setdefault(key_group(address[0]), {})[address] = entry_of(fields)
+            yield
+        self._latest = {}
 
     def _write(self) -> Iterator[None]:
         """Writes rows in the order of the file."""

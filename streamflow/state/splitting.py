@@ -19,32 +19,28 @@ _NEVER: Final = b"null"
 _LENGTHS: Final = (2, 4)
 
 
+Fields = Sequence[bytes | msgspec.Raw]
+"""An entry in parts: key, sub, and unless it is a deletion, value and expiry."""
+
+
 def delta_entries(payload: bytes) -> list[Entry]:
     """Splits a delta into its entries, whose JSON stays as it was written.
 
     Raises:
         CorruptStateError: It is not an array of entries.
     """
-    rows = _rows(payload)
-    try:
-        return [_entry(fields) for fields in rows]
-    except ValueError as error:
-        raise _no_entries(payload, error) from error
+    return [entry_of(fields) for fields in delta_fields(payload)]
 
 
-def entry_count(payload: bytes) -> int:
-    """Counts a delta's entries, at a fifth of what taking them apart costs.
+def delta_fields(payload: bytes) -> Sequence[Fields]:
+    """Splits a delta into its entries and these into their parts, at a fifth of what making entries of them costs.
 
     Raises:
         CorruptStateError: It is not an array of entries.
     """
-    return len(_rows(payload))
-
-
-def _rows(payload: bytes) -> Sequence[Sequence[bytes | msgspec.Raw]]:
     try:
         try:
-            rows: Sequence[Sequence[bytes | msgspec.Raw]] = _decode(payload)
+            rows: Sequence[Fields] = _decode(payload)
         except msgspec.DecodeError:
             # msgspec refuses the escape of a lone surrogate, which another codec may have written
             rows = _split(payload)
@@ -53,19 +49,24 @@ def _rows(payload: bytes) -> Sequence[Sequence[bytes | msgspec.Raw]]:
                 raise ValueError(f"an entry of {len(fields)} fields")
         return rows
     except (ValueError, IndexError, RecursionError) as error:
-        raise _no_entries(payload, error) from error
+        raise CorruptStateError(
+            f"a delta of {len(payload)} bytes is no array of entries: {error}", hint=RESTORE
+        ) from error
 
 
-def _no_entries(payload: bytes, error: Exception) -> CorruptStateError:
-    return CorruptStateError(f"a delta of {len(payload)} bytes is no array of entries: {error}", hint=RESTORE)
+def entry_of(fields: Fields) -> Entry:
+    """Makes an entry of its parts.
 
-
-def _entry(fields: Sequence[bytes | msgspec.Raw]) -> Entry:
+    Raises:
+        CorruptStateError: Its expiry is no whole number.
+    """
     if len(fields) == 2:
         return Entry(bytes(fields[0]), bytes(fields[1]), None)
-    key, sub, value, expires = fields
-    expires = bytes(expires)
-    return Entry(bytes(key), bytes(sub), bytes(value), None if expires == _NEVER else int(expires))
+    key, sub, value, expires = map(bytes, fields)
+    try:
+        return Entry(key, sub, value, None if expires == _NEVER else int(expires))
+    except ValueError as error:
+        raise CorruptStateError(f"an entry's expiry is {expires[:40]!r}", hint=RESTORE) from error
 
 
 def _split(payload: bytes) -> list[list[bytes]]:
