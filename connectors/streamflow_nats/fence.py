@@ -7,6 +7,8 @@ But one that is alive stops before the newer one reads what arrived. A request g
 
 from __future__ import annotations
 
+import os
+import secrets
 from typing import Final
 
 import msgspec
@@ -18,8 +20,27 @@ ANSWER_SECONDS: Final = 1.0
 """How long to wait for an older instance that may be frozen."""
 
 
+_RANDOM: Final = secrets.token_hex(6)
+
+
+def process_name() -> str:
+    """Tells this process from every other.
+
+    Two processes have the same generation only on copies of one store. The one that comes second must give way before
+    it moves anything: else each fences the other, and both end.
+    """
+    return f"{_RANDOM}.{os.getpid()}"
+
+
 class _Claim(msgspec.Struct, frozen=True):
     generation: int
+    process: str = ""
+
+    def outranks(self, other: _Claim) -> bool:
+        """Whether who holds this one may stay where the other comes second."""
+        return self.generation > other.generation or (
+            self.generation == other.generation and self.process != other.process
+        )
 
 
 async def take_over(link: Link, fence: str, generation: int) -> None:
@@ -31,35 +52,36 @@ async def take_over(link: Link, fence: str, generation: int) -> None:
         generation: Of the store.
 
     Raises:
-        Fenced: An instance with a newer generation is alive.
+        Fenced: An instance with a newer generation is alive, or one with the same on a copy of the store.
     """
     subject = f"{link.nats.inbox_prefix}.{FENCE_TOKEN}.{fence}"
-    claim = msgspec.json.encode(_Claim(generation))
+    ours = _Claim(generation, process_name())
+    claim = msgspec.json.encode(ours)
     try:
         answer = await link.request(subject, claim, seconds=min(ANSWER_SECONDS, link.nats.timeout_seconds))
     except Unavailable:
         link.check()  # nobody is there, or nobody who answers
     else:
-        holder = _generation(answer)
-        if holder > generation:
-            raise _fenced(holder, generation)
+        holder = _claim(answer)
+        if holder.outranks(ours):
+            raise _fenced(holder.generation, generation)
 
     def on_claim(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
-        newer = _generation(data)
-        if newer and reply:
+        newer = _claim(data)
+        if newer.generation and reply:
             link.answer(b"PUB %s %d\r\n%s\r\n" % (reply, len(claim), claim))
-        if newer >= generation:
-            link.fail(_fenced(newer, generation))
+        if newer.generation >= generation and not ours.outranks(newer):
+            link.fail(_fenced(newer.generation, generation))
 
     await link.subscribe(subject, on_claim)
 
 
-def _generation(claim: bytes) -> int:
-    """The generation that a claim tells; 0 where it is none: who may publish here is not only who we are."""
+def _claim(data: bytes) -> _Claim:
+    """What a claim says; generation 0 where it is none: who may publish here is not only who we are."""
     try:
-        return msgspec.json.decode(claim, type=_Claim).generation
+        return msgspec.json.decode(data, type=_Claim)
     except (ValueError, RecursionError):
-        return 0
+        return _Claim(0)
 
 
 def _fenced(newer: int, generation: int) -> Fenced:

@@ -34,7 +34,7 @@ from streamflow.state.lock import _holder
 from streamflow.state.splitting import delta_entries
 from streamflow.state.witness import FileWitness, Seen, parse_witness, read_witness
 from streamflow_nats.chain import _mark
-from streamflow_nats.fence import _generation
+from streamflow_nats.fence import _claim
 from streamflow_nats.frames import unpack
 from streamflow_nats.jetstream import StoredMessage, parse_headers
 from streamflow_nats.pulls import parse_reply
@@ -335,7 +335,7 @@ def test_nats_headers(long_run: bool) -> None:
 
 def test_nats_claims(long_run: bool) -> None:
     def decode(data: bytes) -> None:
-        if not _generation(data):
+        if not _claim(data).generation:
             raise ValueError
 
     fuzz(Case("nats claims", decode, [b'{"generation":7}', b'{"generation":12,"more":[]}'], (ValueError,)), long_run)

@@ -187,7 +187,7 @@ class SinkConformance(SinkKit):
         await self.sees(6)
 
     async def test_an_equal_generation_fences_too(self) -> None:
-        """A sink reopened inside one process, or on a copy of the store, fences the one before."""
+        """A sink reopened inside one process fences the one before."""
         self._needs_fence()
         older, stored = await self.reopened(None, [])
         newer: Sink = self.made(self.spec())

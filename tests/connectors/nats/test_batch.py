@@ -100,6 +100,18 @@ async def test_an_older_store(stage):
         await behind.recover(Progress(1, 6, baseline.cursor), [])
 
 
+async def test_another_process_with_the_same_generation_comes_second(stage, monkeypatch):
+    """It runs on a copy of the store: were it to fence the first, and then the first it, both would end."""
+    first = await stage.open(4)
+    progress = await first.recover(None, [])
+    monkeypatch.setattr("streamflow_nats.atomic.process_name", lambda: "another")
+    second = await stage.open(4)
+    with pytest.raises(Fenced):
+        await second.recover(progress, [])
+    await first.publish([chunk(first, 1, 1, ["v0"])], progress)
+    assert await stage.seen() == ["v0"]
+
+
 @pytest.mark.parametrize("between", [False, True])
 async def test_a_purge_with_nothing_behind_it_does_no_harm(stage, between):
     sink = await stage.open()

@@ -74,6 +74,17 @@ def deaf(monkeypatch):
     monkeypatch.setattr("streamflow_nats.chain.take_over", nobody_hears)
 
 
+async def test_another_process_with_the_same_generation_comes_second(stage, monkeypatch):
+    """It runs on a copy of the store: were it to fence the first, and then the first it, both would end."""
+    first = await stage.open(4)
+    progress = await first.recover(None, [])
+    monkeypatch.setattr("streamflow_nats.fence.process_name", lambda: "another")
+    with pytest.raises(Fenced):
+        await stage.open(4)
+    await first.publish([chunk(first, 1, 1, ["v0"])], progress)
+    assert await stage.seen() == ["v0"]
+
+
 async def test_messages_carry_fence_number_key_and_headers(stage):
     options = SinkOptions(headers=lambda value: {"a": value + "!"}, key=lambda value: (value, 1))
     sink = await stage.open(7, options)
