@@ -11,7 +11,7 @@ import msgspec
 from streamflow.batch import Chunk, Progress
 from streamflow.connect.recovery import progress_at
 from streamflow.errors import ConnectorError, Fenced, ForeignWriter, NotFound, ProgressUnknown, SinkAhead, Unavailable
-from streamflow_nats.fence import process_name
+from streamflow_nats.fence import take_over
 from streamflow_nats.frames import Frame, unpack
 from streamflow_nats.jetstream import WRONG_LAST_SEQUENCE, StreamConfig, StreamInfo
 from streamflow_nats.link import Link
@@ -37,7 +37,7 @@ class Marker(msgspec.Struct, frozen=True):
     Args:
         next_seq: The first record that is not in the stream yet.
         generation: Of the store whose instance wrote it.
-        instance: Names the process, and tells this opened sink from every other.
+        instance: Random; tells this opened sink from every other.
         link: Id of the last record in the stream, made by `linked`; stands for the whole history of the sink.
     """
 
@@ -60,8 +60,8 @@ class AtomicSink(NatsSink):
 
     **Fencing.** Opening writes the marker anew, unchanged but for generation and instance. From then on the batch of
     an older instance does not follow the last marker any more and is thrown away whole: Fenced. After a lost
-    acknowledgement or a rejection the marker is read: if this instance wrote it, it says what landed. A marker that
-    another process wrote with the same generation stays: that process runs on a copy of the store and came first.
+    acknowledgement or a rejection the marker is read: if this instance wrote it, it says what landed. Where
+    another process with the same generation is alive, it runs on a copy of the store: this one gives way at once.
 
     **History.** The marker also carries an id that stands for all that this sink has published. Where two instances on
     copies of one store have committed different records under the same numbers, the second finds another id than its
@@ -99,7 +99,7 @@ class AtomicSink(NatsSink):
                 hint="Another instance runs on a copy of this store. Stop one of the two.",
             )
         # Only now: an older copy of the store, which is behind, shall hear SinkAhead rather than Fenced.
-        if self._is_outranked():
+        if self._marker.generation > self._generation:
             raise self._fenced()
         if not self._found_seq:
             self._marker = Marker(found, self._generation, self._instance, link)
@@ -159,26 +159,21 @@ class AtomicSink(NatsSink):
         problem = atomic_problem(info.config, link)
         if problem is not None:
             raise problem
-        self._instance = f"{process_name()}/{secrets.token_hex(4)}"
+        await take_over(link, self._fence, self._generation, equals_only=True)
+        self._instance = secrets.token_hex(8)
         self._marker_subject = marker_subject(info.config, self._fence)
         self._head_at_open = info.state.last_seq
         await self._read_marker()
         self._found_seq = self._marker_seq
         for _ in range(ROUNDS_MAX):
             # Where there is none, `recover` writes the first: it knows what was published before a purge.
-            if self._found_seq == 0 or self._is_outranked() or await self._write_marker():
+            if self._found_seq == 0 or self._marker.generation > self._generation or await self._write_marker():
                 return
             await self._read_marker()
         raise Unavailable(
             f"another instance keeps moving the marker in stream {self._settings.name}",
             hint="Is a second process running this flow? It is tried again.",
         )
-
-    def _is_outranked(self) -> bool:
-        """Whether the marker is a newer instance's, or one's that has the same generation on a copy of the store."""
-        marker = self._marker
-        foreign = marker.instance.partition("/")[0] != process_name()
-        return marker.generation > self._generation or (marker.generation == self._generation and foreign)
 
     def _fenced(self) -> Fenced:
         return Fenced(

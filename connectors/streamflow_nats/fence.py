@@ -43,13 +43,14 @@ class _Claim(msgspec.Struct, frozen=True):
         )
 
 
-async def take_over(link: Link, fence: str, generation: int) -> None:
+async def take_over(link: Link, fence: str, generation: int, *, equals_only: bool = False) -> None:
     """Asks older instances to stop, and listens to newer ones from now on; then ``link`` is lost with Fenced.
 
     Args:
         link: The sink's connection.
         fence: The sink's fence name, fit for subjects.
         generation: Of the store.
+        equals_only: Give way only to one with the same generation; the mode's own guard tells the others apart.
 
     Raises:
         Fenced: An instance with a newer generation is alive, or one with the same on a copy of the store.
@@ -63,7 +64,7 @@ async def take_over(link: Link, fence: str, generation: int) -> None:
         link.check()  # nobody is there, or nobody who answers
     else:
         holder = _claim(answer)
-        if holder.outranks(ours):
+        if holder.outranks(ours) and not (equals_only and holder.generation > generation):
             raise _fenced(holder.generation, generation)
 
     def on_claim(subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:

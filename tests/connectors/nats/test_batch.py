@@ -104,10 +104,9 @@ async def test_another_process_with_the_same_generation_comes_second(stage, monk
     """It runs on a copy of the store: were it to fence the first, and then the first it, both would end."""
     first = await stage.open(4)
     progress = await first.recover(None, [])
-    monkeypatch.setattr("streamflow_nats.atomic.process_name", lambda: "another")
-    second = await stage.open(4)
+    monkeypatch.setattr("streamflow_nats.fence.process_name", lambda: "another")
     with pytest.raises(Fenced):
-        await second.recover(progress, [])
+        await stage.open(4)
     await first.publish([chunk(first, 1, 1, ["v0"])], progress)
     assert await stage.seen() == ["v0"]
 
