@@ -1,0 +1,1 @@
+"""The Kafka connector: topics as exactly-once sources and sinks."""

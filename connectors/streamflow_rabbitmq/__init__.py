@@ -1,0 +1,1 @@
+"""The RabbitMQ connector: queues and streams as sources, streams and exchanges as sinks."""
