@@ -1,0 +1,31 @@
+"""Fixtures: a Kafka server for each module, or for one test, with an outsider's hands on it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+
+import pytest
+import pytest_asyncio
+
+from tests.brokers import KAFKA, KafkaServer
+from tests.brokers.required import need
+from tests.connectors.kafka.broker import Broker
+
+
+@pytest.fixture(scope="module")
+def module_server() -> Iterator[KafkaServer]:
+    need(KAFKA)
+    with KafkaServer() as server:
+        yield server
+
+
+@pytest_asyncio.fixture
+async def broker(module_server: KafkaServer) -> AsyncIterator[Broker]:
+    """A server shared by the module's tests; who kills it starts it again."""
+    module_server.start()
+    each = Broker(module_server)
+    await each.connect()
+    try:
+        yield each
+    finally:
+        await each.close()
