@@ -10,12 +10,14 @@ import pytest_asyncio
 from tests.brokers import KAFKA, KafkaServer
 from tests.brokers.required import need
 from tests.connectors.kafka.broker import Broker
+from tests.connectors.kafka.kit import close_all
 
 
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[KafkaServer]:
     need(KAFKA)
-    with KafkaServer() as server:
+    # compaction is looked for every 15 s by default
+    with KafkaServer(extra_config={"log.cleaner.backoff.ms": "100"}) as server:
         yield server
 
 
@@ -28,4 +30,5 @@ async def broker(module_server: KafkaServer) -> AsyncIterator[Broker]:
     try:
         yield each
     finally:
+        await close_all()
         await each.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from streamflow.batch import SourceBatch
+from streamflow.batch import Position, SourceBatch
 from streamflow.connect.contracts import SourceContext
 from streamflow_kafka import KafkaTopics
 
@@ -14,10 +14,26 @@ def source_context(**other: Any) -> SourceContext:
     return SourceContext(**{"flow": "f", "source": "in", "shard": 0, "incarnation": "i", "generation": 1, **other})
 
 
+_open: list[Any] = []
+
+
 async def opened(spec: KafkaTopics[Any], resume: Any = None, **context: Any) -> Any:
-    source = spec.source()
-    await source.open(source_context(**context), resume or {})
+    """Opens a source, which is closed when the test ends."""
+    source, _ = await started(spec, resume, **context)
     return source
+
+
+async def started(spec: KafkaTopics[Any], resume: Any = None, **context: Any) -> tuple[Any, dict[str, Position]]:
+    """The same, and where its partitions start."""
+    source = spec.source()
+    _open.append(source)
+    return source, dict(await source.open(source_context(**context), resume or {}))
+
+
+async def close_all() -> None:
+    """Closes what the test has opened."""
+    while _open:
+        await _open.pop().close()
 
 
 async def batches(source: Any, count: int, seconds: float = 20) -> list[SourceBatch]:
