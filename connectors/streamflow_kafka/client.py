@@ -26,6 +26,10 @@ READ_COMMITTED: Final = 1
 _TOPIC_DENIED: Final = 29
 
 
+class Unsettled(Unavailable):
+    """The brokers answer, though they do not know enough at this time: a partition changes its leader."""
+
+
 async def client_options(kafka: Kafka) -> dict[str, Any]:
     """Reads the files that the settings name, off the loop, as arguments for aiokafka's clients and connections.
 
@@ -174,7 +178,7 @@ class Cluster:
             isolation: `READ_COMMITTED` or `READ_UNCOMMITTED`.
 
         Raises:
-            Unavailable: A partition has no leader, or cannot be asked now.
+            Unavailable: A partition cannot be asked at this time.
         """
         from aiokafka.errors import for_code
         from aiokafka.protocol.offset import OffsetRequest
@@ -190,7 +194,7 @@ class Cluster:
                     if code == _TOPIC_DENIED:
                         raise denied(self.kafka, topic)
                     if code:
-                        raise Unavailable(
+                        raise Unsettled(
                             f"Kafka at {self.kafka} cannot tell the offsets of {topic}:{number}: "
                             f"{for_code(code).__name__}",
                             hint="It is asked again; look at the broker if this repeats.",
