@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.connect.secret import Secret
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 EARLIEST: Final = -2
 LATEST: Final = -1
+READ_UNCOMMITTED: Final = 0
 READ_COMMITTED: Final = 1
 _TOPIC_DENIED: Final = 29
 
@@ -135,6 +136,11 @@ class Cluster:
 
         return read_metadata(await self._exchange(connection, MetadataRequest(names)))
 
+    @property
+    def nodes(self) -> Set[int]:
+        """The brokers that are known."""
+        return self._brokers.keys()
+
     async def metadata(self, names: Sequence[str] | None) -> Metadata:
         """Asks about topics, all if None; none is made by that."""
         found = await self._ask(await self._connection(next(iter(self._brokers)), ""), names)
@@ -155,12 +161,15 @@ class Cluster:
         node = next(iter(self._brokers)) if node is None else node
         return await self._exchange(await self._connection(node, purpose), request)
 
-    async def offsets(self, leaders: Mapping[tuple[str, int], int], when: int) -> dict[tuple[str, int], int]:
-        """Asks where partitions begin (`EARLIEST`) or end (`LATEST`) for a reader of committed records.
+    async def offsets(
+        self, leaders: Mapping[tuple[str, int], int], when: int, isolation: int = READ_COMMITTED
+    ) -> dict[tuple[str, int], int]:
+        """Asks where partitions begin (`EARLIEST`) or end (`LATEST`), by default for a reader of committed records.
 
         Args:
             leaders: The node that leads each partition.
             when: Which of the two.
+            isolation: `READ_COMMITTED` or `READ_UNCOMMITTED`.
 
         Raises:
             Unavailable: A partition cannot be asked at this time.
@@ -173,7 +182,7 @@ class Cluster:
             asked.setdefault(node, {}).setdefault(topic, []).append((number, when))
         found: dict[tuple[str, int], int] = {}
         for node, topics in asked.items():
-            response = await self.send(OffsetRequest(-1, READ_COMMITTED, list(topics.items())), node)
+            response = await self.send(OffsetRequest(-1, isolation, list(topics.items())), node)
             for topic, parts in response.topics:
                 for number, code, _, offset in parts:
                     if code == _TOPIC_DENIED:
