@@ -89,7 +89,7 @@ def test_servers_that_cannot_be_read(servers, reason: str):
         (lambda: Kafka().topics("a", "a"), "named twice"),
         (lambda: Kafka().topics(pattern="("), "no regular expression"),
         (lambda: Options(fetch_bytes=0), r"Options\.fetch_bytes must be above 0"),
-        (lambda: Options(linger_seconds=-1), r"Options\.linger_seconds"),
+        (lambda: Options(fetch_wait_seconds=-1), r"Options\.fetch_wait_seconds"),
         (lambda: Options(compression="rar"), "compression='rar' is unknown"),
         (lambda: SaslScram("a", "b", "MD5"), "mechanism 'MD5' is unknown"),
         (lambda: Tls(key="-----BEGIN PRIVATE KEY-----"), "looks like a certificate or key itself"),
