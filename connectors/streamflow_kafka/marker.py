@@ -120,20 +120,29 @@ class OffsetFetchRequest_v7(RequestStruct):  # type: ignore[misc]
     )
 
 
-class StableOffsetFetch(Request[OffsetFetchRequest_v7]):  # type: ignore[misc]
-    """Asks for a group's offset of one partition."""
+class OffsetFetch(Request[OffsetFetchRequest_v7]):  # type: ignore[misc]
+    """Asks for a group's offset of one partition; ``stable``: not while a transaction is about to move it."""
 
     API_KEY = 9
 
-    def __init__(self, group: str, topic: str, partition: int) -> None:
-        self._group, self._topic, self._partition = group, topic, partition
+    def __init__(self, group: str, topic: str, partition: int, *, stable: bool) -> None:
+        self._group, self._topic, self._partition, self._stable = group, topic, partition, stable
 
     def build(self, request_struct_class: Any) -> Any:
-        return request_struct_class(self._group, [(self._topic, [self._partition], {})], True, {})
+        return request_struct_class(self._group, [(self._topic, [self._partition], {})], self._stable, {})
 
 
-async def read_marker(cluster: Cluster, transactions: Transactions, group: str, topic: str) -> Marker | None:
+async def read_marker(
+    cluster: Cluster, transactions: Transactions, group: str, topic: str, *, stable: bool
+) -> Marker | None:
     """Returns the marker, or None where there is none.
+
+    Args:
+        cluster: Where.
+        transactions: Finds the coordinator.
+        group: The sink's fence.
+        topic: The sink's topic.
+        stable: Whether a transaction that is about to move it is waited for.
 
     Raises:
         Unavailable: The coordinator does not know it yet, or an open transaction hides it for too long.
@@ -141,7 +150,7 @@ async def read_marker(cluster: Cluster, transactions: Transactions, group: str, 
     """
     deadline = asyncio.get_running_loop().time() + cluster.options.timeout_seconds
     while True:
-        answer = await transactions.ask_group(StableOffsetFetch(group, topic, 0))
+        answer = await transactions.ask_group(OffsetFetch(group, topic, 0, stable=stable))
         _, offset, _, metadata, code, _ = answer.topics[0][1][0] if answer.topics else (0, -1, 0, "", 0, {})
         code = answer.error_code or code
         if not code:

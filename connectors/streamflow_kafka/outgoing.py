@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Any, Final
+from typing import Final
 
 from streamflow.errors import RecordRejected, Unavailable
 from streamflow_kafka.frames import HAS_KEY, Frame, unpack
@@ -83,22 +83,20 @@ class Outgoing:
         ends: dict[int, int] = {}
         tasks = [asyncio.create_task(self._transactions.mark(marker.next_seq, marker.metadata()))]
         try:
-            async for node, batches in self._requests(records, nodes, 1 if singly else 1 << 30):
-                tasks.append(asyncio.create_task(self._send(batches, node, ends)))
-                await asyncio.sleep(0)
-                for task in tasks:
-                    if task.done():
-                        task.result()
+            for turn, requests in enumerate(self._turns(records, nodes, 1 if singly else 1 << 30)):
+                send = self._transactions.send if turn else self._transactions.send_first
+                tasks += [asyncio.create_task(_sent(send(batches, node), ends)) for node, batches in requests.items()]
+                if turn:
+                    await asyncio.sleep(0)
+                    tasks = [task for task in tasks if not task.done() or task.result()]
+                else:
+                    await asyncio.gather(*tasks[1:])
             await asyncio.gather(*tasks)
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
         return ends
-
-    async def _send(self, batches: Sequence[Batch], node: int, ends: dict[int, int]) -> None:
-        for partition, end in (await self._transactions.send(batches, node)).items():
-            ends[partition] = max(end, ends.get(partition, 0))
 
     async def _spread(self, frames: Sequence[bytes], first_seq: int, partitions: int, topic: str) -> Records:
         """Finds the partition of each record."""
@@ -129,17 +127,16 @@ class Outgoing:
             await asyncio.sleep(0)
         return records
 
-    async def _requests(self, records: Records, nodes: Mapping[int, int], records_max: int) -> Any:
-        """Requests in the order they are sent: each has the next batch of every partition that a broker leads."""
+    def _turns(self, records: Records, nodes: Mapping[int, int], records_max: int) -> Iterator[dict[int, list[Batch]]]:
+        """The requests to each node, turn by turn: each has the next batch of every partition that it leads."""
         now_ms = int(time.time() * 1000)
         packers = [self._batches(partition, found, records_max, now_ms) for partition, found in records.items()]
         for batches in zip_longest(*packers):
-            by_node: dict[int, list[Batch]] = {}
+            requests: dict[int, list[Batch]] = {}
             for batch in batches:
                 if batch is not None:
-                    by_node.setdefault(nodes[batch.partition], []).append(batch)
-            for node, some in by_node.items():
-                yield node, some
+                    requests.setdefault(nodes[batch.partition], []).append(batch)
+            yield requests
 
     def _batches(
         self, partition: int, records: Sequence[tuple[int, Frame]], records_max: int, now_ms: int
@@ -170,6 +167,12 @@ class Outgoing:
             builder.set_producer_state(producer, epoch, self._transactions.take_sequence(partition, count))
             at += count
             yield Batch(partition, first_seq, count, bytes(builder.build()))
+
+
+async def _sent(sending: Awaitable[dict[int, int]], ends: dict[int, int]) -> None:
+    """Waits for an answer, and takes over what it says."""
+    for partition, end in (await sending).items():
+        ends[partition] = max(end, ends.get(partition, 0))
 
 
 def _from(records: Sequence[tuple[int, Frame]], at: int) -> Iterator[tuple[int, Frame]]:

@@ -12,7 +12,7 @@ from streamflow.batch import Chunk, Fragment, Progress, split_table, unpack_fram
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
 from streamflow.connect.recovery import progress_at, unpublished
-from streamflow.errors import Fenced, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
+from streamflow.errors import Fenced, NotFound, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
 from streamflow_kafka.client import Cluster
 from streamflow_kafka.frames import FrameEncoder
 from streamflow_kafka.marker import Marker, linked, read_marker, this_process
@@ -157,7 +157,15 @@ class KafkaSink:
             await cluster.close()
 
     async def _start(self, cluster: Cluster) -> None:
-        await self._look(cluster)
+        for wait in (*SETTLE_SECONDS, None):
+            # a cluster that is starting may not know all its topics yet
+            try:
+                await self._look(cluster)
+                break
+            except NotFound:
+                if wait is None:
+                    raise
+                await asyncio.sleep(wait)
         largest, options = self._options.message_bytes_max, self._options
         told = (await topic_settings(cluster, self._name)).get("max.message.bytes", "")
         batch_bytes = options.batch_bytes
@@ -169,7 +177,8 @@ class KafkaSink:
         self._encoder.frame_bytes_max = largest - RECORD_OVERHEAD_BYTES - own_header
         self._transactions = Transactions(cluster, self._fence, self._name)
         self._outgoing = Outgoing(self._transactions, options.compression, batch_bytes)
-        marker = await self._marker()
+        # what an older producer left open would be waited for: it ends when this one begins
+        marker = await self._marker(stable=False)
         # A producer of this name that is newer, or of a process on a copy of the store, is left alone: see `recover`.
         self._newer = marker if marker is not None and self._is_newer(marker) else None
         if self._newer is None:
@@ -197,8 +206,8 @@ class KafkaSink:
 
     # -- recovery ---------------------------------------------------------------------------------
 
-    async def _marker(self) -> Marker | None:
-        return await read_marker(self._check_open(), self._transactions, self._fence, self._name)
+    async def _marker(self, *, stable: bool = True) -> Marker | None:
+        return await read_marker(self._check_open(), self._transactions, self._fence, self._name, stable=stable)
 
     def _is_newer(self, marker: Marker) -> bool:
         if marker.generation == self._generation:

@@ -8,7 +8,7 @@ anew, which shuts the old one out, and the marker tells what became of its last 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -32,6 +32,8 @@ INVALID_TIMESTAMP: Final = 32
 INVALID_RECORD: Final = 87
 REFUSED_FOR_GOOD: Final = frozenset({MESSAGE_TOO_LARGE, BATCH_TOO_LARGE, INVALID_TIMESTAMP, INVALID_RECORD})
 _UNKNOWN_TOPIC: Final = 3
+_NOT_YET: Final = frozenset({19, 20})  # not enough replicas, before and after it was written
+_THERE_ALREADY: Final = 46  # the number of a batch that was sent again
 _LOADING: Final = frozenset({14, 15, 16})  # the coordinator is loading, not there, or somebody else
 _CONCURRENT: Final = 51
 _FENCED: Final = frozenset({47, 90})  # the epoch is an older one's
@@ -148,23 +150,51 @@ class Transactions:
             Fenced: A newer producer has begun.
             Unavailable: It cannot take them now, or does not say.
         """
+        ends: dict[int, int] = {}
+        async with self._slots.setdefault(node, asyncio.Semaphore(IN_FLIGHT_MAX)):
+            await self._send(batches, node, ends)
+        return ends
+
+    async def send_first(self, batches: Sequence[Batch], node: int) -> dict[int, int]:
+        """Does what `send` does with the first batches of a transaction, before others are on their way.
+
+        The leader of a partition then asks the coordinator whether the transaction is open (KIP-890). Until it knows,
+        it takes nothing, and says that there are not enough replicas.
+        """
+        deadline = asyncio.get_running_loop().time() + self._cluster.options.timeout_seconds
+        ends: dict[int, int] = {}
+        tries = 0
+        while left := await self._send(batches, node, ends, passing=_NOT_YET):
+            if asyncio.get_running_loop().time() > deadline:
+                self._check(left[0][1], f"partition {self._topic}:{left[0][0].partition}")
+            batches = [batch for batch, _ in left]
+            await asyncio.sleep(_WAITS[min(tries, len(_WAITS) - 1)])
+            tries += 1
+        return ends
+
+    async def _send(
+        self, batches: Sequence[Batch], node: int, ends: dict[int, int], passing: Set[int] = frozenset()
+    ) -> list[tuple[Batch, int]]:
+        """Sends once; returns the batches that met an error that passes, and the error."""
         from aiokafka.protocol.produce import ProduceRequest
 
         timeout_ms = int(self._cluster.options.timeout_seconds * 1000)
         parts = [(batch.partition, batch.content) for batch in batches]
-        async with self._slots.setdefault(node, asyncio.Semaphore(IN_FLIGHT_MAX)):
-            request = ProduceRequest(self._name, _ALL_REPLICAS, timeout_ms, [(self._topic, parts)])
-            answer = await self._cluster.send(request, node, "produce")
+        request = ProduceRequest(self._name, _ALL_REPLICAS, timeout_ms, [(self._topic, parts)])
+        answer = await self._cluster.send(request, node, "produce")
         sent = {batch.partition: batch for batch in batches}
-        ends: dict[int, int] = {}
+        left = []
         for _, told in answer.topics:
             for partition, code, offset, *_ in told:
                 batch = sent[partition]
-                if code in REFUSED_FOR_GOOD:
+                if code in passing:
+                    left.append((batch, code))
+                elif code in REFUSED_FOR_GOOD:
                     raise Refused(batch.first_seq, batch.count, code)
-                self._check(code, f"partition {self._topic}:{partition}")
-                ends[partition] = offset + batch.count
-        return ends
+                elif code != _THERE_ALREADY:
+                    self._check(code, f"partition {self._topic}:{partition}")
+                    ends[partition] = offset + batch.count
+        return left
 
     async def mark(self, offset: int, metadata: str) -> None:
         """Moves the marker within the open transaction.

@@ -127,13 +127,14 @@ class Broker:
         )
         await consumer.start()
         try:
+            await consumer._client.add_topic(topic)  # else it knows of none
             places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-            ends = await consumer.end_offsets(places)
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)
             found: dict[Any, list[bytes | None]] = {place: [] for place in places}
-            while any([await consumer.position(place) < ends[place] for place in places]):
-                for place, records in (await consumer.getmany(timeout_ms=100)).items():
+            # to the last record, not to the last committed one: a commit is visible a moment after it is answered
+            while any([consumer.highwater(place) != await consumer.position(place) for place in places]):
+                for place, records in (await consumer.getmany(timeout_ms=20)).items():
                     found[place] += [record.value for record in records]
             return [value for place in places for value in found[place]]
         finally:

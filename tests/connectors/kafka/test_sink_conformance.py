@@ -8,12 +8,11 @@ from typing import Any, ClassVar
 import pytest
 
 from streamflow.testing.conformance import SinkConformance
-from streamflow_kafka import Kafka, KafkaTopic, Options
+from streamflow_kafka import Kafka, KafkaTopic
 from tests.connectors.kafka.broker import QUICK, Broker
 
 
 class TestKafkaSink(SinkConformance):
-    options: ClassVar[Options] = QUICK
     config: ClassVar[dict[str, Any]] = {}
     environment: Broker
     topic: str
@@ -26,7 +25,7 @@ class TestKafkaSink(SinkConformance):
         self.topic = await self.environment.topic(**self.config)
 
     def spec(self) -> KafkaTopic[str]:
-        return Kafka(self.environment.server.url, options=self.options).topic(self.topic, value=str)
+        return Kafka(self.environment.server.url, options=QUICK).topic(self.topic, value=str)
 
     def missing_spec(self) -> KafkaTopic[str]:
         return self.environment.kafka.topic("missing", value=str)
@@ -51,7 +50,3 @@ class TestKafkaSink(SinkConformance):
     async def replace(self) -> None:
         await self.environment.delete(self.topic)
         await self.environment.topic(name=self.topic)
-
-
-class TestCompressedSink(TestKafkaSink):
-    options: ClassVar[Options] = Options(timeout_seconds=3, compression="zstd")

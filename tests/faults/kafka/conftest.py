@@ -10,6 +10,11 @@ from tests.brokers import KAFKA, KafkaServer
 from tests.brokers.required import need
 
 
+@pytest.fixture(autouse=True)
+def _had() -> None:
+    need(KAFKA)
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[KafkaServer]:
     """Not to be killed."""

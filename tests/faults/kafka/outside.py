@@ -3,41 +3,47 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
-import zlib
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from tests.brokers import KafkaServer
-from tests.connectors.kafka.broker import Broker
 from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
 
-UNKNOWN_SECONDS = 10.0
-TROUBLE = (OSError, KafkaError, TimeoutError, asyncio.TimeoutError)
+PARTITIONS = 3
+SEND_SECONDS = 8.0
 
 
-async def make_topic(server: KafkaServer, name: str, partitions: int, **config: Any) -> None:
-    """Makes a topic."""
-    broker = Broker(server)
-    await broker.connect()
+async def make_topics(server: KafkaServer, *names: str, partitions: int = PARTITIONS, **config: str) -> None:
+    """Makes topics, and waits until the server says that they have leaders."""
+    admin = AIOKafkaAdminClient(bootstrap_servers=server.url)
+    await admin.start()
     try:
-        await broker.topic(partitions, name, **config)
+        made = await admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config) for name in names])
+        assert all(code == 0 for _, code, *_ in made.topic_errors), made
+        while True:
+            told = await admin.describe_topics(list(names))
+            if all(
+                topic["error_code"] == 0 and all(part["leader"] >= 0 for part in topic["partitions"]) for topic in told
+            ):
+                return
+            await asyncio.sleep(0.02)
     finally:
-        await broker.close()
+        await admin.close()
 
 
 class Outsider:
-    """A plain reader of committed records, as somebody else would use it."""
+    """A plain aiokafka consumer of committed records, as somebody else would use it; it reads what it is asked for."""
 
-    def __init__(self, server: KafkaServer) -> None:
-        self._server = server
-        self._readers: dict[str, Any] = {}
-        self._seen: dict[str, dict[int, list[bytes]]] = {}
+    def __init__(self, server: KafkaServer, isolation: str = "read_committed") -> None:
+        self._server, self._isolation = server, isolation
+        self._found: dict[str, list[dict[str, Any]]] = {}
+        self._consumers: dict[str, Any] = {}
 
     async def __aenter__(self) -> Self:
         return self
@@ -45,130 +51,115 @@ class Outsider:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for reader in self._readers.values():
-            await reader.stop()
+        for consumer in self._consumers.values():
+            await consumer.stop()
 
     async def count(self, topic: str) -> int:
-        """Committed records in a topic."""
-        return sum(map(len, (await self._read(topic)).values()))
+        """How many records there are now."""
+        return len(await self._read(topic))
 
     async def results(self, topic: str) -> list[dict[str, Any]]:
-        """Every committed record of a topic, partition by partition."""
-        reader = await self._reader(topic)
-        places = sorted(reader.assignment())
-        ends = await reader.end_offsets(places)
-        seen = await self._read(topic)
-        while any([await reader.position(place) < ends[place] for place in places]):
-            seen = await self._read(topic)
-        return [json.loads(value) for place in places for value in seen[place.partition]]
+        """Reads a topic from its first record to its last, partition by partition."""
+        return list(await self._read(topic))
 
-    async def ends(self, topic: str) -> dict[int, int]:
-        """Where the partitions of a topic end."""
-        reader = await self._reader(topic)
-        return {place.partition: at for place, at in (await reader.end_offsets(list(reader.assignment()))).items()}
+    async def last_records(self, topic: str) -> list[dict[str, Any]]:
+        """The last record of each partition."""
+        last = {each["partition"]: each for each in await self._read(topic)}
+        return list(last.values())
 
-    async def _read(self, topic: str) -> dict[int, list[bytes]]:
-        """Reads on; returns the values seen so far by partition."""
-        reader = await self._reader(topic)
-        seen = self._seen[topic]
-        while found := await reader.getmany(timeout_ms=20, max_records=5000):
-            for place, records in found.items():
-                seen[place.partition] += [record.value for record in records]
-        return seen
+    async def _read(self, topic: str) -> list[dict[str, Any]]:
+        """Reads what is new, until the reader stands behind the last record, committed or not."""
+        found = self._found.setdefault(topic, [])
+        consumer = self._consumers.get(topic) or await self._consumer(topic)
+        places = consumer.assignment()
+        while True:
+            for place, records in (await consumer.getmany(timeout_ms=20)).items():
+                found += [{**json.loads(each.value), "partition": place.partition} for each in records]
+            if not any([consumer.highwater(place) != await consumer.position(place) for place in places]):
+                return found
 
-    async def _reader(self, topic: str) -> Any:
-        if topic not in self._readers:
-            reader = AIOKafkaConsumer(
-                bootstrap_servers=self._server.url,
-                isolation_level="read_committed",
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=20,
-            )
-            await reader.start()
-            self._readers[topic] = reader
-            await reader._client.add_topic(topic)
-            while not reader.partitions_for_topic(topic):
-                await reader._client.force_metadata_update()
-            numbers = sorted(reader.partitions_for_topic(topic))
-            reader.assign([TopicPartition(topic, number) for number in numbers])
-            self._seen[topic] = {number: [] for number in numbers}
-        return self._readers[topic]
+    async def _consumer(self, topic: str) -> Any:
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self._server.url, isolation_level=self._isolation, enable_auto_commit=False
+        )
+        self._consumers[topic] = consumer
+        await consumer.start()
+        await consumer._client.add_topic(topic)
+        places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
+        assert places, f"no topic {topic}"
+        consumer.assign(places)
+        await consumer.seek_to_beginning(*places)
+        return consumer
 
 
 class KafkaFeeder(Feeder):
-    """Publishes to a topic, each key to one partition, a batch per partition at a time.
+    """Publishes to a topic, a key always to the same partition.
 
-    It is the only publisher: after a lost connection the ends of the partitions tell which batches landed, and the rest
-    is published again.
+    It is the only producer, and idempotent: what it sends again after a lost answer is there once. Where it has to make
+    another producer, it first looks which records landed, and publishes only the rest.
     """
 
-    def __init__(
-        self, server: KafkaServer, topic: str, results: str, partitions: int, seed: int, bursts: Sequence[int]
-    ) -> None:
+    def __init__(self, server: KafkaServer, topic: str, results: str, seed: int, bursts: Sequence[int]) -> None:
         super().__init__(seed, bursts)
-        self._server, self._topic, self._results, self.partitions = server, topic, results, partitions
-        self._ends: dict[int, int] = {}
-        self._pending: dict[int, list[tuple[str, bytes]]] = {}
+        self._server, self._topic, self._results = server, topic, results
 
     async def feed(self, count: int) -> None:
         """Publishes records now, instead of by itself while a block lasts."""
-        self._plan([self._record() for _ in range(count)])
-        async with self._producer() as producer:
-            await self._publish(producer)
+        async with _producer(self._server) as producer:
+            await self._publish(producer, [self._record() for _ in range(count)])
         self.acknowledged = self.total
 
     async def _feed(self) -> None:
-        while not self._stopping or self._pending:
-            with contextlib.suppress(*TROUBLE):
-                async with Outsider(self._server) as outsider, self._producer() as producer:
-                    self._forget_landed(await outsider.ends(self._topic))
-                    while not self._stopping or self._pending:
-                        if not self._pending and await self._may_feed(outsider):
-                            self._plan(self._burst())
-                        await self._publish(producer)
-                        self.acknowledged = self.total
-                        await asyncio.sleep(0.03)
-            if not self._stopping or self._pending:
-                await asyncio.sleep(0.05)
+        pending: list[tuple[str, bytes]] = []
+        while not self._stopping or pending:
+            try:
+                async with Outsider(self._server) as outsider, Outsider(self._server) as results:
+                    there = {f"{each['key']}-{each['n']}" for each in await outsider.results(self._topic)}
+                    pending = [record for record in pending if record[0] not in there]
+                    async with _producer(self._server) as producer:
+                        while not self._stopping or pending:
+                            if not pending and await self._may_feed(results):
+                                pending = self._burst()
+                            await self._publish(producer, pending)
+                            pending.clear()
+                            self.acknowledged = self.total
+                            await asyncio.sleep(0.03)
+            except (OSError, KafkaError, TimeoutError):
+                await asyncio.sleep(0.1)
 
-    def _plan(self, records: list[tuple[str, bytes]]) -> None:
-        for key, payload in records:
-            number = zlib.crc32(key.partition("-")[0].encode()) % self.partitions
-            self._pending.setdefault(number, []).append((key, payload))
+    async def _may_feed(self, results: Outsider) -> bool:
+        return not self.paused and self.total - await results.count(self._results) < AHEAD_RECORDS_MAX
 
-    def _forget_landed(self, ends: dict[int, int]) -> None:
-        for number, end in ends.items():
-            landed = end - self._ends.get(number, 0)
-            if landed and self._pending.get(number):
-                assert landed == len(self._pending[number]), f"half a batch landed: {landed}"
-                del self._pending[number]
-            self._ends[number] = end
+    async def _publish(self, producer: Any, records: list[tuple[str, bytes]]) -> None:
+        async with asyncio.timeout(SEND_SECONDS):
+            sent = [
+                await producer.send(self._topic, content, partition=int(name.partition("-")[0][1:]) % PARTITIONS)
+                for name, content in records
+            ]
+            await asyncio.gather(*sent)
 
-    @contextlib.asynccontextmanager
-    async def _producer(self) -> Any:
-        producer = AIOKafkaProducer(
-            bootstrap_servers=self._server.url,
-            enable_idempotence=True,
-            max_batch_size=8 << 20,
-            request_timeout_ms=int(UNKNOWN_SECONDS * 1000),
+
+class _producer:
+    """An idempotent producer, which is thrown away without ceremony where its server is gone."""
+
+    def __init__(self, server: KafkaServer) -> None:
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=server.url, enable_idempotence=True, request_timeout_ms=5000, linger_ms=5
         )
-        await producer.start()
+
+    async def __aenter__(self) -> Any:
         try:
-            yield producer
-        finally:
-            with contextlib.suppress(*TROUBLE):
-                async with asyncio.timeout(UNKNOWN_SECONDS):
-                    await producer.stop()
+            await self._producer.start()
+        except BaseException:
+            await self._producer.stop()
+            raise
+        return self._producer
 
-    async def _publish(self, producer: Any) -> None:
-        for number in sorted(self._pending):
-            batch = producer.create_batch()
-            for key, payload in self._pending[number]:
-                assert batch.append(key=key.partition("-")[0].encode(), value=payload, timestamp=None) is not None
-            async with asyncio.timeout(UNKNOWN_SECONDS):
-                told = await (await producer.send_batch(batch, self._topic, partition=number))
-            self._ends[number] = told.offset + len(self._pending.pop(number))
-
-    async def _may_feed(self, outsider: Outsider) -> bool:
-        return not self.paused and self.total - await outsider.count(self._results) < AHEAD_RECORDS_MAX
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                await self._producer.stop()
+        except TimeoutError:
+            await self._producer.client.close()

@@ -11,12 +11,11 @@ from typing import Any, Self
 from tests.brokers import KafkaServer
 from tests.faults.feeder import BURSTS
 from tests.faults.kafka.flow import KafkaSetup, Target
-from tests.faults.kafka.outside import KafkaFeeder, Outsider, make_topic
+from tests.faults.kafka.outside import PARTITIONS, KafkaFeeder, Outsider, make_topics
 from tests.faults.process import FlowProcess
 from tests.faults.trial import FlowTrial
 
 _numbers = itertools.count(1)
-QUICK = {"timeout_seconds": 3.0, "refresh_seconds": 0.5, "fetch_wait_seconds": 0.1}
 
 
 @dataclass
@@ -26,20 +25,19 @@ class Trial(FlowTrial):
     Args:
         server: Where the topics are; trials may share it.
         folder: For state, diary and log.
-        partitions: Of the topic that is read.
         source_url, sink_url: Other ways to the server, through a proxy for instance.
         settings, options: As in `KafkaSetup`.
-        topic_options: More configuration of the topic that is read.
+        config: Of the two topics.
     """
 
     server: KafkaServer
     folder: Path
-    partitions: int = 3
     source_url: str = ""
     sink_url: str = ""
     settings: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
-    topic_options: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, str] = field(default_factory=dict)
+    partitions: int = PARTITIONS
 
     def __post_init__(self) -> None:
         number = next(_numbers)
@@ -49,12 +47,11 @@ class Trial(FlowTrial):
         self.flow = FlowProcess(self.setup(), self.folder)
 
     async def __aenter__(self) -> Self:
-        await make_topic(self.server, self.source, self.partitions, **self.topic_options)
-        await make_topic(self.server, self.sink, 2)
+        await make_topics(self.server, self.source, self.sink, partitions=self.partitions, **self.config)
         return self
 
     def __str__(self) -> str:
-        return f"kafka {self.source}"
+        return f"kafka {self.source} -> {self.sink}"
 
     def outsider(self) -> Outsider:
         return Outsider(self.server)
@@ -68,9 +65,9 @@ class Trial(FlowTrial):
             "targets": (Target(self.sink, self.sink_url or url),),
             "state": self.folder / "flow.db",
             "settings": self.settings,
-            "options": {**QUICK, **self.options},
+            "options": {"timeout_seconds": 5.0, "refresh_seconds": 2.0, **self.options},
         }
         return KafkaSetup(**{**given, **other})
 
     def feeder(self, seed: int = 7, bursts: Sequence[int] = BURSTS) -> KafkaFeeder:
-        return KafkaFeeder(self.server, self.source, self.sink, self.partitions, seed, bursts)
+        return KafkaFeeder(self.server, self.source, self.sink, seed, bursts)
