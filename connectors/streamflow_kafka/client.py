@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.connect.secret import Secret
-from streamflow.errors import ConnectorError, MissingExtraError, SettingsError, Unavailable
+from streamflow.errors import ConnectorError, SettingsError, Unavailable
 from streamflow_kafka.settings import Kafka, Options, SaslOAuth, SaslPlain, SaslScram, Tls
 
 if TYPE_CHECKING:
@@ -34,16 +34,10 @@ async def client_options(kafka: Kafka) -> dict[str, Any]:
     """Reads the files that the settings name, off the loop, as arguments for aiokafka's clients and connections.
 
     Raises:
-        MissingExtraError: aiokafka is not installed.
         SettingsError: A file cannot be used.
     """
-    try:
-        from aiokafka.abc import AbstractTokenProvider
-    except ImportError:
-        raise MissingExtraError(
-            "streamflow_kafka needs aiokafka, which is not installed",
-            hint='Install the extra: pip install "streamflow-asyncio[kafka]".',
-        ) from None
+    from aiokafka.abc import AbstractTokenProvider
+
     options: dict[str, Any] = {}
     login = not (kafka.security is None or isinstance(kafka.security, Tls))
     encrypted = kafka.tls is not None
@@ -280,9 +274,8 @@ def explain(error: BaseException, kafka: Kafka, where: str) -> ConnectorError:
             hint="Check user and password of security=, and that the user exists for that mechanism.",
         )
     if any(isinstance(each, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError) for each in reasons):
-        offered = f": {error}" if str(error) and "[" in str(error) else ""
         return ConnectorError(
-            f"Kafka at {where} does not take this way to log in{offered}",
+            f"Kafka at {where} does not take this way to log in",
             hint="Use the kind of security= (SaslPlain, SaslScram, SaslOAuth, Tls) that this listener is made for.",
         )
     for each in reasons:
@@ -303,7 +296,7 @@ def explain(error: BaseException, kafka: Kafka, where: str) -> ConnectorError:
     else:
         return Unavailable(
             f"Kafka at {where} closed the connection",
-            hint="It is tried again; if that repeats, the listener may want TLS or a login: pass security=.",
+            hint="It is tried again; if that repeats, the listener wants TLS or a login, or does not: see security=.",
         )
     return Unavailable(f"no Kafka broker answers at {where}: {text}", hint="Start it, or check host and port.")
 
