@@ -113,9 +113,11 @@ class KafkaSink:
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         cluster = self._check_open()
         newer = self._newer
-        if newer is not None and newer.generation == self._generation:
-            raise self._fenced(newer)
         marker = newer or await self._marker()
+        by_another = marker is not None and self._is_newer(marker)
+        if marker is not None and by_another and (newer is None or newer.generation == self._generation):
+            # moved since this one was opened, or by a process on a copy of the store
+            raise self._fenced(marker)
         if stored is None:
             if newer is not None or (marker is not None and marker.next_seq > 1):
                 last = (newer or marker or Marker(1)).next_seq - 1
