@@ -69,6 +69,30 @@ def unpack(frame: bytes) -> Frame:
     return Frame(key, None if flags & NO_VALUE else frame[at:], partition, headers)
 
 
+def pack(frame: Frame) -> bytes:
+    """Joins what `unpack` splits."""
+    flags, parts = 0, [b""]
+    if frame.partition is not None:
+        flags |= HAS_PARTITION
+        parts.append(_UINT.pack(frame.partition))
+    if frame.key is not None:
+        flags |= HAS_KEY
+        parts += [_UINT.pack(len(frame.key)), frame.key]
+    if frame.headers:
+        flags |= HAS_HEADERS
+        packed = b"".join(
+            b"%b%b%b%b" % (_NAME_SIZE.pack(len(encoded)), encoded, _UINT.pack(len(value)), value)
+            for encoded, value in ((name.encode(), value) for name, value in frame.headers)
+        )
+        parts += [_UINT.pack(len(packed)), packed]
+    if frame.value is None:
+        flags |= NO_VALUE
+    else:
+        parts.append(frame.value)
+    parts[0] = bytes((flags,))
+    return b"".join(parts)
+
+
 def key_bytes(key: Any) -> bytes:
     """A key as other producers write it: text in UTF-8, bytes as they are, integers and UUIDs as text, all else JSON.
 
@@ -138,23 +162,14 @@ class FrameEncoder:
         packed = self._value(value)
         if options.key is not None:
             key = options.key(value)
-        flags, parts = packed[0], [b""]
-        if options.partition is not None:
-            flags |= HAS_PARTITION
-            parts.append(_UINT.pack(self._partition(options.partition(value))))
-        if key is not None:
-            encoded = key_bytes(key)
-            if flags == 0 and options.headers is None:
-                return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
-            flags |= HAS_KEY
-            parts += [_UINT.pack(len(encoded)), encoded]
-        if options.headers is not None and (headers := options.headers(value)):
-            flags |= HAS_HEADERS
-            encoded = self._pack_headers(headers)
-            parts += [_UINT.pack(len(encoded)), encoded]
-        parts[0] = bytes((flags,))
-        parts.append(packed[1:])
-        return b"".join(parts)
+        encoded = None if key is None else key_bytes(key)
+        if options.partition is None and options.headers is None and packed[0] == 0:
+            if encoded is None:
+                return packed
+            return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
+        partition = None if options.partition is None else self._partition(options.partition(value))
+        headers = [] if options.headers is None else self._headers(options.headers(value))
+        return pack(Frame(encoded, packed[1:] if packed[0] == 0 else None, partition, headers))
 
     def _partition(self, partition: Any) -> int:
         if type(partition) is not int or not 0 <= partition <= PARTITION_MAX:
@@ -166,8 +181,8 @@ class FrameEncoder:
             )
         return partition
 
-    def _pack_headers(self, headers: Mapping[str, str]) -> bytes:
-        parts = []
+    def _headers(self, headers: Mapping[str, str]) -> KafkaHeaders:
+        found: KafkaHeaders = []
         for name, value in headers.items():
             if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
                 raise self._refused(f"{name!r} is no header name", "Use up to 256 printable characters, no blanks.")
@@ -175,9 +190,8 @@ class FrameEncoder:
                 raise self._refused(f"header {name} belongs to the connector", "Use another name.")
             if not isinstance(value, str):
                 raise self._refused(f"header {name} is no text", "Encode the value, as JSON for example.")
-            encoded_name, encoded = name.encode(), value.encode()
-            parts += [_NAME_SIZE.pack(len(encoded_name)), encoded_name, _UINT.pack(len(encoded)), encoded]
-        return b"".join(parts)
+            found.append((name, value.encode()))
+        return found
 
     def _refused(self, what: str, hint: str) -> EncodeError:
         return EncodeError(f"sink {self.sink}: {what}", step=self.sink, hint=hint)

@@ -280,7 +280,7 @@ class KafkaSink:
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
         end = max(at.next_seq, chunks[-1].end_seq)
         frames = unpublished(chunks, at.next_seq)
-        link = linked(cursor.link, [b"".join(frames)])
+        link = linked(cursor.link, [piece async for piece in self._between(at.next_seq, end, chunks)])
         marker = Marker(end, self._generation, this_process(), link)
         began = asyncio.get_running_loop().time()
         try:
