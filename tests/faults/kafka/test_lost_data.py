@@ -42,6 +42,7 @@ async def counted(trial: Trial, count: int) -> None:
     assert [(each["n"], each["count"], each["gap"]) for each in found] == [(n, n, 1) for n in range(1, len(found) + 1)]
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_the_broker_comes_back_with_less(tmp_path: Path) -> None:
     """Its disk has lost the end of the topic; when these records are written again, the flow still does not go on."""
