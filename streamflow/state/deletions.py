@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any, Final
 
 _PARTS: Final = 256
@@ -34,11 +35,10 @@ class Deletions:
 
     def __iter__(self) -> Iterator[Any]:
         """Gives the keys in order; nothing may be added or discarded meanwhile."""
-        parts, serial = self._parts, 0
-        for run in self._runs:
-            for serial, key in enumerate(run, serial + 1):
-                if parts[hash(key) % _PARTS].get(key) == serial:
-                    yield key
+        parts = self._parts
+        for serial, key in enumerate(chain.from_iterable(self._runs), start=1):
+            if parts[hash(key) % _PARTS].get(key) == serial:
+                yield key
 
     def add(self, key: Any) -> None:
         part = self._parts[hash(key) % _PARTS]
