@@ -10,7 +10,7 @@ import sysconfig
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from streamflow.batch import END, Fragment, MicroBatch
+from streamflow.batch import END, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
@@ -177,8 +177,8 @@ class BoundStage:
 
     # -- time and errors --------------------------------------------------------------------------
 
-    def resume(self, now_ms: int) -> None:
-        """Goes on behind a checkpoint: what was due by its time has been acted on."""
+    def resume(self, now_ms: int, watermarks: Sequence[Watermark] = ()) -> None:
+        """Goes on behind a checkpoint: what was due by its time and its watermarks has been acted on."""
         self._acted = (0, now_ms)
 
     def ticks(self, batch: MicroBatch) -> bool:

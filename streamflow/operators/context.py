@@ -23,6 +23,8 @@ T = TypeVar("T")
 CALL_OUTPUTS_MAX: Final = 65_536
 """Most side outputs of one call, and most outputs of one call under an error policy other than stop."""
 
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
 CLEARED: Final[Any] = type("Cleared", (), {"__repr__": lambda self: "CLEARED"})()
 
 
@@ -61,7 +63,7 @@ class Context(Generic[K, S]):
         state: The key's state in a `process` step: change it in place or assign it.
     """
 
-    __slots__ = ("_flow", "_outputs", "_side", "_step", "_timers", "batch", "key", "origin", "state")
+    __slots__ = ("_flow", "_outputs", "_side", "_step", "_timers", "batch", "key", "origin", "state", "time")
 
     def __init__(self, flow: str, step: str, timers: Timers | None = None, outputs: tuple[str, ...] = ()) -> None:
         self._flow = flow
@@ -71,6 +73,7 @@ class Context(Generic[K, S]):
         self._side: list[tuple[int, Any]] = []
         self.batch: MicroBatch = MicroBatch(0, 0)
         self.origin: Origin = ()
+        self.time: int | None = None
         self.key: K = None  # type: ignore[assignment]
         self.state: S = None  # type: ignore[assignment]
 
@@ -112,6 +115,11 @@ class Context(Generic[K, S]):
     def now(self) -> datetime.datetime:
         """Processing time of this micro-batch, UTC; the same again in a replay."""
         return datetime.datetime.fromtimestamp(self.batch.now_ms / 1000, datetime.UTC)
+
+    @property
+    def event_time(self) -> datetime.datetime | None:
+        """When the record happened, UTC; for a timer its due time. None if the source has no event time."""
+        return None if self.time is None else _EPOCH + datetime.timedelta(microseconds=self.time)
 
     @property
     def random(self) -> random.Random:

@@ -18,6 +18,13 @@ CREATE TABLE source(
   PRIMARY KEY(source, partition)
 ) WITHOUT ROWID;
 
+-- how far event time is, in microseconds since 1970: per source partition, and per group of sources the watermark
+CREATE TABLE event_time(
+  source TEXT NOT NULL, partition TEXT NOT NULL, at_us INTEGER NOT NULL, idle INTEGER NOT NULL,
+  closed_us INTEGER NOT NULL, crc INTEGER NOT NULL,
+  PRIMARY KEY(source, partition)
+) WITHOUT ROWID;
+
 -- ids of the messages taken, for sources without positions: one JSON array per epoch
 CREATE TABLE seen(
   source TEXT NOT NULL, epoch INTEGER NOT NULL, count INTEGER NOT NULL, ids TEXT NOT NULL, crc INTEGER NOT NULL,
