@@ -15,6 +15,7 @@ from streamflow.graph import Port, Step
 from streamflow.operators.bind import BoundStage, handled
 from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
+from streamflow.operators.windows import LATE
 from streamflow.plan import Entry, Exit, leaving
 from streamflow.state.keyed import MISSING
 
@@ -69,6 +70,10 @@ class _Plain:
                 )
                 for left in self._enter(entry, here, part, row):
                     yield self._fragments(part, left, last=False)
+            if part.last and self.bound.clocks and self.bound.moved(part.batch):
+                row = -1
+                for left in self._watermarks(part):
+                    yield self._fragments(part, left, last=False)
         except Exception as error:
             raise self.bound.fail(error, part, row) from error
         yield self._fragments(part, None, last=part.last)
@@ -115,17 +120,38 @@ class _Plain:
             for j, (key, name, due_ms) in enumerate(env[f"due{n}"](part.batch.now_ms)):
                 origin = (-1, -graph.steps.index(step), j, env[f"mark{n}"](key, name, due_ms))
                 timer = _Row(None, key, origin, *[due_ms * 1000] * 2 * self.bound.stage.timed)
-                env[f"c{n}"].time = timer.time
-                try:
-                    outputs = self._encoded_after(step, env[f"fire{n}"](key, name, origin))
-                except Exception as error:
-                    if not handled(step):
-                        raise
-                    self.bound.lost(n, error, part, -1, key)
-                    continue
-                for m, value in enumerate(self._watched(n, key, outputs)):
-                    yield from self._emit(Port(step.id), timer.to(value, m), part, -1)
-                yield from self._sides(n, step, timer, part, -1)
+                yield from self._fired_timer(n, step, timer, name, part)
+
+    def _watermarks(self, part: Fragment) -> Iterator[_Left]:
+        """What the number's watermarks make due, step by step."""
+        env, marks = self.bound.env, part.batch.watermarks
+        for n, step in enumerate(self.bound.stage.steps):
+            if step.name not in self.bound.clocks or not env[f"advance{n}"](marks):
+                continue
+            place = (END, self.bound.graph.steps.index(step))
+            if step.kind == "window":
+                for j, (key, value, time, about) in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                    row = _Row(value, key, (*place, j, env[f"mark{n}"](key, about)), time, time)
+                    yield from self._emit(Port(step.id), row, part, -1)
+                continue
+            env[f"c{n}"].batch = part.batch
+            for j, (key, name, due_us) in enumerate(env[f"eventdue{n}"](env[f"upto{n}"](marks))):
+                timer = _Row(None, key, (*place, j, env[f"mark{n}"](key, name, due_us)), due_us, due_us)
+                yield from self._fired_timer(n, step, timer, name, part)
+
+    def _fired_timer(self, n: int, step: Step, timer: _Row, name: str, part: Fragment) -> Iterator[_Left]:
+        env, key, origin = self.bound.env, timer.key, timer.origin
+        env[f"c{n}"].time = timer.time
+        try:
+            outputs = self._encoded_after(step, env[f"fire{n}"](key, name, origin))
+        except Exception as error:
+            if not handled(step):
+                raise
+            self.bound.lost(n, error, part, -1, key)
+            return
+        for m, value in enumerate(self._watched(n, key, outputs)):
+            yield from self._emit(Port(step.id), timer.to(value, m), part, -1)
+        yield from self._sides(n, step, timer, part, -1)
 
     def _emit(self, port: Port, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         """Walks a row from a port to every exit that it reaches, depth first."""
@@ -230,6 +256,14 @@ class _Plain:
                 yield 0, row.to(self._fold(n, step, key, value))
             case "process":
                 yield from self._process(n, step, row, part)
+            case "window":
+                take = env[f"attempt{n}" if handled(step) else f"take{n}"]
+                found = take(key, value, row.time, row.mark, part.batch.now_ms)
+                if found is LATE:
+                    yield 1, row.to(value, 1)
+                for j, (output, time) in enumerate(found if found and found is not LATE else ()):
+                    inner = row.to(output, 0, j)
+                    yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
 
     def _fold(self, n: int, step: Step, key: Any, value: Any) -> tuple[Any, Any]:
         table = self.bound.tables[step.name]

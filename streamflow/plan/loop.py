@@ -19,9 +19,11 @@ from dataclasses import dataclass, field, replace
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.graph import Graph, OnError, Port, Step
+from streamflow.plan.event_time import acts_on_watermarks
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
 from streamflow.plan.view import StageView, takes_context, tracks_origins
+from streamflow.plan.window_text import write_watermarks
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -106,6 +108,7 @@ class LoopWriter:
                 body_at = len(self.lines)
                 self._timers(track)
                 self._rows(track)
+                write_watermarks(self, track)
                 self.line(f"yield {self._fragments('last', 'part.upto', copy=False)}")
                 body, self.lines = self.lines[body_at:], self.lines[:body_at]
                 self._continuations(track)
@@ -115,13 +118,29 @@ class LoopWriter:
         return LoopText("\n".join(text for text, _, _ in self.lines) + "\n", steps)
 
     def _bound_names(self) -> list[str]:
-        names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "late", "islice", "END"]
+        names = [
+            "Fragment",
+            "MISSING",
+            "FROZEN",
+            "own",
+            "fail",
+            "lost",
+            "ticks",
+            "late",
+            "islice",
+            "END",
+            "LATE",
+            "moved",
+        ]
         for n, step in enumerate(self.stage.steps):
             if step.kind == "branch":
                 names += [f"f{n}_{j}" for j in range(step.ports)]
             elif step.function is not None:
                 names.append(f"f{n}")
             names += [f"{name}{n}" for name in HELPERS.get(step.kind, ())]
+            if acts_on_watermarks(step):
+                names += [f"advance{n}", f"mark{n}"]
+                names += [f"closing{n}"] if step.kind == "window" else [f"eventdue{n}", f"upto{n}", f"fire{n}"]
             if step.kind == "process":
                 names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
@@ -137,6 +156,8 @@ class LoopWriter:
         for n, step in enumerate(self.stage.steps):
             if step.traits.stateful and step.kind != "dedup" and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
+            if step.kind == "window" and step.options["window"].timed:
+                self.line(f"done{n} = clock{n}.at_us")
             if takes_context(step):
                 self.line(f"c{n}.batch = batch")
             if step.kind == "key_by" and not self.handled(step):
@@ -208,13 +229,17 @@ class LoopWriter:
             self.line(f"o = (-1, {-self.graph.steps.index(step)}, j, mark{n}(k, name, at))")
             if self.stage.timed:
                 self.line(f"c{n}.time = t = w = at * 1000")
-            with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
-                with self.block("for m, v in enumerate(r):"):
-                    self.emit(Port(step.id), self.scope(("*o", "m") if track else ()))
-                    self.pause(Port(step.id), ("*o", "m"), "m")
-                write_side(self, n, step, self.scope(("*o",) if track else ()))
-            self._look(f"j % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()", ("*o",))
+            self.fired_timer(n, step, track)
         self.key = ""
+
+    def fired_timer(self, n: int, step: Step, track: bool) -> None:
+        """Writes the call of a timer's handler and what follows; its origin is ``o``, its ordinal ``j``."""
+        with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
+            with self.block("for m, v in enumerate(r):"):
+                self.emit(Port(step.id), self.scope(("*o", "m") if track else ()))
+                self.pause(Port(step.id), ("*o", "m"), "m")
+            write_side(self, n, step, self.scope(("*o",) if track else ()))
+        self._look(f"j % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()", ("*o",))
 
     def _continuations(self, track: bool) -> None:
         done: set[Port] = set()
@@ -286,7 +311,8 @@ class LoopWriter:
 
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)
-        shared = step.kind == "merge" or (step.kind == "process" and (step.options["timers"] or port.out > 0))
+        timers = step.kind == "process" and (step.options["timers"] or step.options["event_timers"] or port.out > 0)
+        shared = step.kind in ("merge", "window") or timers
         deep = self.blocks >= BLOCKS_MAX or self.depth > DEPTH_MAX or self.length > LENGTH_MAX
         return (shared or deep) and step in self.stage.steps
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamflow.codecs import immutable
 from streamflow.graph import Port, Step
+from streamflow.plan.window_text import write_window
 
 if TYPE_CHECKING:
     from streamflow.plan.loop import LoopWriter
@@ -197,6 +198,7 @@ HELPERS = {
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
+    "window": ("t", "take", "attempt", "open", "add", "clock"),
 }
 
 STEPS = {
@@ -213,4 +215,5 @@ STEPS = {
     "aggregate": _reduce,
     "dedup": _dedup,
     "process": _process,
+    "window": write_window,
 }

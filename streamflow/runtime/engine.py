@@ -94,7 +94,7 @@ class Job:
                     tables[step.name] = TableShape(
                         spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None
                     )
-            for timers in stage.timers.values():
+            for timers in (*stage.timers.values(), *stage.event_timers.values()):
                 tables[timers.table.name] = TableShape("timers", "int")
         return Manifest(
             graph.flow,
@@ -140,6 +140,7 @@ class Engine:
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = False
         self._watch_thread: Watch | None = None
+        self.times: EventTimes | None = None
         self.taps: dict[Port, Tap] = {}
         self._operators: list[Sync] = []
 
@@ -151,6 +152,9 @@ class Engine:
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
             job.point("store.opened")
+            self.times = self._event_times(self.checkpoint)
+            for stage in self.bound:
+                stage.resume(self.checkpoint.now_ms, self.times.watermarks if self.times is not None else ())
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
@@ -205,18 +209,18 @@ class Engine:
     def _installed(self) -> None:
         """Ends loading, on the store's thread: what is derived from a million entries takes seconds."""
         for stage in self.bound:
-            timer_tables = {timers.table.name for timers in stage.timers.values()}
+            all_timers = [*stage.timers.values(), *stage.event_timers.values()]
+            timer_tables = {timers.table.name for timers in all_timers}
             for name, table in stage.tables.items():
                 if name not in timer_tables:
                     table.installed()
-            for timers in stage.timers.values():
+            for timers in all_timers:
                 timers.installed()
+            for windows in stage.windows.values():
+                windows.installed()
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        self.times = self._event_times(checkpoint)
-        for stage in self.bound:
-            stage.resume(checkpoint.now_ms, self.times.watermarks if self.times is not None else ())
         self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
         self.outboxes = {
             step.name: Outbox(
@@ -448,6 +452,10 @@ class Engine:
     def point(self, name: str) -> None:
         """Part of `operators.operator.Shard`."""
         self.job.point(name)
+
+    def late(self, step: str, records: int) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.job.instrument.late(step, records)
 
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""

@@ -16,6 +16,7 @@ from streamflow.state.store import Manifest, TableShape
 from streamflow.state.tally import Tally
 
 TIMERS: Final = "@timers"
+EVENT_TIMERS: Final = "@event-timers"
 """A step's timers are a table of their own: the step's name with this behind it."""
 
 
@@ -51,7 +52,7 @@ def _check_flow(connection: sqlite3.Connection, manifest: Manifest) -> None:
 
 def step_of(table: str) -> str:
     """The name of the step that a table belongs to."""
-    return table.removesuffix(TIMERS)
+    return table.removesuffix(TIMERS).removesuffix(EVENT_TIMERS)
 
 
 def _may_drop(manifest: Manifest, table: str) -> bool:

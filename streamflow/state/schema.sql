@@ -1,4 +1,4 @@
--- The state file, format 2: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
+-- The state file, format 3: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
 -- which shows the last committed epoch. Texts in `state`, `state_delta` and `seen` are JSON.
 
 -- flow, incarnation, generation, clean, hash, fingerprint, created_ms, and content: what the other tables must hold
