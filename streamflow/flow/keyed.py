@@ -240,6 +240,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
     @overload
     def agg(
         self,
+        /,
         *,
         name: str,
         max_keys: int | None = None,

@@ -104,7 +104,8 @@ class WindowedStream(Generic[K, T]):
         """Combines each key's and window's records: ``function(so_far, record)``; see `streamflow.reduce`."""
         build.check_function("reduce", function)
         kind = of if of is not None else build.returns(function) or self._stream._type
-        found = reduce(function, kind=Any if kind is None else kind)
+        typed: Any = Any if kind is None else kind
+        found = reduce(function, kind=typed)
         return self._step("reduce", found, build.stable_name("reduce", function, name), max_keys, on_error)  # type: ignore[no-any-return]
 
     def aggregate(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
@@ -136,6 +137,7 @@ class WindowedStream(Generic[K, T]):
     @overload
     def agg(
         self,
+        /,
         *,
         name: str,
         max_keys: int | None = None,

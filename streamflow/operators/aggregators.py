@@ -93,7 +93,10 @@ def sum(of: Callable[[T], N], *, kind: type[N] | None = None) -> Aggregator[T, N
     def add(total: Any, record: T) -> Any:
         return total + of(record)
 
-    return Aggregator(start, add, lambda a, b: a + b, None, _given(of) if kind is None else kind)
+    def merge(total: Any, other: Any) -> Any:
+        return total + other
+
+    return Aggregator(start, add, merge, None, _given(of) if kind is None else kind)
 
 
 def _extreme(of: Callable[[T], N], better: Callable[[Any, Any], bool]) -> Aggregator[T, list[N], N | None]:

@@ -258,10 +258,12 @@ class _Plain:
                 yield from self._process(n, step, row, part)
             case "window":
                 take = env[f"attempt{n}" if handled(step) else f"take{n}"]
-                found = take(key, value, row.time, row.mark, part.batch.now_ms)
+                found: Any = take(key, value, row.time, row.mark, part.batch.now_ms)
                 if found is LATE:
                     yield 1, row.to(value, 1)
-                for j, (output, time) in enumerate(found if found and found is not LATE else ()):
+                    return
+                rows: Sequence[tuple[Any, int]] = found or ()
+                for j, (output, time) in enumerate(rows):
                     inner = row.to(output, 0, j)
                     yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
 

@@ -324,11 +324,13 @@ class SlidingWindows(Windows):
         if not subs:
             return
         times = [kind.last_end(subs[0][0]) + self.allowed_us]
-        for pane, first_end, _ in subs:
+        for pane, first_end, sub in subs:
             end = max(first_end, kind.end_behind(behind_us))
             if end <= kind.last_end(pane):
                 times.append(end)
-                break
+                if sub == pane:
+                    # of whole panes the earliest counts first; not so of those that count from a later window on
+                    break
         due_us = min(times)
         if self._armed.get(key, due_us + 1) > due_us:
             self._armed[key] = due_us
