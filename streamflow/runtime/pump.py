@@ -342,6 +342,7 @@ class Pump:
             try:
                 if values:
                     ready.times, ready.marks = times.stamp(records, values, self.now_ms)
+                    self.heard.set()  # a partition that was idle is to be watched again
                 stamped.append(ready)
             except TimeRefused as error:
                 refused = self._without_time(records, error)
