@@ -297,10 +297,11 @@ async def test_state_that_cannot_be_stored_names_the_step() -> None:
     flow, records, _ = flow_of(
         lambda keyed: keyed.window(sf.tumbling("10s")).agg(sf.collect(lambda record: object()), name="bad")
     )
+    t = FlowTest(flow)
+    await t.__aenter__()
+    await t.send(records, ("k", 1))
     with pytest.raises((EncodeError, StepError), match="bad"):
-        async with FlowTest(flow) as t:
-            await t.send(records, ("k", 1))
-            await t.advance("1m")
+        await t.advance("1m")
 
 
 @pytest.mark.parametrize(
