@@ -12,7 +12,7 @@ from streamflow.batch import Chunk, Progress
 from streamflow.connect.contracts import SinkContext
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
-from streamflow_nats.batching import Batching
+from streamflow_nats.batching import FEW, Batching
 from streamflow_nats.fence import take_over
 from streamflow_nats.frames import unpack
 from streamflow_nats.jetstream import (
@@ -140,14 +140,24 @@ class ChainSink(NatsSink):
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._check_open()
-        end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
-        self._in_batches = self._batching is not None and self._batching.worth(end - at.next_seq)
+        end = max(at.next_seq, chunks[-1].end_seq)
+        while True:
+            count = end - at.next_seq
+            count = count if self._batching is None else self._batching.piece(count)
+            at = await self._publish_until(chunks, at, at.next_seq + count)
+            if at.next_seq >= end:
+                return at
+
+    async def _publish_until(self, chunks: Sequence[Chunk], at: Progress, end: int) -> Progress:
+        """Publishes one piece of a run, in one of the two ways, and learns from it."""
+        batching = self._batching
+        self._in_batches = batching is not None and batching.choose(end - at.next_seq)
         began = time.monotonic()
         progress = at
         for attempt in range(ROUNDS_MAX):
             if progress.next_seq >= end:
-                if self._batching is not None and attempt == 1:
-                    self._batching.took(end - at.next_seq, time.monotonic() - began, batched=self._in_batches)
+                if batching is not None and attempt == 1:
+                    await self._learn(batching, at, progress, time.monotonic() - began)
                 return progress
             brief = attempt == 0 and not self._in_batches
             progress, outcome = await self._send(chunks, progress, end, brief=brief)
@@ -162,10 +172,22 @@ class ChainSink(NatsSink):
             hint="Is its cluster changing its leader? It is tried again.",
         )
 
+    async def _learn(self, batching: Batching, before: Progress, after: Progress, seconds: float) -> None:
+        """Notes what a piece took that landed at once."""
+        if self._in_batches:
+            batching.took(after.next_seq - before.next_seq, seconds)
+            return
+        first, last = (msgspec.json.decode(at.cursor, type=Cursor).seq for at in (before, after))
+        if not batching.tried and last - first > FEW:
+            ends = [await self._stream.message(seq=seq) for seq in (first + 1, last)]
+            times = [message.stored_at for message in ends if message is not None]
+            stored_seconds = (times[1] - times[0]).total_seconds() if len(times) == 2 else None
+            batching.stored(last - first - 1, stored_seconds)
+
     async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int, *, brief: bool) -> tuple[Progress, Outcome]:
         """Publishes what is not there yet, up to ``end`` or the first refusal."""
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
-        messages = self._messages(chunks, at.next_seq, cursor)
+        messages = self._messages(chunks, range(at.next_seq, end), cursor)
         if self._in_batches:
             return await self._send_batches(messages, cursor, chunks, at, end)
         outcome = await self._publisher.run(messages, first_seq=cursor.seq + 1, chained=brief)
@@ -296,10 +318,12 @@ class ChainSink(NatsSink):
             )
         return mark
 
-    def _messages(self, chunks: Sequence[Chunk], next_seq: int, cursor: Cursor) -> Iterator[Outgoing]:
+    def _messages(self, chunks: Sequence[Chunk], seqs: range, cursor: Cursor) -> Iterator[Outgoing]:
         self._last = cursor.link.encode()
         in_batches, guard, link, previous = self._in_batches, self._guard, self._last, b""
-        for expected, (seq, packed) in enumerate(self._live(chunks, next_seq), cursor.seq):
+        for expected, (seq, packed) in enumerate(self._live(chunks, seqs.start), cursor.seq):
+            if seq >= seqs.stop:
+                break
             frame = unpack(packed)
             subject = self._subject(seq, frame)
             link = linked(link, seq, packed)

@@ -271,7 +271,9 @@ async def test_a_result_that_raises_is_left_out_and_its_state_is_freed(plain: bo
         return 1 / (len(kept) - 1)
 
     def build(keyed: Any) -> Any:
-        kept = sf.aggregator(list, lambda kept, record: [*kept, record[1]], lambda a, b: a + b, result)
+        kept: sf.Aggregator[Any, list[Any], float] = sf.aggregator(
+            list, lambda kept, record: [*kept, record[1]], lambda a, b: a + b, result
+        )
         return keyed.window(sf.tumbling("10s")).agg(kept, name="odd", on_error=sf.skip)
 
     flow, records, odd = flow_of(build)
