@@ -35,7 +35,7 @@ _NAME_SIZE: Final = struct.Struct(">H")
 _HEADER_NAME: Final = re.compile(r"[\x21-\x7e]{1,256}")
 _dumps = msgspec.json.Encoder().encode
 
-KafkaHeaders = list[tuple[str, bytes]]
+KafkaHeaders = list[tuple[str, bytes | None]]
 
 
 class Frame(NamedTuple):
@@ -82,7 +82,7 @@ def pack(frame: Frame) -> bytes:
         flags |= HAS_HEADERS
         packed = b"".join(
             b"%b%b%b%b" % (_NAME_SIZE.pack(len(encoded)), encoded, _UINT.pack(len(value)), value)
-            for encoded, value in ((name.encode(), value) for name, value in frame.headers)
+            for encoded, value in ((name.encode(), value or b"") for name, value in frame.headers)
         )
         parts += [_UINT.pack(len(packed)), packed]
     if frame.value is None:
@@ -103,7 +103,7 @@ def key_bytes(key: Any) -> bytes:
     if isinstance(key, bytes):
         return key
     if isinstance(key, str):
-        return str(key.value if hasattr(key, "value") else key).encode()
+        return str(getattr(key, "value", key)).encode()
     if isinstance(key, UUID):
         return str(key).encode()
     return _dumps(key)

@@ -209,5 +209,5 @@ def _sign_last(shares: Mapping[int, Share], fence: str) -> None:
     if shares:
         share = max(shares.values(), key=lambda each: each.seqs[-1])
         frame = unpack(share.frames[-1])
-        own = [(FENCE_HEADER, fence.encode()), (SEQ_HEADER, b"%d" % share.seqs[-1])]
+        own: KafkaHeaders = [(FENCE_HEADER, fence.encode()), (SEQ_HEADER, b"%d" % share.seqs[-1])]
         share.frames[-1] = pack(frame._replace(headers=[*frame.headers, *own]))
