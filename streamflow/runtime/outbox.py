@@ -45,12 +45,13 @@ class Outbox:
         self, sink: str, pending: Sequence[Chunk], progress: Progress | None, memory_bytes_max: int = 1 << 62
     ) -> None:
         self.sink = sink
-        self.chunks: deque[Chunk] = deque(pending)
+        self.chunks: deque[Chunk] = deque()
         self.progress = progress
-        self.size_bytes = sum(chunk.size_bytes for chunk in pending)
-        self.memory_bytes = sum(len(chunk.payload) for chunk in pending)
+        self.size_bytes = 0
+        self.memory_bytes = 0
         self.arrived = asyncio.Event()
         self._memory_bytes_max = memory_bytes_max
+        self.append(pending)
 
     @property
     def next_seq(self) -> int:
