@@ -1,6 +1,7 @@
 """streamflow: stateful stream processing for asyncio, exactly-once, with one SQLite file as its commit point."""
 
 from streamflow.clock import Duration
+from streamflow.codecs import msgpack
 from streamflow.connect.contracts import Guarantee, Level
 from streamflow.connect.file import jsonl, lines
 from streamflow.connect.memory import MemoryTopic
@@ -45,6 +46,7 @@ __all__ = [
     "lines",
     "list_state",
     "map_state",
+    "msgpack",
     "otherwise",
     "skip",
     "stop",

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.clock import Duration, VirtualClock, duration_ms
+from streamflow.codecs import unprepared
 from streamflow.connect.contracts import row_encoder
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
@@ -256,7 +257,7 @@ class FlowTest:
             topic = spec.empty_copy()
         else:
             codec = getattr(spec, "codec", None)
-            topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
+            topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=unprepared(codec))
         self._topics[step.id] = topic
         options = {**step.options, "spec": topic}
         if step.kind == SINK:
