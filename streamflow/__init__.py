@@ -1,7 +1,7 @@
 """streamflow: stateful stream processing for asyncio, exactly-once, with one SQLite file as its commit point."""
 
 from streamflow.clock import Duration
-from streamflow.codecs import msgpack
+from streamflow.codecs import MemorySchemaRegistry, avro, msgpack, protobuf
 from streamflow.connect.contracts import Guarantee, Level
 from streamflow.connect.file import jsonl, lines
 from streamflow.connect.memory import MemoryTopic
@@ -33,6 +33,7 @@ __all__ = [
     "Level",
     "ListState",
     "MapState",
+    "MemorySchemaRegistry",
     "MemoryTopic",
     "Message",
     "OnError",
@@ -42,12 +43,14 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "avro",
     "jsonl",
     "lines",
     "list_state",
     "map_state",
     "msgpack",
     "otherwise",
+    "protobuf",
     "skip",
     "stop",
 ]

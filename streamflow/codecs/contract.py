@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 T = TypeVar("T")
@@ -45,3 +45,11 @@ class Prepared(Protocol):
 def unprepared(codec: Codec[T]) -> Codec[T]:
     """The codec itself, or for one that looks things up the one behind it."""
     return codec.unprepared if isinstance(codec, Prepared) else codec
+
+
+async def prepare_encoding(specs: Iterable[Any]) -> None:
+    """Lets the codecs of sink specs look up what encoding needs, which cannot wait once rows arrive."""
+    for spec in specs:
+        codec = getattr(spec, "codec", None)
+        if isinstance(codec, Prepared):
+            await codec.prepare_encoding(spec.name)

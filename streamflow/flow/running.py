@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar, overload
 
-from streamflow.codecs import JsonCodec
+from streamflow.codecs import JsonCodec, Prepared
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.flow.keyed import KeyedStream, Process
 from streamflow.flow.stream import Stream
@@ -95,6 +95,8 @@ class Running:
         if self._task is None or self._task.done():
             raise StreamflowError("the flow has ended")
         codec = step.options["spec"].codec
+        if isinstance(codec, Prepared):
+            await codec.prepare_encoding(step.options["spec"].name)
         payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
-from streamflow.codecs import Codec
+from streamflow.codecs import Codec, Prepared
 from streamflow.connect.contracts import Source, SourceContext
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
@@ -70,6 +70,8 @@ class Pump:
         self._goal: Mapping[Partition, Position | None] | None = None
         self._uses_ids = self._fruitful = False
         self._ahead = 0
+        codec = step.options["spec"].codec
+        self._prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
 
     @property
     def name(self) -> str:
@@ -148,8 +150,10 @@ class Pump:
                 self.ended = True
                 self._wake()
                 return
-            self._fruitful = True
             self._uses_ids = batch.ids is not None
+            if self._prepare is not None:
+                await self._prepare(batch.payloads)
+            self._fruitful = True
             self._put(batch)
             self._wake()
 
