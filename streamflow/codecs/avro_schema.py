@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Any, Final, NoReturn
+from typing import Any, Final
 
 import msgspec
 from msgspec import inspect
@@ -68,7 +68,7 @@ class _Writer:
                 return {"type": "array", "items": self.schema(info.item_type)}
             case inspect.DictType():
                 if not isinstance(info.key_type, inspect.StrType):
-                    self._refuse("has a dict whose keys are not str")
+                    raise self._refused("has a dict whose keys are not str")
                 return {"type": "map", "values": self.schema(info.value_type)}
             case inspect.EnumType():
                 return self._enum(info.cls)
@@ -78,13 +78,13 @@ class _Writer:
                 return self._record(info)
             case _:
                 form = type(info).__name__.removesuffix("Type").lower()
-                self._refuse(f"holds a {form}, which Avro has no type for")
+                raise self._refused(f"holds a {form}, which Avro has no type for")
 
     def _union(self, types: Sequence[inspect.Type]) -> list[Any]:
         branches = [self.schema(part) for part in types]
         forms = [branch if isinstance(branch, str) else branch["type"] for branch in branches]
         if len(set(map(str, forms))) < len(forms) or sum(self._is_record(branch) for branch in branches) > 1:
-            self._refuse("has a union whose branches Avro cannot tell apart")
+            raise self._refused("has a union whose branches Avro cannot tell apart")
         return sorted(branches, key=lambda branch: branch != "null")
 
     def _is_record(self, branch: Any) -> bool:
@@ -101,13 +101,13 @@ class _Writer:
     def _literal(self, values: Sequence[Any]) -> Any:
         kinds = {type(value) for value in values}
         if len(kinds) != 1 or not kinds <= {str, int}:
-            self._refuse("has choices that are not all str or all int")
+            raise self._refused("has choices that are not all str or all int")
         return _OF_VALUE[kinds.pop()]
 
     def _record(self, info: Any) -> Any:
         cls = info.cls
         if getattr(info, "array_like", False):
-            self._refuse(f"holds {cls.__name__}, which is written as an array")
+            raise self._refused(f"holds {cls.__name__}, which is written as an array")
         if self._seen(cls):
             return cls.__name__
         self._records.add(cls.__name__)
@@ -119,9 +119,9 @@ class _Writer:
 
     def _field(self, cls: type, field: inspect.Field) -> dict[str, Any]:
         if not _NAME.fullmatch(field.encode_name):
-            self._refuse(f"has a field {field.encode_name!r}, which is no name in Avro")
+            raise self._refused(f"has a field {field.encode_name!r}, which is no name in Avro")
         if isinstance(cls, type) and issubclass(cls, dict) and not field.required:
-            self._refuse(f"has a key {field.encode_name!r} that may be missing")
+            raise self._refused(f"has a key {field.encode_name!r} that may be missing")
         schema = self.schema(field.type)
         default = _default(field)
         written = {"name": field.encode_name, "type": schema}
@@ -139,15 +139,15 @@ class _Writer:
         """Whether a class was written already."""
         seen = cls.__name__ in self._classes
         if self._classes.setdefault(cls.__name__, cls) is not cls:
-            self._refuse(f"holds two classes called {cls.__name__}")
+            raise self._refused(f"holds two classes called {cls.__name__}")
         return seen
 
     def _space(self) -> dict[str, str]:
         """The namespace, which stands on the outermost type and holds for all within."""
         return {"namespace": self._namespace} if self._namespace and len(self._classes) == 1 else {}
 
-    def _refuse(self, why: str) -> NoReturn:
-        raise DefinitionError(
+    def _refused(self, why: str) -> DefinitionError:
+        return DefinitionError(
             f"{type_name(self._kind)} has no Avro schema: it {why}",
             hint="Pass a schema of your own: sf.avro(..., schema=...), or use other types.",
         )
@@ -176,4 +176,4 @@ def _holds(schema: Any, value: Any) -> bool:
     if schema["type"] == "enum":
         return bool(value in schema["symbols"])
     form = schema["type"]
-    return (form == "array" and value == []) or (form == "map" and value == {})
+    return bool((form == "array" and value == []) or (form == "map" and value == {}))

@@ -95,7 +95,9 @@ class HttpSchemaRegistry:
             Unavailable: The registry does not answer.
         """
         path = f"/subjects/{quote(subject, safe='')}"
-        wanted = {"schema": schema.text} if schema.kind == "AVRO" else {"schema": schema.text, "schemaType": schema.kind}
+        wanted = (
+            {"schema": schema.text} if schema.kind == "AVRO" else {"schema": schema.text, "schemaType": schema.kind}
+        )
         try:
             found = await self._found("POST", path, wanted)
         except NotFound:
@@ -192,7 +194,7 @@ class HttpSchemaRegistry:
         if status == _INCOMPATIBLE:
             raise DefinitionError(
                 f"the schema does not fit the earlier ones of subject {subject}: {what}",
-                hint="Give new fields a default and keep old ones, or loosen the subject's compatibility, or use another "
+                hint="Give new fields a default and keep the old ones, loosen the subject's compatibility, or use another "
                 "subject=.",
             )
         if status in _INVALID or answer.get("error_code") in _INVALID:

@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
-from streamflow.codecs import prepare_encoding
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import SINK, SOURCE, OnError, Port
@@ -152,7 +151,6 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
-            await prepare_encoding(step.options["spec"] for step in job.plan.graph.of_kind(SINK))
             self._build(self.checkpoint)
             await self._supervise()
         finally:
