@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 SCHEMA_BYTES_MAX: Final = 1024 * 1024
-SCHEMA_DEPTH_MAX: Final = 64
+SCHEMA_DEPTH_MAX: Final = 128
 """Levels that the text of a schema may have."""
 RECORD_VALUES_MAX: Final = 100_000
 """Values that a record has at least, its inner records counted wherever they stand."""

@@ -124,10 +124,10 @@ class _Parsed:
                 plain = json.loads(text)
                 check_depth(plain)
                 self.parsed = avro.parse_schema(plain, named_schemas=named)
-        except (*_REFUSED, avro.schema.SchemaParseException, avro.schema.UnknownType) as error:
-            raise ValueError(
-                f"{type(error).__name__}: {error}" if not isinstance(error, ValueError) else error
-            ) from None
+        except avro.schema.UnknownType as error:
+            raise ValueError(f"it refers to {error}, which is defined nowhere") from None
+        except (*_REFUSED, avro.schema.SchemaParseException) as error:
+            raise ValueError(str(error) or type(error).__name__) from None
         self.bounds = Bounds(self.parsed, named)
 
 

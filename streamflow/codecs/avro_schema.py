@@ -110,12 +110,13 @@ class _Writer:
             raise self._refused(f"holds {cls.__name__}, which is written as an array")
         if self._seen(cls):
             return cls.__name__
+        space = self._space()
         self._records.add(cls.__name__)
         fields = [self._field(cls, field) for field in info.fields]
         tag = getattr(info, "tag", None)
         if tag is not None:
             fields.insert(0, {"name": info.tag_field, "type": _OF_VALUE[type(tag)], "default": tag})
-        return {"type": "record", "name": cls.__name__, **self._space(), "fields": fields}
+        return {"type": "record", "name": cls.__name__, **space, "fields": fields}
 
     def _field(self, cls: type, field: inspect.Field) -> dict[str, Any]:
         if not _NAME.fullmatch(field.encode_name):

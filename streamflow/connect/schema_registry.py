@@ -194,8 +194,8 @@ class HttpSchemaRegistry:
         if status == _INCOMPATIBLE:
             raise DefinitionError(
                 f"the schema does not fit the earlier ones of subject {subject}: {what}",
-                hint="Give new fields a default and keep the old ones, loosen the subject's compatibility, or use another "
-                "subject=.",
+                hint="Give new fields a default and keep the old ones; or loosen the subject's compatibility, or use another "
+                "subject.",
             )
         if status in _INVALID or answer.get("error_code") in _INVALID:
             raise DefinitionError(
