@@ -5,6 +5,8 @@ from streamflow.codecs import MemorySchemaRegistry, avro, msgpack, protobuf
 from streamflow.connect.contracts import Guarantee, Level
 from streamflow.connect.file import jsonl, lines
 from streamflow.connect.memory import MemoryTopic
+from streamflow.connect.schema_registry import HttpSchemaRegistry
+from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
 from streamflow.flow.state import list_state, map_state
@@ -28,6 +30,7 @@ __all__ = [
     "Duration",
     "Flow",
     "Guarantee",
+    "HttpSchemaRegistry",
     "Instrument",
     "KeyedStream",
     "Level",
@@ -43,6 +46,7 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Tls",
     "avro",
     "jsonl",
     "lines",

@@ -147,6 +147,8 @@ class RegistryCodec(Generic[T]):
             )
         self._head = head
         self._subjects.add(subject)
+        # what it writes itself it can read at once
+        self._readers.setdefault(head[1:HEAD_BYTES], self._form.reader(self._form.schema))
 
     async def _look_up(self, id: bytes) -> None:
         since, _ = self._unknown.get(id, (float("-inf"), ""))

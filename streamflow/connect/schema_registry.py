@@ -106,10 +106,24 @@ class HttpSchemaRegistry:
                     f"subject {subject} of {self.url} has no such {schema.kind} schema",
                     hint="Register it, or let the codec do so: register=True.",
                 ) from None
-            found = await self._found("POST", f"{path}/versions", wanted, subject)
+            found = await self._registered(path, wanted, subject)
         if not isinstance(found.get("id"), int):
             raise Unavailable(f"{self.url} gave no id for subject {subject}")
         return cast("int", found["id"])
+
+    async def _registered(self, path: str, wanted: Mapping[str, Any], subject: str) -> dict[str, Any]:
+        """Registers a schema.
+
+        Where two do so at the same time, Apicurio tells the later one of a conflict, so that is looked into once more.
+        """
+        try:
+            return await self._found("POST", f"{path}/versions", wanted, subject)
+        except DefinitionError:
+            await asyncio.sleep(WAITS_SECONDS[0])
+            try:
+                return await self._found("POST", path, wanted)
+            except NotFound:
+                return await self._found("POST", f"{path}/versions", wanted, subject)
 
     async def _collect(self, references: Any, found: dict[str, str], seen: set[str]) -> None:
         """Reads the schemas that one refers to, those first that they refer to themselves."""
@@ -194,8 +208,8 @@ class HttpSchemaRegistry:
         if status == _INCOMPATIBLE:
             raise DefinitionError(
                 f"the schema does not fit the earlier ones of subject {subject}: {what}",
-                hint="Give new fields a default and keep the old ones; or loosen the subject's compatibility, or use another "
-                "subject.",
+                hint="Give new fields a default and keep the old ones, loosen the subject's compatibility, or name "
+                "another subject=.",
             )
         if status in _INVALID or answer.get("error_code") in _INVALID:
             raise DefinitionError(

@@ -15,7 +15,7 @@ def make_file(name: str, package: str, *messages: descriptor_pb2.DescriptorProto
         name=name, package=package, syntax="proto3", dependency=imports, message_type=messages
     )
     pool = descriptor_pool.Default()
-    pool.Add(file)  # type: ignore[no-untyped-call]
+    pool.Add(file)
     return message_factory.GetMessageClassesForFiles([name], pool)
 
 
