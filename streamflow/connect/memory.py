@@ -11,7 +11,7 @@ import msgspec
 from streamflow.batch import Headers, Partition
 from streamflow.codecs import Codec, JsonCodec, codec_for, unprepared
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
-from streamflow.connect.memory_frames import Extras
+from streamflow.connect.memory_frames import BARE, Extras
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink, MemorySinkSettings
 from streamflow.connect.memory_source import MemorySource
@@ -160,7 +160,8 @@ class MemoryTopic(Generic[T]):
         """Makes a sink, not yet opened."""
         codec = self._codec
         encode = _encode_untyped if codec is None else codec.encode
-        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options))
+        mark = BARE if self.row_encoder(SinkOptions()) is None else b""
+        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options, mark))
 
     def row_encoder(self, options: SinkOptions) -> Callable[[T], bytes] | None:
         """JSON of the value is a frame by itself, where nothing is to be kept beside it."""

@@ -16,6 +16,7 @@ from streamflow.operators.bind import BoundStage, handled
 from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
 from streamflow.plan import Entry, leaving
+from streamflow.plan.view import keyed_sink
 from streamflow.state.keyed import MISSING
 
 
@@ -69,18 +70,24 @@ class _Plain:
         yield self._fragments(part, None, last=part.last)
 
     def _fragments(self, part: Fragment, left: _Left | None, *, last: bool) -> tuple[Fragment, ...]:
-        exits = [(exit.keyed, exit.edge is not None) for exit in self.bound.stage.exits] + [(False, False)] * len(
-            self.taps
-        )
+        traced = part.batch.traced
+        exits = [
+            (
+                keyed_sink(self.bound.graph, exit) if traced and not exit.edge else exit.keyed,
+                exit.edge is not None,
+                traced,
+            )
+            for exit in self.bound.stage.exits
+        ] + [(False, False, False)] * len(self.taps)
         upto = part.upto if left is None else left[3]
         out = []
-        for x, (keyed, edge) in enumerate(exits):
+        for x, (keyed, edge, placed) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
-            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes:
+            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes and not traced:
                 rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
-            columns = (keys if keyed else None, ports if edge else None, origins if edge else None)
+            columns = (keys if keyed else None, ports if edge else None, origins if edge or placed else None)
             out.append(Fragment(part.batch, values, last, *columns, upto))
         return tuple(out)
 

@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
-from streamflow.graph import SINK, Graph, OnError, Port, Step
+from streamflow.graph import Graph, OnError, Port, Step
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
-from streamflow.plan.view import StageView, takes_context, tracks_origins
+from streamflow.plan.view import StageView, keyed_sink, takes_context, tracks_origins
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -44,7 +44,14 @@ class LoopText:
     step_of_line: dict[int, tuple[int, str]]
 
 
-def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: int = FRAGMENT_ROWS_MAX) -> LoopText:
+def loop_text(
+    graph: Graph,
+    stage: Stage,
+    taps: Sequence[Port] = (),
+    rows_max: int = FRAGMENT_ROWS_MAX,
+    *,
+    traced: bool = False,
+) -> LoopText:
     """Writes the loop of a stage.
 
     Args:
@@ -52,8 +59,9 @@ def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: i
         stage: A stage that is no boundary.
         taps: Ports whose rows are wanted besides, for subscribers and tests.
         rows_max: A loop that gives many rows for one pauses after so many.
+        traced: Whether sinks get rows with their origins, never frames, so that headers can be found for them.
     """
-    return LoopWriter(graph, stage, tuple(taps), rows_max).write()
+    return LoopWriter(graph, stage, tuple(taps), rows_max, traced).write()
 
 
 @dataclass(slots=True)
@@ -64,6 +72,7 @@ class LoopWriter:
     stage: Stage
     taps: tuple[Port, ...]
     rows_max: int
+    traced: bool = False
     lines: list[tuple[str, int, str]] = field(default_factory=list)
     depth: int = 0
     blocks: int = 0
@@ -71,9 +80,11 @@ class LoopWriter:
     key: str = ""
     length: int = 0
     wanted: list[Port] = field(default_factory=list)
+    track: bool = field(init=False)
     view: StageView = field(init=False)
 
     def __post_init__(self) -> None:
+        self.track = self.traced or tracks_origins(self.stage)
         self.view = StageView(self.graph, self.stage, self.taps)
 
     # -- text ----------------------------------------------------------------------------------------------------
@@ -92,7 +103,7 @@ class LoopWriter:
         self.blocks -= nests
 
     def write(self) -> LoopText:
-        track = tracks_origins(self.stage)
+        track = self.track
         with self.block("def make(env):"):
             self.line("values_of = env.__getitem__")
             for name in self._bound_names():
@@ -127,8 +138,8 @@ class LoopWriter:
     def _prologue(self) -> None:
         self.line("batch, values, last, keys, ports, origins, upto = part")
         self.line("now = batch.now_ms")
-        for x, exit in enumerate(self._exits()):
-            for letter in self._columns(exit):
+        for x, columns in enumerate(self._columns()):
+            for letter in columns:
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
             if step.traits.stateful and step.kind != "dedup" and not self.handled(step):
@@ -139,8 +150,8 @@ class LoopWriter:
                 self.line(f"kind{n} = q{n}.kind")
         with self.block("def flush(upto):"):
             self.line(f"out = {self._fragments('False', 'upto', copy=True)}")
-            for x, exit in enumerate(self._exits()):
-                self.line("; ".join(f"x{letter}{x}.clear()" for letter in self._columns(exit)))
+            for x, columns in enumerate(self._columns()):
+                self.line("; ".join(f"x{letter}{x}.clear()" for letter in columns))
             self.line("return out")
 
     def _rows(self, track: bool) -> None:
@@ -224,31 +235,31 @@ class LoopWriter:
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
-    def _exits(self) -> list[tuple[str, bool, bool]]:
-        """Per exit and tap: its kind, whether it carries keys, whether it carries ports and origins."""
-        exits = [("edge" if exit.edge else SINK, exit.keyed, exit.edge is not None) for exit in self.stage.exits]
-        return exits + [("tap", False, False) for _ in self.taps]
-
-    def _columns(self, exit: tuple[str, bool, bool]) -> str:
-        return "v" + ("k" if exit[1] else "") + ("po" if exit[2] else "")
+    def _columns(self) -> list[str]:
+        """Per exit and tap, the initials of what its rows carry: value, key, port, origin."""
+        exits = [
+            "vk"[: 1 + (keyed_sink(self.graph, exit) if self.traced and not exit.edge else exit.keyed)]
+            + ("po" if exit.edge else "o" if self.traced else "")
+            for exit in self.stage.exits
+        ]
+        return exits + ["v" for _ in self.taps]
 
     def _fragments(self, last: str, upto: str, *, copy: bool) -> str:
         parts = []
-        for x, exit in enumerate(self._exits()):
-            columns = self._columns(exit)
+        for x, columns in enumerate(self._columns()):
             cells = [f"x{letter}{x}{'[:]' if copy else ''}" if letter in columns else "None" for letter in "vkpo"]
             parts.append(f"Fragment(batch, {cells[0]}, {last}, {cells[1]}, {cells[2]}, {cells[3]}, {upto})")
         return f"({', '.join(parts)}{',' if parts else ''})"
 
     def _leave(self, x: int, port: Port, scope: Scope, port_number: int) -> None:
-        if x < len(self.stage.exits) and self.stage.exits[x].encodes:
+        if x < len(self.stage.exits) and self.stage.exits[x].encodes and not self.traced:
             # blamed on the sink, which stands behind the steps
             before = self.step, self.key
             self.step, self.key = len(self.stage.steps) + x, scope.value
             self.line(f"add_xv{x}(encode{x}({scope.value}))")
             self.step, self.key = before
             return
-        columns = self._columns(self._exits()[x])
+        columns = self._columns()[x]
         key = scope.key if self.view.keyed(port) else "None"
         cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
         self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
@@ -262,7 +273,7 @@ class LoopWriter:
 
     def _look(self, condition: str, path: Sequence[str]) -> None:
         """Writes a pause: what is there leaves, complete up to a path."""
-        upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
+        upto = f"({', '.join(path)}, END)" if self.track else "None"
         with self.block(f"if {condition}:"):
             self.line(f"yield flush({upto})")
 

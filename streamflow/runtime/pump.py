@@ -78,6 +78,11 @@ class Pump:
         return self.step.name
 
     @property
+    def traces(self) -> bool:
+        """Whether trace context travels on from its records."""
+        return self._world.settings.trace_context
+
+    @property
     def waiting(self) -> bool:
         """Whether there is something to take."""
         return bool(self._buffer)

@@ -1,6 +1,6 @@
 """The client and the codecs against a registry: the double, and a real one where STREAMFLOW_REGISTRY_URL names it.
 
-A real one was Apicurio Registry 2.6 and 3: ``STREAMFLOW_REGISTRY_URL=http://127.0.0.1:8080/apis/ccompat/v7``.
+A real one was Apicurio Registry 2.6.13: ``STREAMFLOW_REGISTRY_URL=http://127.0.0.1:8080/apis/ccompat/v7``.
 """
 
 from __future__ import annotations
