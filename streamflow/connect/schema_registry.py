@@ -83,8 +83,11 @@ class HttpSchemaRegistry:
         """
         found = await self._found("GET", f"/schemas/ids/{id}")
         references: dict[str, str] = {}
-        await self._collect(found.get("references"), references, set())
-        return Schema(found.get("schemaType") or "AVRO", _text(found), references)
+        try:
+            await self._collect(found.get("references"), references, set())
+        except (AttributeError, TypeError):
+            raise NotFound(f"{self.url} gives schema {id} with references that are none") from None
+        return Schema(str(found.get("schemaType") or "AVRO"), _text(found), references)
 
     async def id_of(self, subject: str, schema: Schema, *, register: bool) -> int:
         """Returns the id of a schema under a subject.
@@ -107,9 +110,10 @@ class HttpSchemaRegistry:
                     hint="Register it, or let the codec do so: register=True.",
                 ) from None
             found = await self._registered(path, wanted, subject)
-        if not isinstance(found.get("id"), int):
-            raise Unavailable(f"{self.url} gave no id for subject {subject}")
-        return cast("int", found["id"])
+        id = found.get("id")
+        if not isinstance(id, int) or not 0 <= id < 1 << 32:
+            raise Unavailable(f"{self.url} gave no id for subject {subject}, but {id!r:.40}")
+        return id
 
     async def _registered(self, path: str, wanted: Mapping[str, Any], subject: str) -> dict[str, Any]:
         """Registers a schema.
@@ -128,13 +132,13 @@ class HttpSchemaRegistry:
     async def _collect(self, references: Any, found: dict[str, str], seen: set[str]) -> None:
         """Reads the schemas that one refers to, those first that they refer to themselves."""
         for reference in references or ():
-            name = str(reference.get("name"))
+            name, subject, version = (str(reference.get(part)) for part in ("name", "subject", "version"))
             if name in seen:
                 continue
             seen.add(name)
             if len(seen) > REFERENCES_MAX:
                 raise NotFound(f"a schema of {self.url} refers to more than {REFERENCES_MAX} others")
-            subject, version = quote(str(reference.get("subject")), safe=""), int(reference.get("version", 0))
+            subject, version = quote(subject, safe=""), quote(version, safe="")
             inner = await self._found("GET", f"/subjects/{subject}/versions/{version}")
             await self._collect(inner.get("references"), found, seen)
             found[name] = _text(inner)
@@ -242,8 +246,11 @@ class _Received:
 def _parse(method: str, raw: bytes) -> tuple[int, dict[str, Any]]:
     """Reads a whole answer: its status, and its body, which is a JSON object."""
     response = HTTPResponse(cast("Any", _Received(raw)), method=method)
-    response.begin()
-    body = response.read()
+    try:
+        response.begin()
+        body = response.read()
+    except OverflowError as error:  # a chunk that says it is larger than any memory
+        raise ValueError(str(error)) from None
     try:
         answer = json.loads(body)
     except (ValueError, RecursionError):

@@ -114,6 +114,25 @@ async def test_tls_with_the_certificate_checked(tmp_path: Path) -> None:
             await sf.HttpSchemaRegistry(double.url).schema(1)
 
 
+@pytest.mark.parametrize("answer", [b"{}", b'{"id":"7"}', b'{"id":-1}', b'{"id":4294967296}', b'{"id":null}'])
+async def test_an_id_that_is_none_is_not_believed(answer: bytes) -> None:
+    async with RegistryDouble() as double:
+        double.failures = [b"HTTP/1.1 200 OK\r\n\r\n" + answer]
+        with pytest.raises(Unavailable, match="gave no id for subject s"):
+            await sf.HttpSchemaRegistry(double.url).id_of("s", SCHEMA, register=True)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [b"{}", b'{"schema":7}', b'{"schema":"\\"int\\"","references":[7]}', b'{"schema":"\\"int\\"","references":7}'],
+)
+async def test_a_schema_that_is_none_is_not_found(answer: bytes) -> None:
+    async with RegistryDouble() as double:
+        double.failures = [b"HTTP/1.1 200 OK\r\n\r\n" + answer]
+        with pytest.raises(NotFound):
+            await sf.HttpSchemaRegistry(double.url).schema(1)
+
+
 async def test_references_without_end_are_refused() -> None:
     async with RegistryDouble() as double:
         for number in range(80):
