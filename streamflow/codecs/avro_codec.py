@@ -134,7 +134,6 @@ class _Parsed:
 def _fastavro() -> Any:
     try:
         import fastavro
-        import fastavro.validation
     except ImportError:
         raise MissingExtraError(
             "Avro needs fastavro, which is not installed", hint="pip install streamflow-asyncio[avro]"

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, TypeVar, overload
 
-from streamflow.codecs import JsonCodec, Prepared
+from streamflow.codecs import JsonCodec, prepare_encoding
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.flow.keyed import KeyedStream, Process
 from streamflow.flow.stream import Stream
@@ -94,9 +94,8 @@ class Running:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
         if self._task is None or self._task.done():
             raise StreamflowError("the flow has ended")
+        await prepare_encoding([step.options["spec"]])
         codec = step.options["spec"].codec
-        if isinstance(codec, Prepared):
-            await codec.prepare_encoding(step.options["spec"].name)
         payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))

@@ -61,6 +61,9 @@ class Node(msgspec.Struct):
     more: list[Node] = []
 
 
+Union: Any = int | str | None
+
+
 def reading(codec: Any) -> Callable[[bytes], object]:
     def decode(data: bytes) -> object:
         value = codec.decode(data)
@@ -108,7 +111,7 @@ def avro_cases() -> dict[str, tuple[Any, list[Any]]]:
     return {
         "flat": (sf.avro(Flat), [flat, Flat("")]),
         "node": (sf.avro(Node), [node, Node(-1)]),
-        "union": (sf.avro(int | str | None), [1, "a", None]),
+        "union": (sf.avro(Union), [1, "a", None]),
         "map": (sf.avro(dict[str, list[bool]]), [{"a": [True]}, {}]),
         "float": (sf.avro(float), [1.5]),
     }

@@ -210,7 +210,7 @@ async def test_frames_without_trace_are_what_they_are_in_other_numbers():
             async with flow.test() as t:
                 made = [{"a": 1} if value is not str else "text"] * 2
                 staging = t.engine.stagings["out"]
-                chunks = []
+                chunks: list[Any] = []
                 cut = staging._close
 
                 def close(epoch: int, cut: Any = cut, chunks: Any = chunks, staging: Any = staging) -> None:
