@@ -18,6 +18,7 @@ TRACESTATE: Final = "tracestate"
 MEMBERS_MAX: Final = 32
 """Most members of a tracestate."""
 
+_PARENT_SIZE: Final = len(TRACEPARENT)
 _PARENT: Final = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}(-.*)?")
 _MEMBER: Final = re.compile(
     r"(?:[a-z][a-z0-9_\-*/]{0,255}|[a-z0-9][a-z0-9_\-*/]{0,240}@[a-z][a-z0-9_\-*/]{0,13})"
@@ -27,7 +28,12 @@ _MEMBER: Final = re.compile(
 
 def is_traced(headers: Sequence[Headers | None]) -> bool:
     """Whether one of many records has a traceparent, valid or not."""
-    return any(one is not None and (TRACEPARENT in one or _spelled(one, TRACEPARENT) is not None) for one in headers)
+    for one in headers:
+        if one:
+            for key in one:
+                if len(key) == _PARENT_SIZE and key.lower() == TRACEPARENT:
+                    return True
+    return False
 
 
 def carried(headers: Headers | None) -> Headers | None:

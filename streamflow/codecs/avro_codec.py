@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast, overload
 import msgspec
 
 from streamflow.codecs.avro_bounds import SCHEMA_BYTES_MAX, Bounds, check_depth
+from streamflow.codecs.avro_check import checker
 from streamflow.codecs.avro_schema import schema_of
 from streamflow.codecs.contract import Codec
 from streamflow.codecs.models import is_model
@@ -40,8 +41,8 @@ _REFUSED: Final = (
 class AvroCodec(Generic[T]):
     """Avro's binary form.
 
-    GUARANTEE: only ValueError escapes for data that is damaged, too deep, or followed by more bytes. Values are held
-    against the schema before they are written. BOUND: what is read is in proportion to its bytes (`avro_bounds`).
+    GUARANTEE: only ValueError escapes for data that is damaged, too deep, or followed by more bytes. Nothing is
+    written otherwise than it is (`avro_check`). BOUND: what is read is in proportion to its bytes (`avro_bounds`).
 
     Args:
         kind: Type of the values; dict, list and so on where it is Any.
@@ -61,19 +62,17 @@ class AvroCodec(Generic[T]):
                 hint="See the Avro specification; names are letters, digits and _, and each type is defined once.",
             ) from None
         self._to_plain, self._from_plain = _conversions(kind)
-        self._times = '"time' in self.schema.text or "-timestamp-" in self.schema.text
+        self._check = checker(self._writer.parsed, self._writer.named)
         self.decode: Callable[[bytes], T] = self._reader(self._writer)
 
     def encode(self, value: T, /) -> bytes:
         buffer = io.BytesIO()
         try:
             plain = self._to_plain(value)
-            if self._times:
-                _check_times(plain)
-            # without it 1.5 would be written as 1 where an integer is declared
-            self._avro.validation.validate(plain, self._writer.parsed, strict=False)
+            if self._check is not None:
+                self._check(plain)
             self._avro.schemaless_writer(buffer, self._writer.parsed, plain, strict_allow_default=True)
-        except (*_REFUSED, self._avro.validation.ValidationError) as error:
+        except _REFUSED as error:
             raise ValueError(f"{value!r:.80} does not fit its Avro schema: {error}") from error
         return buffer.getvalue()
 
@@ -116,19 +115,19 @@ class _Parsed:
     """A schema that is fit to read and write by."""
 
     def __init__(self, avro: Any, schema: Schema) -> None:
-        named: dict[str, Any] = {}
+        self.named: dict[str, Any] = {}
         try:
             for text in (*schema.references.values(), schema.text):
                 if len(text) > SCHEMA_BYTES_MAX:
                     raise ValueError(f"a schema of {len(text)} bytes is larger than {SCHEMA_BYTES_MAX}")
                 plain = json.loads(text)
                 check_depth(plain)
-                self.parsed = avro.parse_schema(plain, named_schemas=named)
+                self.parsed = avro.parse_schema(plain, named_schemas=self.named)
         except avro.schema.UnknownType as error:
             raise ValueError(f"it refers to {error}, which is defined nowhere") from None
         except (*_REFUSED, avro.schema.SchemaParseException) as error:
             raise ValueError(str(error) or type(error).__name__) from None
-        self.bounds = Bounds(self.parsed, named)
+        self.bounds = Bounds(self.parsed, self.named)
 
 
 def _fastavro() -> Any:
@@ -161,22 +160,6 @@ def _conversions(kind: Any) -> tuple[Callable[[Any], Any], Callable[[Any], Any]]
 
 def _as_it_is(value: Any) -> Any:
     return value
-
-
-def _check_times(plain: Any) -> None:
-    """Refuses what Avro would write by the machine's own time zone, or without its own."""
-    if isinstance(plain, datetime.datetime):
-        if plain.tzinfo is None:
-            raise ValueError(f"{plain} has no time zone; use aware datetimes")
-    elif isinstance(plain, datetime.time):
-        if plain.tzinfo is not None:
-            raise ValueError(f"{plain} has a time zone, which Avro does not keep")
-    elif isinstance(plain, Mapping):
-        for part in plain.values():
-            _check_times(part)
-    elif isinstance(plain, list | tuple):
-        for part in plain:
-            _check_times(part)
 
 
 @overload

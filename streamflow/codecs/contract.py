@@ -33,8 +33,11 @@ class Prepared(Protocol):
         """The codec of the same values that needs nothing, for tests without a network."""
         ...
 
-    async def prepare_decoding(self, payloads: Sequence[bytes]) -> None:
-        """Looks up what these payloads need; called for every batch that was read, so quick when nothing is new."""
+    async def prepare_decoding(self, payloads: Sequence[bytes | None]) -> None:
+        """Looks up what these payloads need; called for every batch that was read, so quick when nothing is new.
+
+        A record without a payload has None.
+        """
         ...
 
     async def prepare_encoding(self, name: str) -> None:

@@ -124,12 +124,12 @@ class RegistryCodec(Generic[T]):
             raise ValueError(self._why_not(data))
         return reader(data[HEAD_BYTES:])
 
-    async def prepare_decoding(self, payloads: Sequence[bytes]) -> None:
+    async def prepare_decoding(self, payloads: Sequence[bytes | None]) -> None:
         """Looks up the schemas that these payloads name and that are not known."""
-        new = {data[1:HEAD_BYTES] for data in payloads} - self._readers.keys()
+        new = {data[1:HEAD_BYTES] for data in payloads if data} - self._readers.keys()
         if new:
             # what has no zero in front names no schema
-            named = {data[1:HEAD_BYTES] for data in payloads if data[:1] == b"\0" and len(data) >= HEAD_BYTES}
+            named = {data[1:HEAD_BYTES] for data in payloads if data and not data[0] and len(data) >= HEAD_BYTES}
             for id in sorted(new & named):
                 await self._look_up(id)
 

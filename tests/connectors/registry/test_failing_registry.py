@@ -214,7 +214,7 @@ async def test_an_unknown_id_is_asked_for_again_only_after_a_while(monkeypatch: 
         codec: Any = sf.avro(int, registry=registry)
         data = b"\0\0\0\0\x01\x02"
         for _ in range(3):
-            await codec.prepare_decoding([data] * 500)
+            await codec.prepare_decoding([data, None, b"", b"\0"] * 500)
         assert double.requests == ["GET /registry/schemas/ids/1"]
         with pytest.raises(ValueError, match="its schema 1 cannot be had"):
             codec.decode(data)

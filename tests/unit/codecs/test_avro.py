@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import decimal
 import enum
 import io
 import json
@@ -199,6 +200,45 @@ def test_values_that_do_not_fit_are_refused_not_changed(change):
     value = dataclasses.replace(ORDER, **change)
     with pytest.raises(ValueError, match="does not fit its Avro schema"):
         sf.avro(Order).encode(value)
+
+
+INNER = {"type": "record", "name": "I", "fields": [{"name": "n", "type": "int"}, {"name": "i", "type": ["null", "I"]}]}
+STAMP = {"type": "long", "logicalType": "timestamp-millis"}
+NAIVE = datetime.datetime(2026, 1, 1)
+
+
+@pytest.mark.parametrize(
+    ("schema", "bad", "good"),
+    [
+        ("long", 1.5, 1),
+        ("long", True, -(2**63)),
+        ("int", 2**31, 2**31 - 1),
+        ("boolean", "no", False),
+        ({"type": "array", "items": "int"}, [1, 2.5], [1]),
+        ({"type": "map", "values": "boolean"}, {"a": 1}, {"a": True}),
+        (["null", "int"], 1.5, None),
+        (["null", STAMP], NAIVE, None),
+        (["null", {"type": "array", "items": STAMP}], [NAIVE], [NAIVE.replace(tzinfo=datetime.UTC)]),
+        (STAMP, 1.5, NAIVE.replace(tzinfo=datetime.UTC)),
+        ({"type": "int", "logicalType": "date"}, 1.5, datetime.date(2026, 1, 1)),
+        ({"type": "long", "logicalType": "time-micros"}, datetime.time(1, tzinfo=datetime.UTC), datetime.time(1)),
+        (INNER, {"n": 1, "i": {"n": 1, "i": {"n": 1.5, "i": None}}}, {"n": 1, "i": {"n": 2, "i": None}}),
+        (["null", INNER], {"n": True, "i": None}, {"n": 1, "i": None}),
+        ({"type": "fixed", "name": "F", "size": 2}, b"a", b"ab"),
+        ({"type": "enum", "name": "E", "symbols": ["A"]}, "B", "A"),
+        ("string", b"a", "a"),
+        ("bytes", "a", b"a"),
+        ("double", "1", 1.5),
+        ("null", 1, None),
+        (INNER, [1], {"n": 1, "i": None}),
+        ({"type": "bytes", "logicalType": "decimal", "precision": 4, "scale": 2}, 1.5, decimal.Decimal("1.50")),
+    ],
+)
+def test_nothing_is_written_otherwise_than_it_is(schema, bad, good):
+    codec = sf.avro(schema if isinstance(schema, dict) else json.dumps(schema))
+    assert codec.decode(codec.encode(good)) == good
+    with pytest.raises(ValueError, match="does not fit its Avro schema"):
+        codec.encode(bad)
 
 
 def test_evolution_adds_and_drops_fields_and_says_what_does_not_fit():
