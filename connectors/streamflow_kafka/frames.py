@@ -18,7 +18,7 @@ import msgspec
 
 from streamflow.batch import Fragment
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.connect.contracts import Frames, SinkOptions, row_headers
 from streamflow.errors import EncodeError
 
 HAS_KEY: Final = 1
@@ -134,14 +134,16 @@ class FrameEncoder:
         Raises:
             EncodeError: A value, key, header or partition is refused, or the record is too large.
         """
-        options, pack = self._options, self._value
-        plain = options.headers is None and options.partition is None
+        options, encode = self._options, self._value
         try:
+            headers = row_headers(options, records)
+            plain = headers is None and options.partition is None
             if plain and options.key is None and records.keys is None:
-                frames = [pack(value) for value in records.values]
+                frames = [encode(value) for value in records.values]
             else:
                 keys = records.keys or [None] * len(records.values)
-                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+                rows = zip(records.values, keys, headers or [None] * len(keys), strict=True)
+                frames = [self._frame(value, key, given) for value, key, given in rows]
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodeError(
                 f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
@@ -157,19 +159,19 @@ class FrameEncoder:
             )
         return frames
 
-    def _frame(self, value: Any, key: Any) -> bytes:
+    def _frame(self, value: Any, key: Any, headers: Mapping[str, str] | None) -> bytes:
         options = self._options
         packed = self._value(value)
         if options.key is not None:
             key = options.key(value)
         encoded = None if key is None else key_bytes(key)
-        if options.partition is None and options.headers is None and packed[0] == 0:
+        if options.partition is None and not headers and packed[0] == 0:
             if encoded is None:
                 return packed
             return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
         partition = None if options.partition is None else self._partition(options.partition(value))
-        headers = [] if options.headers is None else self._headers(options.headers(value))
-        return pack(Frame(encoded, packed[1:] if packed[0] == 0 else None, partition, headers))
+        found = self._headers(headers) if headers else []
+        return pack(Frame(encoded, packed[1:] if packed[0] == 0 else None, partition, found))
 
     def _partition(self, partition: Any) -> int:
         if type(partition) is not int or not 0 <= partition <= PARTITION_MAX:
