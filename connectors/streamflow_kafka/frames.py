@@ -103,7 +103,7 @@ def key_bytes(key: Any) -> bytes:
     if isinstance(key, bytes):
         return key
     if isinstance(key, str):
-        return str(key.value if hasattr(key, "value") else key).encode()
+        return str(getattr(key, "value", key)).encode()
     if isinstance(key, UUID):
         return str(key).encode()
     return _dumps(key)

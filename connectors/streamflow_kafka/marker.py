@@ -73,8 +73,8 @@ def this_process() -> str:
 class OffsetFetchResponse_v7(Response):  # type: ignore[misc]
     """Answers `OffsetFetchRequest_v7`."""
 
-    API_KEY = 9
-    API_VERSION = 7
+    API_KEY = 9  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 7  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -261,7 +261,7 @@ class KafkaSink:
             await asyncio.sleep(wait)
         return cursor
 
-    async def _between(self, first: int, end: int, pending: Sequence[Chunk]) -> Any:
+    async def _between(self, first: int, end: int, pending: Sequence[Chunk]) -> AsyncIterator[bytes | memoryview]:
         """The bytes of the frames from one number to another."""
         for chunk in pending:
             if first < chunk.end_seq and chunk.first_seq < end:
