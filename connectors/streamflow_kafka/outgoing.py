@@ -7,7 +7,7 @@ import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from streamflow.errors import RecordRejected, Unavailable
 from streamflow_kafka.frames import HAS_KEY, Frame, KafkaHeaders, pack, unpack
@@ -163,7 +163,9 @@ class Outgoing:
                 base_sequence=0,
                 batch_size=batch_bytes,
             )
-            append, count = builder.append, 0
+            # aiokafka's list takes None for a value too, and is only read
+            append: Any = builder.append
+            count = 0
             while True:
                 flags = packed[0]
                 if flags == 0:

@@ -216,7 +216,7 @@ class Pump:
         return same and (end is None or (here is not None and here.at >= end.at))
 
     def _put(self, batch: SourceBatch) -> None:
-        if self.times is not None:
+        if self.times is not None and batch.payloads:
             self.silent_since[batch.partition] = self._world.clock.monotonic()
             self.heard.set()
         decodes = self.step.options["spec"].codec is not None
@@ -283,7 +283,7 @@ class Pump:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
         found = self._decode(batch)
-        return found if self.times is None else self._stamped(found, self.times)
+        return found if self.times is None or not batch.payloads else self._stamped(found, self.times)
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
