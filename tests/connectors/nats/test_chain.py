@@ -418,7 +418,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
     await sink.open(sink_context())
     stored = await sink.recover(None, [])
     run = chunk(sink, 1, 1, values(0, 300))
-    mortal.server.pause()
+    mortal.server.freeze()
     try:
         with pytest.raises(Unavailable, match="acknowledged nothing"):
             async with asyncio.timeout(5):
@@ -426,7 +426,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
         async with asyncio.timeout(5):
             await sink.close()
     finally:
-        mortal.server.resume()
+        mortal.server.thaw()
     sink = mortal.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context(2))
     await sink.publish([run], await sink.recover(stored, [run]))
