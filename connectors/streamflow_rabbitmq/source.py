@@ -174,10 +174,9 @@ class QueueSource:
                     _never,
                     exclusive=self._settings.readers == "exclusive",
                     consumer_tag=CONSUMER,
-                    arguments={STREAM_OFFSET: "first"},
                 )
             )
-        except aiormq.exceptions.ChannelAccessRefused as error:
+        except aiormq.exceptions.AMQPChannelError as error:
             if "exclusive" in explain(error):
                 raise self._other_reader(explain(error)) from None
             raise ConnectorError(

@@ -287,7 +287,11 @@ class SourceConformance(SourceKit):
 
     async def _starts(self, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         source: Source = self.made(self.spec())
-        return await source.open(self.context(), resume)
+        try:
+            return await source.open(self.context(), resume)
+        finally:
+            # some brokers let one reader in at a time
+            await source.close()
 
     async def _until_quiet(self, source: Source) -> list[Read]:
         found: list[Read] = []

@@ -1,0 +1,92 @@
+"""A RabbitMQ broker as an outsider sees it: queues made, fed and read with plain aio-pika."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import aio_pika
+
+from streamflow_rabbitmq import RabbitMQ, Times
+from tests.brokers import RabbitServer
+
+QUICK = Times(heartbeat_seconds=2, timeout_seconds=5)
+_names = itertools.count(1)
+_run = secrets.token_hex(3)
+
+
+def fresh(what: str) -> str:
+    """A name that no other test uses."""
+    return f"{what}-{_run}-{next(_names)}"
+
+
+class Outsider:
+    """A broker, and the hands of an outsider on it."""
+
+    def __init__(self, server: RabbitServer) -> None:
+        self.server = server
+        self.rabbit = RabbitMQ(server.url, times=QUICK)
+        self.connection: Any = None
+        self.channel: Any = None
+
+    async def connect(self) -> None:
+        self.connection = await aio_pika.connect(self.server.url)
+        self.channel = await self.connection.channel()
+
+    async def close(self) -> None:
+        if self.connection is not None:
+            await self.connection.close()
+
+    async def queue(self, name: str = "", **arguments: Any) -> str:
+        """Makes a durable queue; ``x_max_length`` stands for the argument ``x-max-length``."""
+        name = name or fresh("queue")
+        table = {key.replace("_", "-"): value for key, value in arguments.items()}
+        await self.channel.declare_queue(name, durable=True, arguments=table)
+        return name
+
+    async def exchange(self, name: str = "", kind: str = "topic", bind: Sequence[tuple[str, str]] = ()) -> str:
+        """Makes a durable exchange, and binds queues to it: pairs of queue and pattern."""
+        name = name or fresh("exchange")
+        made = await self.channel.declare_exchange(name, kind, durable=True)
+        for queue, pattern in bind:
+            await (await self.channel.get_queue(queue)).bind(made, pattern)
+        return name
+
+    async def delete(self, queue: str) -> None:
+        await self.channel.queue_delete(queue)
+
+    async def feed(self, queue: str, bodies: Sequence[bytes], **properties: Any) -> None:
+        """Publishes bodies; each with a message id that is new, unless ``message_id`` says another."""
+        for body in bodies:
+            given = {"message_id": fresh("m"), "delivery_mode": 2, **properties}
+            await self.channel.default_exchange.publish(aio_pika.Message(body, **given), routing_key=queue)
+
+    async def messages(self, queue: str) -> list[Any]:
+        """Everything that is ready in a queue, in order; it stays there."""
+        reader = await aio_pika.connect(self.server.url)
+        try:
+            channel = await reader.channel()
+            plain = await channel.get_queue(queue)
+            found = []
+            while (message := await plain.get(no_ack=False, fail=False)) is not None:
+                found.append(message)
+        finally:
+            await reader.close()
+        return found
+
+    async def bodies(self, queue: str) -> list[bytes]:
+        return [message.body for message in await self.messages(queue)]
+
+    async def distinct(self, queue: str) -> list[str]:
+        """What a consumer takes that remembers ids."""
+        found: dict[str, str] = {}
+        for message in await self.messages(queue):
+            found.setdefault(message.message_id or fresh("none"), message.body.decode())
+        return list(found.values())
+
+    async def depth(self, queue: str) -> int:
+        """Messages that are ready."""
+        declared = await self.channel.declare_queue(queue, passive=True)
+        return int(declared.declaration_result.message_count or 0)
