@@ -27,8 +27,20 @@ def process_name() -> str:
     return f"{_RANDOM}.{os.getpid()}"
 
 
+_first: dict[str, int] = {}
+
+
+def rank(fence: str, generation: int) -> int:
+    """The generation with which this process first took a sink.
+
+    A frozen process whose store was copied counts on when it goes on, and would soon have passed its successor. The
+    generation with which it began stays older.
+    """
+    return _first.setdefault(fence, generation)
+
+
 class Claim(msgspec.Struct, frozen=True):
-    """Who wants the lock, or has it."""
+    """Who wants the lock, or has it: the rank, and which process."""
 
     generation: int
     process: str = ""
@@ -58,7 +70,7 @@ class Lock:
 
     def __init__(self, link: Link, fence: str, generation: int) -> None:
         self.name = lock_name(fence)
-        self.claim = Claim(generation, process_name())
+        self.claim = Claim(rank(fence, generation), process_name())
         self._link = link
         self._holder: Claim | None = None
 

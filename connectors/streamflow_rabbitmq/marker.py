@@ -26,7 +26,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         made: Drawn when the first one was written, which tells this marker queue from a later one of that name.
         at: Records published, counted from then on; while a run is on its way, those of the run included.
-        generation: Of the store that last published.
+        generation: That of the store with which the process began that last published.
         missing: Sequence numbers of a transaction whose messages the broker gave back as unroutable.
     """
 
@@ -72,7 +72,7 @@ class Marker:
         mark = best[1]
         if mark.generation > self._generation:
             raise Fenced(
-                f"generation {mark.generation} of this flow has published here; this state file has generation "
+                f"generation {mark.generation} of this flow has published here; this process began with generation "
                 f"{self._generation}",
                 hint="It is an older copy: use the newest one, and run one process only.",
             )

@@ -113,8 +113,9 @@ class RabbitSink:
         link = self._link = await Link.connect(self._rabbit, f"streamflow {ctx.flow} {ctx.sink}")
         try:
             await self._target.check(link)
-            await Lock(link, ctx.fence, ctx.generation).take()
-            self._marker = Marker(link, ctx.fence, ctx.generation)
+            lock = Lock(link, ctx.fence, ctx.generation)
+            await lock.take()
+            self._marker = Marker(link, ctx.fence, lock.claim.generation)
             self._mark = await self._marker.read()
             channel = self._channel = await link.channel()
             self._writer = Writer(channel.number, link.frame_bytes_max)

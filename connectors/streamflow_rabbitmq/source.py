@@ -14,7 +14,7 @@ from streamflow.errors import ConnectorError, Unavailable
 from streamflow_rabbitmq.declare import queue_there
 from streamflow_rabbitmq.frames import KEY_HEADER
 from streamflow_rabbitmq.ids import Delivery, IdFrom, as_texts, called, digest, no_id, short
-from streamflow_rabbitmq.link import Link, explain
+from streamflow_rabbitmq.link import PERMISSION_HINT, Link, explain
 from streamflow_rabbitmq.settings import RabbitMQ
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class QueueSource:
             raise ConnectorError(
                 f"queue {self._settings.name} at {self._rabbit} may not be read by user {self._rabbit.login.user}: "
                 f"{explain(error)}",
-                hint="Give the user the permission to read: rabbitmqctl set_permissions -p VHOST USER CONF WRITE READ",
+                hint=PERMISSION_HINT,
             ) from None
         link.tie(channel)
 

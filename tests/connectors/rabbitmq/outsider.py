@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
+import os
 import secrets
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import quote
 
 import aio_pika
 
 from streamflow_rabbitmq import RabbitMQ, Times
+from streamflow_rabbitmq.link import Link
+from streamflow_rabbitmq.wire import plain_message
 from tests.brokers import RabbitServer
 
 QUICK = Times(heartbeat_seconds=2, timeout_seconds=5)
@@ -25,14 +30,15 @@ def fresh(what: str) -> str:
 class Outsider:
     """A broker, and the hands of an outsider on it."""
 
-    def __init__(self, server: RabbitServer) -> None:
+    def __init__(self, server: RabbitServer, *, vhost: str = "/") -> None:
         self.server = server
-        self.rabbit = RabbitMQ(server.url, times=QUICK)
+        self.vhost = vhost
+        self.rabbit = RabbitMQ(server.url, vhost=vhost, times=QUICK)
         self.connection: Any = None
         self.channel: Any = None
 
     async def connect(self) -> None:
-        self.connection = await aio_pika.connect(self.server.url)
+        self.connection = await aio_pika.connect(f"{self.server.url}/{quote(self.vhost, safe='')}")
         self.channel = await self.connection.channel()
 
     async def close(self) -> None:
@@ -85,6 +91,35 @@ class Outsider:
         for message in await self.messages(queue):
             found.setdefault(message.message_id or fresh("none"), message.body.decode())
         return list(found.values())
+
+    async def feed_plain(self, queue: str, bodies: Sequence[bytes]) -> None:
+        """Publishes bodies without any property; aio-pika would set a message id."""
+        link = await Link.connect(self.rabbit, "outsider")
+        try:
+            channel = await link.channel()
+            for body in bodies:
+                await link.send(plain_message(channel.number, queue, body))
+            await link.ask(channel.queue_declare(queue, passive=True))
+        finally:
+            await link.close()
+
+    async def ctl(self, *arguments: str) -> None:
+        """Runs rabbitmqctl: ``set_vm_memory_high_watermark 0``, ``eval '...'``; takes seconds."""
+        server = self.server
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(server.folder),
+            "ERL_EPMD_PORT": str(server.ports[4]),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+        }
+        ctl = await asyncio.create_subprocess_exec(
+            *("/usr/lib/rabbitmq/bin/rabbitmqctl", "-n", f"{server.node}@localhost", *arguments),
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+            env=environment,
+        )
+        said, _ = await ctl.communicate()
+        assert ctl.returncode == 0, said.decode()
 
     async def depth(self, queue: str) -> int:
         """Messages that are ready."""

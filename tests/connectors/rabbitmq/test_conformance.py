@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, ClassVar
 
@@ -13,6 +14,9 @@ from streamflow.testing.conformance import SinkConformance, SourceConformance
 from streamflow_rabbitmq import Limits, RabbitMQ, RabbitQueue
 from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
 from tests.faults.proxy import Line
+
+DECLARED_SECONDS = 2.5
+_lasting: set[str] = set()
 
 
 class RabbitStage:
@@ -33,10 +37,25 @@ class RabbitStage:
         return RabbitMQ(self.line.url, times=QUICK)
 
     async def start(self) -> None:
-        self.queue = await self.environment.queue(**self.arguments)
+        if self.killed:
+            self.queue = await self._lasting()
+        else:
+            self.queue = await self.environment.queue(**self.arguments)
 
     async def stop(self) -> None:
-        await self.environment.delete(self.queue)
+        if self.killed:
+            await self.environment.channel.queue_purge(self.queue)
+        else:
+            await self.environment.delete(self.queue)
+
+    async def _lasting(self) -> str:
+        """A queue that outlives a kill: what was declared in the last two seconds before one is lost."""
+        name = f"lasting-{type(self).__name__}"
+        if name not in _lasting:
+            _lasting.add(name)
+            await self.environment.queue(name, **self.arguments)
+            await asyncio.sleep(DECLARED_SECONDS)
+        return name
 
     def missing_spec(self) -> Any:
         return self.rabbit.queue("missing")
