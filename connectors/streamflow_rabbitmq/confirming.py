@@ -54,7 +54,7 @@ class ConfirmSink(RabbitSink):
         self._returned.clear()
         count = self._count(at, end)
         self._mark = msgspec.structs.replace(self._mark, at=max(self._mark.at, count))
-        window = self._window
+        window, joined_max = self._window, self._joined_max
         await window.send([self._marker.message(self._channel.number, self._mark)])
         joined: list[bytes] = []
         size = 0
@@ -62,7 +62,7 @@ class ConfirmSink(RabbitSink):
             message = self._message(seq, frame)
             joined.append(message)
             size += len(message)
-            if len(joined) >= JOINED_MESSAGES_MAX or size >= JOINED_BYTES_MAX:
+            if len(joined) >= joined_max or size >= JOINED_BYTES_MAX:
                 await window.send(joined)
                 self._point("publish.part")
                 joined, size = [], 0
@@ -78,6 +78,7 @@ class ConfirmSink(RabbitSink):
 
         await link.ask(channel.rpc(commands.Confirm.Select()))
         limits = self._target.limits
+        self._joined_max = min(JOINED_MESSAGES_MAX, 1 + limits.publish_window_records // 4)
         self._window = Window(link, limits.publish_window_records, limits.publish_window_bytes)
         channel.on_confirm = self._window.confirmed
         await self._window.send([self._marker.message(channel.number, self._mark)])
