@@ -52,8 +52,8 @@ class Marker:
         self.name = marker_name(fence)
         self._link, self._generation = link, generation
 
-    async def read(self) -> Mark:
-        """Finds the marker, or starts one; from now on it is this generation's, once it is written.
+    async def read(self) -> Mark | None:
+        """Finds the marker; None if nothing was ever published.
 
         Raises:
             Fenced: A newer generation has published.
@@ -68,7 +68,7 @@ class Marker:
             for content, mark in found:
                 await self._give_back(channel, content.method, keep=best is not None and mark is best[1])
         if best is None:
-            return Mark(secrets.token_hex(6), 0, self._generation)
+            return None
         mark = best[1]
         if mark.generation > self._generation:
             raise Fenced(
@@ -76,7 +76,13 @@ class Marker:
                 f"{self._generation}",
                 hint="It is an older copy: use the newest one, and run one process only.",
             )
-        return msgspec.structs.replace(mark, generation=self._generation)
+        return mark
+
+    def taken_over(self, found: Mark | None) -> Mark:
+        """The marker that was found, or a first one, as this generation's."""
+        if found is None:
+            return Mark(secrets.token_hex(6), 0, self._generation)
+        return msgspec.structs.replace(found, generation=self._generation)
 
     def message(self, channel: int, mark: Mark) -> bytes:
         """The message that makes ``mark`` the marker."""

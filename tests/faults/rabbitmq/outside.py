@@ -10,12 +10,12 @@ from typing import Any
 
 import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
-from aiormq.exceptions import AMQPError, ChannelInvalidStateError
+from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
 from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
 
-TROUBLE = (OSError, AMQPError, ChannelInvalidStateError, TimeoutError)
+TROUBLE = (OSError, AMQPError, RuntimeError, TimeoutError)
 UNKNOWN_SECONDS = 10.0
 
 
