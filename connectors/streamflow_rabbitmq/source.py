@@ -15,6 +15,7 @@ from streamflow_rabbitmq.declare import queue_there
 from streamflow_rabbitmq.frames import KEY_HEADER
 from streamflow_rabbitmq.ids import Delivery, IdFrom, as_texts, called, digest, no_id, short
 from streamflow_rabbitmq.link import PERMISSION_HINT, Link, explain
+from streamflow_rabbitmq.lock import Lock
 from streamflow_rabbitmq.settings import RabbitMQ
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ class QueueSource:
         try:
             await queue_there(link, self._settings.name, self._settings.declare)
             if self._settings.readers == "exclusive":
-                await self._lock(link)
+                await self._lock(link, ctx)
             await self._consume(link)
         except BaseException:
             await self.close()
@@ -149,16 +150,19 @@ class QueueSource:
         except (ConnectorError, AttributeError):
             return
 
-    async def _lock(self, link: Link) -> None:
-        """Keeps other readers of this library out: quorum queues do not know exclusive consumers."""
-        from streamflow_rabbitmq.client import aiormq
+    async def _lock(self, link: Link, ctx: SourceContext) -> None:
+        """Keeps other readers of this library out: quorum queues do not know exclusive consumers.
 
-        name = f"sf.read.{short(self._settings.name)}"
+        Raises:
+            Fenced: A newer instance of this flow reads.
+            Unavailable: Another flow does.
+        """
+        fence = f"sf.{ctx.flow}.{ctx.incarnation}.{ctx.shard}.{ctx.source}"
         try:
-            async with link.questions(f"queue {name} (permission to configure ^sf\\.)") as channel:
-                await link.ask(channel.queue_declare(name, exclusive=True))
-        except aiormq.exceptions.ChannelLockedResource:
-            raise self._other_reader(f"another process has {name}") from None
+            await Lock(link, fence, ctx.generation, f"sf.read.{short(self._settings.name)}").take()
+        except Unavailable as error:
+            link.check()
+            raise self._other_reader(error.message) from None
 
     async def _consume(self, link: Link) -> None:
         from streamflow_rabbitmq.client import aiormq

@@ -11,8 +11,8 @@ import aio_pika
 import pytest
 
 import streamflow as sf
-from streamflow.errors import ConnectorError, NotFound, Unavailable
-from streamflow_rabbitmq import Delivery, Limits, QueueDeclaration, RabbitMQ
+from streamflow.errors import ConnectorError, Fenced, NotFound, Unavailable
+from streamflow_rabbitmq import Delivery, Limits, QueueDeclaration, RabbitMQ, lock
 from streamflow_rabbitmq import source as source_module
 from tests.connectors.rabbitmq.kit import commit, nothing, open_source, take
 from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
@@ -158,11 +158,32 @@ async def test_one_reader_at_a_time(outsider: Outsider, kind: str) -> None:
     queue = await outsider.queue(x_queue_type=kind)
     spec = outsider.rabbit.queue(queue)
     first = await open_source(spec)
-    with pytest.raises(Unavailable, match="another reader") as caught:
-        await open_source(spec)
+    with pytest.raises(Unavailable, match="another flow") as caught:
+        await open_source(spec, flow="other")
     assert "single_active" in caught.value.hint
     await first.close()
-    await (await open_source(spec)).close()
+    await (await open_source(spec, flow="other")).close()
+
+
+async def test_a_newer_instance_takes_the_queue_over(outsider: Outsider, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The older one is told at once, and neither it nor one that began before the newer gets the queue back."""
+    queue = await outsider.queue()
+    await outsider.feed(queue, bodies(0, 3))
+    spec = outsider.rabbit.queue(queue)
+    monkeypatch.setattr(lock, "rank", lambda fence, generation: generation)
+    older = await open_source(spec, generation=4)
+    found = await take(older, 3)
+    monkeypatch.setattr(lock, "process_name", lambda: "another")
+    newer = await open_source(spec, generation=5)
+    with pytest.raises(Fenced):
+        await take(older, 1)
+    await older.close()
+    assert await take(newer, 3) == found
+    monkeypatch.setattr(lock, "process_name", lambda: "a third")
+    for generation in (4, 5):
+        with pytest.raises(Fenced, match="began with generation 5"):
+            await open_source(spec, generation=generation)
+    await newer.close()
 
 
 async def test_a_stranger_who_reads_keeps_the_source_out(outsider: Outsider) -> None:

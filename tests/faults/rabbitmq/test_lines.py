@@ -28,8 +28,9 @@ class Lines:
     async def __aenter__(self) -> Lines:
         await self._stack.enter_async_context(self.source)
         await self._stack.enter_async_context(self.sink)
-        urls = {"source_url": self.source.url, "sink_url": self.sink.url}
-        trial = Trial(self._server, self._folder, self._kind, limits=LIMITS, **urls)
+        trial = Trial(self._server, self._folder, self._kind, limits=LIMITS)
+        trial.source_url, trial.sink_url = self.source.url, self.sink.url
+        trial.flow.setup = trial.setup()
         self.trial = await self._stack.enter_async_context(trial)
         self.gate = self.trial.folder / "gate"
         self.trial.flow.start(Trap("publish.part", action="hold", gate=self.gate))

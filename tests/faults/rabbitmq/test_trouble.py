@@ -34,6 +34,7 @@ async def _named(work: Awaitable[None]) -> None:
 
 async def left_in(trial: Trial, wanted: int) -> None:
     """Waits until so many messages are ready in the source's queue."""
+    found = -1
     for _ in range(100):
         found = await depth(trial.server, trial.source)
         if found == wanted:
