@@ -103,6 +103,8 @@ def _decompress_into(into: Callable[..., int], data: memoryview, head: int, size
 def _unsnap(snappy: Any, data: memoryview, head: int, size_bytes_max: int) -> bytearray:
     blocks = [data]
     if bytes(data[: len(_XERIAL)]) == _XERIAL:
+        if len(data) < _XERIAL_HEADER_BYTES:
+            raise ValueError("snappy data is cut off")
         blocks, at = [], _XERIAL_HEADER_BYTES
         while at < len(data):
             (size,) = _BLOCK_SIZE.unpack_from(data, at)
