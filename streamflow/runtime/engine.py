@@ -275,6 +275,7 @@ class Engine:
                 job.settings.message_bytes_max,
                 job.point,
                 leaves_out=step.options["on_error"] is OnError.SKIP,
+                may_acknowledge=self._may_acknowledge,
             )
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, Taken()).positions.items()}
@@ -464,7 +465,7 @@ class Engine:
     def _published(self) -> None:
         if self._is_drained():
             self._drained.set()
-        if self._acks and all(publisher.recovered for publisher in self._publishers):
+        if self._acks and self._may_acknowledge():
             waiting, self._acks = self._acks, []
             for epoch, taken in waiting:
                 self._acknowledge(epoch, taken)
@@ -478,13 +479,16 @@ class Engine:
         if self.pacer.idle and not self.intake.pending and self._tasks:
             self._spawn(self.committer.note_if_behind(), "progress", may_end=True)
 
+    def _may_acknowledge(self) -> bool:
+        return all(publisher.recovered for publisher in self._publishers)
+
     def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
         self.commits += 1
         if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
             self.careful = 0
             self._set_loops()
-        if not all(publisher.recovered for publisher in self._publishers):
+        if not self._may_acknowledge():
             self._acks.append((epoch, taken))
             return
         for pump in self.intake.pumps:

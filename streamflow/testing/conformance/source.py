@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -261,6 +262,21 @@ class SourceConformance(SourceKit):
         assert await self.take(source, 6) == rest
         await source.close()
         assert await self.take(await self.opened(), 6) == rest
+
+    async def test_an_older_copy_acknowledges_nothing(self) -> None:
+        """With ids: what is in the checkpoint stays in the queue until sinks have recovered, and could refuse it."""
+        self._needs_ids()
+        await self.feed(self.payloads(0, 4), self.first)
+        source = await self.opened()
+        found = await self.take(source, 4)
+        await source.close()
+        copy: Source = self.made(self.spec())
+        seen = frozenset(name(read) for read in found[:3])
+        await copy.open(replace(self.context(seen), may_acknowledge=lambda: False), {})
+        assert await self.take(copy, 1) == found[3:]
+        await self.take_nothing(copy)
+        await copy.close()
+        assert await self.take(await self.opened(), 4) == found
 
     # Trouble.
 
