@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,6 +26,10 @@ READ_RECORDS_MAX: Final = 512
 SEEN_IDS_MAX: Final = 1_000_000
 """Committed ids that are remembered, as many as the state store keeps."""
 CONFIRM_SECONDS: Final = 2.0
+ALLOWED_SECONDS: Final = 0.05
+"""How often it is asked whether every sink has recovered."""
+LEAVING_SECONDS: Final = 2.0
+"""How long the broker may need to be done with the last reader, once that has let go of the lock."""
 CONSUMER: Final = "streamflow"
 STREAM_OFFSET: Final = "x-stream-offset"
 
@@ -65,6 +69,7 @@ class QueueSource:
         self._paused = False
         self._made_up = count(1)
         self._generation = 0
+        self._may_acknowledge: Callable[[], bool]
 
     async def probe(self) -> Probe:
         from streamflow_rabbitmq.probe import probe_queue
@@ -79,12 +84,13 @@ class QueueSource:
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         await self.close()
         self._seen = dict.fromkeys(ctx.seen)
-        self._generation = ctx.generation
+        self._generation, self._may_acknowledge = ctx.generation, ctx.may_acknowledge
         link = self._link = await Link.connect(self._rabbit, f"streamflow {ctx.flow} {ctx.source}")
         try:
             await queue_there(link, self._settings.name, self._settings.declare)
             if self._settings.readers == "exclusive":
                 await self._lock(link, ctx)
+                await self._alone(link)
             await self._consume(link)
         except BaseException:
             await self.close()
@@ -143,10 +149,11 @@ class QueueSource:
 
     async def _say_farewell(self, link: Link) -> None:
         try:
-            if self._ack_now:
+            if self._ack_now and self._may_acknowledge():
                 await self._acknowledge_again(link)
-            # answered behind all acknowledgements: closing with some on their way ends in an error of the broker
-            await link.ask(self._channel.basic_cancel(CONSUMER), seconds=CONFIRM_SECONDS)
+            # Answered behind all acknowledgements: closing with some on their way ends in an error of the broker. The
+            # consumer is not cancelled: it goes together with what it holds, so nobody reads past that.
+            await link.ask(self._channel.queue_declare(self._settings.name, passive=True), seconds=CONFIRM_SECONDS)
         except (ConnectorError, AttributeError):
             return
 
@@ -163,6 +170,18 @@ class QueueSource:
         except Unavailable as error:
             link.check()
             raise self._other_reader(error.message) from None
+
+    async def _alone(self, link: Link) -> None:
+        """Waits until the last reader is gone from the queue, and what it held is back in its place.
+
+        Raises:
+            Unavailable: Somebody else reads.
+        """
+        deadline = asyncio.get_running_loop().time() + LEAVING_SECONDS
+        while (consumers := (await queue_there(link, self._settings.name, None))["consumers"]) != "0":
+            if asyncio.get_running_loop().time() > deadline:
+                raise self._other_reader(f"{consumers} consumers")
+            await asyncio.sleep(ALLOWED_SECONDS)
 
     async def _consume(self, link: Link) -> None:
         from streamflow_rabbitmq.client import aiormq
@@ -258,6 +277,8 @@ class QueueSource:
     async def _acknowledge_soon(self) -> None:
         """Acknowledges what came again, all that arrived in this turn of the loop together."""
         await asyncio.sleep(0)
+        while not self._may_acknowledge():  # noqa: ASYNC110 - rare, and nobody is there who could say when
+            await asyncio.sleep(ALLOWED_SECONDS)
         link = self._link
         while self._ack_now and link is not None and not link.lost.done():
             try:

@@ -15,7 +15,15 @@ import streamflow_nats  # noqa: F401 - imported before the loop runs: importing 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "docs/adr", "examples", "connectors/streamflow_nats")
+    for folder in (
+        ".",
+        "docs",
+        "docs/adr",
+        "docs/brokers",
+        "examples",
+        "connectors/streamflow_nats",
+        "connectors/streamflow_rabbitmq",
+    )
     for path in (ROOT / folder).glob("*.md")
     if path.name != "0000-template.md"
 )

@@ -44,7 +44,7 @@ class RabbitStage:
 
     async def stop(self) -> None:
         if self.killed:
-            await self.environment.channel.queue_purge(self.queue)
+            await (await self.environment.channel.get_queue(self.queue)).purge()
         else:
             await self.environment.delete(self.queue)
 

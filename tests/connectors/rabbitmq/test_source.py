@@ -87,6 +87,29 @@ async def test_lost_acknowledgements(outsider: Outsider) -> None:
     await emptied(outsider, queue, left=5)
 
 
+async def test_nothing_is_acknowledged_before_sinks_have_recovered(outsider: Outsider) -> None:
+    """Until then this may be an older copy of the state, which knows ids, but must not eat the queue."""
+    queue = await outsider.queue()
+    await outsider.feed(queue, bodies(0, 5), message_id=None)
+    first = await open_source(outsider.rabbit.queue(queue))
+    seen = frozenset(str(name) for _, name in await take(first, 5))
+    await first.close()
+    allowed: list[bool] = []
+    for _ in range(2):
+        source = await open_source(
+            outsider.rabbit.queue(queue), seen=seen, may_acknowledge=lambda: bool(allowed), generation=2
+        )
+        await nothing(source)
+        await source.close()
+        await emptied(outsider, queue, left=5)
+    source = await open_source(outsider.rabbit.queue(queue), seen=seen, may_acknowledge=lambda: bool(allowed))
+    await nothing(source)
+    allowed.append(True)
+    await nothing(source)
+    await source.close()
+    await emptied(outsider, queue)
+
+
 async def test_a_producer_that_sends_twice(outsider: Outsider) -> None:
     """The same id in flight, and the same id committed: taken once, and both copies are acknowledged."""
     queue = await outsider.queue()
