@@ -5,9 +5,9 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("keyed", "latency", "exactly_once", "nats_latency", "rabbitmq", "commits", "recovery")
-BY_NAME = ("store",)
-"""What `commits` and `recovery` sum up, in more detail."""
+ALL = ("keyed", "latency", "exactly_once", "nats_latency", "commits", "recovery")
+BY_NAME = ("store", "kafka", "rabbitmq")
+"""What `commits` and `recovery` sum up, in more detail; and what needs a broker that takes long to get."""
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import streamflow_kafka  # noqa: F401 - as the next
 import streamflow_nats  # noqa: F401 - imported before the loop runs: importing reads files
 
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ DOCUMENTS = sorted(
         "docs/adr",
         "docs/brokers",
         "examples",
+        "connectors/streamflow_kafka",
         "connectors/streamflow_nats",
         "connectors/streamflow_rabbitmq",
     )
