@@ -65,9 +65,12 @@ class Outsider:
 
     async def feed(self, queue: str, bodies: Sequence[bytes], **properties: Any) -> None:
         """Publishes bodies; each with a message id that is new, unless ``message_id`` says another."""
-        for body in bodies:
-            given = {"message_id": fresh("m"), "delivery_mode": 2, **properties}
-            await self.channel.default_exchange.publish(aio_pika.Message(body, **given), routing_key=queue)
+        publish = self.channel.default_exchange.publish
+        messages = [
+            aio_pika.Message(body, **{"message_id": fresh("m"), "delivery_mode": 2, **properties}) for body in bodies
+        ]
+        # begun in this order, and so sent in it
+        await asyncio.gather(*(publish(message, routing_key=queue) for message in messages))
 
     async def messages(self, queue: str) -> list[Any]:
         """Everything that is ready in a queue, in order; it stays there."""
@@ -75,9 +78,16 @@ class Outsider:
         try:
             channel = await reader.channel()
             plain = await channel.get_queue(queue)
-            found = []
-            while (message := await plain.get(no_ack=False, fail=False)) is not None:
+            count = int(plain.declaration_result.message_count or 0)
+            found: list[Any] = []
+
+            async def take(message: Any) -> None:
                 found.append(message)
+
+            await plain.consume(take)
+            async with asyncio.timeout(10):
+                while len(found) < count:
+                    await asyncio.sleep(0.005)
         finally:
             await reader.close()
         return found
