@@ -96,6 +96,7 @@ class TestQuorumSource(QueueStage):
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
 
 
+@pytest.mark.long
 class TestSingleActiveSource(QueueStage):
     arguments: ClassVar[dict[str, Any]] = {"x-single-active-consumer": True}
 
@@ -124,6 +125,7 @@ class TestConfirmSink(SinkStage):
     killed = True
 
 
+@pytest.mark.long
 class TestExchangeSink(SinkStage):
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
 

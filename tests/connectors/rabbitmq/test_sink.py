@@ -124,6 +124,7 @@ async def test_a_full_queue_that_rejects_is_unavailable(outsider: Outsider) -> N
     await sink.close()
 
 
+@pytest.mark.long
 async def test_an_alarm_that_blocks_the_connection(outsider: Outsider) -> None:
     """While the broker has no memory a publish waits, and says so if that takes too long; then it goes on."""
     times = Times(heartbeat_seconds=2, timeout_seconds=1, blocked_seconds=0.5)
@@ -248,6 +249,7 @@ async def test_what_others_wrote_into_the_marker(outsider: Outsider) -> None:
         await open_sink(spec, name, 2)
 
 
+@pytest.mark.long
 @MODES
 async def test_a_holder_that_does_not_answer_is_waited_for(outsider: Outsider, mode: Any) -> None:
     """Its line is silent: the broker lets it go when its heartbeats stay away, and then the lock is free."""
@@ -272,6 +274,7 @@ async def test_a_holder_that_does_not_answer_is_waited_for(outsider: Outsider, m
     assert await outsider.bodies(queue) == [b"one", b"two"]
 
 
+@pytest.mark.long
 async def test_a_lock_that_a_stranger_holds_is_not_waited_for_without_end(outsider: Outsider) -> None:
     queue, name = await outsider.queue(), fresh("flow")
     await outsider.channel.declare_queue(lock_name(f"sf.{name}.i.0.out"), exclusive=True)

@@ -293,6 +293,7 @@ async def test_the_last_committed_ids_are_remembered(outsider: Outsider, monkeyp
     await source.close()
 
 
+@pytest.mark.long
 async def test_the_broker_ends_a_channel_that_acknowledges_too_late(outsider: Outsider) -> None:
     """The consumer_timeout, 30 minutes by default: the source is Unavailable, and opened again it gets all of it."""
     queue = await outsider.queue()
