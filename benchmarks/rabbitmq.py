@@ -135,8 +135,8 @@ async def consume_plainly(server: RabbitServer, queue: str, count: int) -> float
             await done.wait()
 
         seconds = await timed(consume)
-        await channel.queue_delete(queue)
-        return seconds
+    await drop(server, queue)
+    return seconds
 
 
 async def read(server: RabbitServer, queue: str, count: int) -> float:
