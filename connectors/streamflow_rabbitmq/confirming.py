@@ -136,10 +136,8 @@ class Window:
                 )
             )
         elif multiple:
-            for each in list(self._sizes):
-                if each > tag:
-                    break
-                self._bytes -= self._sizes.pop(each)
+            while self._sizes and (first := next(iter(self._sizes))) <= tag:
+                self._bytes -= self._sizes.pop(first)
         else:
             self._bytes -= self._sizes.pop(tag, 0)
         self._moved.set()

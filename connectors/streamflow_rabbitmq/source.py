@@ -124,6 +124,8 @@ class QueueSource:
         last = 0
         while self._unacknowledged and self._unacknowledged[0][1] in self._seen:
             last = self._unacknowledged.popleft()[0]
+        # acknowledged by the same frame; once more each, the broker would close the channel
+        self._ack_now = [tag for tag in self._ack_now if tag > last]
         link = self._link
         # A lost connection is not reported here: what was not acknowledged comes again when the source is opened again.
         if last and link is not None and not link.lost.done():

@@ -110,6 +110,25 @@ async def test_nothing_is_acknowledged_before_sinks_have_recovered(outsider: Out
     await emptied(outsider, queue)
 
 
+async def test_what_waits_for_its_acknowledgement_is_acknowledged_once(outsider: Outsider) -> None:
+    """A commit behind a repeated message that still waits takes that along; a second time would end the channel."""
+    queue = await outsider.queue()
+    await outsider.feed(queue, [b"seen"], message_id="seen")
+    await outsider.feed(queue, [b"new"], message_id="new")
+    allowed: list[bool] = []
+    source = await open_source(
+        outsider.rabbit.queue(queue), seen=frozenset(["seen"]), may_acknowledge=lambda: bool(allowed)
+    )
+    assert await take(source, 1) == [(b"new", "new")]
+    allowed.append(True)
+    await commit(source, ["new"])
+    await nothing(source)
+    await outsider.feed(queue, [b"later"], message_id="later")
+    assert await take(source, 1) == [(b"later", "later")]
+    await source.close()
+    await emptied(outsider, queue, left=1)
+
+
 async def test_a_producer_that_sends_twice(outsider: Outsider) -> None:
     """The same id in flight, and the same id committed: taken once, and both copies are acknowledged."""
     queue = await outsider.queue()
