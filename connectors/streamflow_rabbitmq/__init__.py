@@ -1,6 +1,22 @@
 """The RabbitMQ connector: queues and streams as sources, streams, exchanges and queues as sinks."""
 
 from streamflow.connect.secret import Secret
+from streamflow_rabbitmq.declare import ExchangeDeclaration, QueueDeclaration
+from streamflow_rabbitmq.exchange import RabbitExchange
+from streamflow_rabbitmq.ids import Delivery
+from streamflow_rabbitmq.queue import RabbitQueue
 from streamflow_rabbitmq.settings import Limits, RabbitMQ, Times, Tls, UserPassword
 
-__all__ = ["Limits", "RabbitMQ", "Secret", "Times", "Tls", "UserPassword"]
+__all__ = [
+    "Delivery",
+    "ExchangeDeclaration",
+    "Limits",
+    "QueueDeclaration",
+    "RabbitExchange",
+    "RabbitMQ",
+    "RabbitQueue",
+    "Secret",
+    "Times",
+    "Tls",
+    "UserPassword",
+]

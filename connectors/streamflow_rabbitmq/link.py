@@ -92,7 +92,22 @@ class Link:
         Raises:
             Unavailable: The connection is lost.
         """
-        channel = await self._open_channel()
+        channel = await self.loose_channel()
+        self.tie(channel)
+        return channel
+
+    async def loose_channel(self) -> DirectChannel:
+        """Opens a channel that may be closed by the broker without an end of the connection, until it is tied.
+
+        Raises:
+            Unavailable: The connection is lost.
+        """
+        self.check()
+        self._channels = self._channels % CHANNELS_MAX + 1
+        return await self.ask(self._connected().direct_channel(self._channels))
+
+    def tie(self, channel: DirectChannel) -> None:
+        """Ends the connection when the broker closes a channel."""
 
         def ended(closing: asyncio.Future[Any]) -> None:
             reason = closing.exception() if not closing.cancelled() else None
@@ -104,7 +119,6 @@ class Link:
             )
 
         channel.closing.add_done_callback(ended)
-        return channel
 
     @contextlib.asynccontextmanager
     async def questions(self, what: str) -> AsyncIterator[DirectChannel]:
@@ -120,7 +134,7 @@ class Link:
         """
         from streamflow_rabbitmq.client import aiormq
 
-        channel = await self._open_channel()
+        channel = await self.loose_channel()
         try:
             yield channel
             await self.ask(channel.close(None))
@@ -150,7 +164,7 @@ class Link:
         except asyncio.CancelledError:
             await _give_up(asking)
             raise
-        if self.lost.done():
+        if self.lost.done() and not asking.done():
             await _give_up(asking)
             self.check()
         if not asking.done():
@@ -266,11 +280,6 @@ class Link:
                 f"RabbitMQ at {address} is version {self.info.get('version')}; 3.8 or newer is needed",
                 hint="Upgrade the broker.",
             )
-
-    async def _open_channel(self) -> DirectChannel:
-        self.check()
-        self._channels = self._channels % CHANNELS_MAX + 1
-        return await self.ask(self._connected().direct_channel(self._channels))
 
     def _connected(self) -> DirectConnection:
         if self._connection is None:

@@ -6,11 +6,20 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
+from streamflow.codecs import Codec
 from streamflow.connect.secret import Secret, as_secret
 from streamflow.errors import SettingsError
+
+if TYPE_CHECKING:
+    from streamflow_rabbitmq.declare import ExchangeDeclaration, QueueDeclaration
+    from streamflow_rabbitmq.exchange import RabbitExchange
+    from streamflow_rabbitmq.ids import IdFrom
+    from streamflow_rabbitmq.queue import RabbitQueue, Readers, SinkMode
+
+T = TypeVar("T")
 
 SCHEMES: Final = ("amqp", "amqps")
 PORTS: Final[Mapping[str, int]] = {"amqp": 5672, "amqps": 5671}
@@ -107,13 +116,16 @@ class Limits:
         read_ahead_bytes: Bytes buffered beyond what the flow took.
         publish_window_records: Published messages whose confirm is still awaited.
         publish_window_bytes: Their bytes.
+        message_bytes_max: Largest message to be published; the broker's own limit (``max_message_size``, 128 MiB
+            up to RabbitMQ 3.13, 16 MiB from 4.0 on) is not told to clients.
     """
 
-    prefetch: int = 8192
+    prefetch: int = 2048
     read_ahead_records: int = 8192
     read_ahead_bytes: int = 32 * 1024 * 1024
     publish_window_records: int = 4096
     publish_window_bytes: int = 16 * 1024 * 1024
+    message_bytes_max: int = 16 * 1024 * 1024
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
@@ -206,6 +218,115 @@ class RabbitMQ:
         """Where a node speaks the stream protocol."""
         return Address(address.scheme, address.host, self.stream_port or STREAM_PORTS[address.scheme])
 
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        id_from: IdFrom = "message_id",
+        readers: Readers = "exclusive",
+        mode: SinkMode = "confirm",
+        declare: QueueDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitQueue[bytes]: ...
+
+    @overload
+    def queue(
+        self,
+        name: str,
+        *,
+        value: type[T] | Codec[T],
+        id_from: IdFrom = "message_id",
+        readers: Readers = "exclusive",
+        mode: SinkMode = "confirm",
+        declare: QueueDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitQueue[T]: ...
+
+    def queue(  # noqa: PLR0913 - the one call a user writes; each keyword stands alone
+        self,
+        name: str,
+        *,
+        value: Any = bytes,
+        id_from: IdFrom = "message_id",
+        readers: Readers = "exclusive",
+        mode: SinkMode = "confirm",
+        declare: QueueDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitQueue[Any]:
+        """Returns a classic or quorum queue, to be read from, or written to, or both by different flows.
+
+        Args:
+            name: The queue's name; it must exist unless ``declare`` is given.
+            value: Type or codec of the values; bytes by default.
+            id_from: Source: what a message is known by when it comes again: its ``message_id``, a ``digest`` of its
+                body (exact only if no two bodies are equal), a function of the `Delivery`, or None: at-least-once.
+            readers: Source: ``exclusive`` (nobody else reads), ``single_active`` (a queue with a single active
+                consumer, which knows no exclusive ones) or ``shared`` (consumers compete: at-least-once, no order).
+            mode: Sink: ``confirm``, or ``tx`` (slower; nothing doubled when this process dies).
+            declare: What the queue shall be, if it may be made where it is missing; one that is there must be equal.
+            limits: Bounds; the defaults suit most.
+
+        Raises:
+            SettingsError: A name or a choice is not legal.
+            DefinitionError: Values of that type cannot be read.
+        """
+        from streamflow_rabbitmq.queue import QueueSettings, RabbitQueue
+
+        return RabbitQueue(self, QueueSettings(name, id_from, readers, mode, declare, limits or Limits()), value)
+
+    @overload
+    def exchange(
+        self,
+        name: str,
+        *,
+        routing_key: str = "",
+        mode: SinkMode = "confirm",
+        declare: ExchangeDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitExchange[bytes]: ...
+
+    @overload
+    def exchange(
+        self,
+        name: str,
+        *,
+        value: type[T] | Codec[T],
+        routing_key: str = "",
+        mode: SinkMode = "confirm",
+        declare: ExchangeDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitExchange[T]: ...
+
+    def exchange(
+        self,
+        name: str,
+        *,
+        value: Any = bytes,
+        routing_key: str = "",
+        mode: SinkMode = "confirm",
+        declare: ExchangeDeclaration | None = None,
+        limits: Limits | None = None,
+    ) -> RabbitExchange[Any]:
+        """Returns an exchange, to be written to.
+
+        Args:
+            name: The exchange's name; it must exist unless ``declare`` is given. Bindings are never made: a message
+                that no queue takes is a record that the broker refuses.
+            value: Type or codec of the values; bytes by default.
+            routing_key: Of every message; ``to(subject=)`` gives each record its own.
+            mode: ``confirm``, or ``tx`` (slower; nothing doubled when this process dies).
+            declare: What the exchange shall be, if it may be made where it is missing.
+            limits: Bounds; the defaults suit most.
+
+        Raises:
+            SettingsError: A name or a choice is not legal.
+            DefinitionError: Values of that type cannot be written.
+        """
+        from streamflow_rabbitmq.exchange import ExchangeSettings, RabbitExchange
+
+        return RabbitExchange(self, ExchangeSettings(name, routing_key, mode, declare, limits or Limits()), value)
+
 
 @dataclass(frozen=True, slots=True)
 class _ParsedUrl:
@@ -274,7 +395,3 @@ def check_name(name: str, what: str, *, empty: bool = False) -> None:
         raise SettingsError(
             f"{name[:40]!r} is no name of a {what}", hint="Names have up to 255 bytes and no control characters."
         )
-
-
-Argument = str | int | bool
-"""Value of an argument with which a queue or an exchange is declared."""

@@ -198,6 +198,16 @@ class Source(Connector, Protocol):
         ...
 
 
+@runtime_checkable
+class EpochBound(Protocol):
+    """What a source may have besides: a bound on what it may leave unacknowledged, and so on an epoch."""
+
+    @property
+    def epoch_full(self) -> bool:
+        """Whether so much was taken that the epoch should end as soon as the last commit is done."""
+        ...
+
+
 class Sink(Connector, Protocol):
     """One opened sink. `encode` runs on arrival; all else after the commit."""
 

@@ -447,6 +447,8 @@ class Engine:
         settings = self.job.settings
         if self.intake.epoch_records >= settings.epoch_records_max:
             return True
+        if any(pump.epoch_full for pump in self.intake.pumps):
+            return True
         return any(staging.size_bytes >= settings.epoch_bytes_max for staging in self.stagings.values())
 
     def _stalled(self) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Source, SourceContext, takes_nulls
+from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
@@ -60,6 +60,7 @@ class Pump:
         self.ended = False
         self.opened = False
         self.source: Source | None = None
+        self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
         self._taken = dict(resume)
         self._wake = wake
@@ -80,6 +81,11 @@ class Pump:
     def waiting(self) -> bool:
         """Whether there is something to take."""
         return bool(self._buffer)
+
+    @property
+    def epoch_full(self) -> bool:
+        """Whether the source waits for a commit before it can go on."""
+        return self._bound is not None and self._bound.epoch_full
 
     @property
     def buffered(self) -> int:
@@ -130,6 +136,7 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
+        self._bound = source if isinstance(source, EpochBound) else None
         self._wake()
 
     async def _pin(self, starts: Mapping[Partition, Position]) -> None:
@@ -235,7 +242,7 @@ class Pump:
         self._drop()
 
     async def _close(self) -> None:
-        source, self.source = self.source, None
+        source, self.source, self._bound = self.source, None, None
         if source is not None:
             await _quietly_close(source)
 
