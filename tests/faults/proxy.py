@@ -20,12 +20,17 @@ class Line:
     direction, and nobody is told; what was sent meanwhile can be let through later, when the sender has long given it
     up. delay: everything takes its time. Cuts and silences hit the connections that there are; new ones are made
     unless the line refuses them.
+
+    Args:
+        server: The broker.
+        port: The port to pass on to, if it is not that of the broker's URL.
     """
 
-    def __init__(self, server: BrokerServer) -> None:
+    def __init__(self, server: BrokerServer, port: int = 0) -> None:
         self.cuts = self.silences = self.late_bytes = 0
         self.delay_seconds = 0.0
         self._server = server
+        self._far_port = port or server.port
         self._pairs: set[_Pair] = set()
         self._cut_after_bytes = -1
         self._refusing = False
@@ -44,8 +49,11 @@ class Line:
 
     @property
     def url(self) -> str:
-        host, port = self._listener.sockets[0].getsockname()
-        return self._server.url.replace(f"{self._server.host}:{self._server.port}", f"{host}:{port}")
+        return self._server.url.replace(f":{self._server.port}", f":{self.port}")
+
+    @property
+    def port(self) -> int:
+        return int(self._listener.sockets[0].getsockname()[1])
 
     def cut(self) -> int:
         """Cuts every connection; returns how many there were."""
@@ -88,7 +96,7 @@ class Line:
             writer.transport.abort()
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._server.host, self._server.port)
+            far_reader, far_writer = await asyncio.open_connection(self._server.host, self._far_port)
         except OSError:
             writer.transport.abort()
             return

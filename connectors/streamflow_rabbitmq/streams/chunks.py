@@ -94,7 +94,8 @@ def take_apart(chunk: Chunk, start: int) -> Records:
 
 def _plain(chunk: Chunk) -> list[bytes] | None:
     """The messages of a chunk without batches; None if it has one. The loop that all speed depends on."""
-    data, at, raw = chunk.data, 0, []
+    data, at = chunk.data, 0
+    raw: list[bytes] = []
     append, number = raw.append, int.from_bytes
     for _ in range(chunk.entries):
         size = number(data[at : at + 4])

@@ -68,7 +68,7 @@ class StreamLink(asyncio.Protocol):
         self._answers: dict[int, asyncio.Future[Fields]] = {}
         self._tuned: asyncio.Future[Fields] = loop.create_future()
         self._numbers = itertools.count(1)
-        self._subscriptions = itertools.count()
+        self._ids = list(range(255, -1, -1))
         self._room = asyncio.Event()
         self._room.set()
         self._heard = loop.time()
@@ -200,13 +200,22 @@ class StreamLink(asyncio.Protocol):
             )
         return found
 
-    def next_subscription(self) -> int:
-        """A subscription or publisher id that was not used on this connection yet, from 0 to 255."""
-        number = next(self._subscriptions)
-        if number > 255:
-            # Ids are one byte, and reusing one could mix up what is still on its way.
-            raise Unavailable("the connection has used up its ids", hint="It is opened again by itself.")
-        return number
+    def take_id(self) -> int:
+        """An id for a subscription or a publisher, from 0 to 255, that is not in use on this connection.
+
+        Raises:
+            Unavailable: There is none.
+        """
+        if not self._ids:
+            raise Unavailable(
+                f"all 256 ids of the connection to RabbitMQ at {self.address} are in use",
+                hint="It is opened again by itself; does a super stream have more partitions?",
+            )
+        return self._ids.pop()
+
+    def give_back_id(self, number: int) -> None:
+        """Frees an id for which nothing is on its way any more: the broker has answered that it is gone."""
+        self._ids.append(number)
 
     # What asyncio calls.
 
@@ -383,32 +392,6 @@ class StreamLink(asyncio.Protocol):
             return
         self.send_now(HEADER.pack(4, Command.HEARTBEAT, 1))
         self._beat = self._loop.call_later(self._heartbeat_seconds, self._on_beat)
-
-
-async def connect_to(
-    rabbit: RabbitMQ, stream: str, name: str, *, heartbeat_seconds: int
-) -> tuple[StreamLink, StreamMetadata]:
-    """Connects to the leader of a stream, by way of the first node that answers.
-
-    A node that says that it is the leader keeps the connection, whatever address it was reached by: a proxy stays in
-    between.
-
-    Raises:
-        NotFound: There is no such stream.
-        Unavailable: Nobody answers, or the stream has no leader now.
-    """
-    link = await connect_any(rabbit, name, heartbeat_seconds=heartbeat_seconds)
-    try:
-        metadata = await link.metadata(stream)
-        assert metadata.leader is not None, "checked by metadata()"
-        if metadata.leader == link.advertised:
-            return link, metadata
-    except BaseException:
-        await link.close()
-        raise
-    await link.close()
-    leader = Address(link.address.scheme, metadata.leader.host, metadata.leader.port)
-    return await StreamLink.connect(rabbit, leader, name, heartbeat_seconds), metadata
 
 
 async def connect_any(rabbit: RabbitMQ, name: str, *, heartbeat_seconds: int) -> StreamLink:

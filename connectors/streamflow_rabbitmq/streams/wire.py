@@ -169,26 +169,13 @@ def offset_specification(start: Start, offset: int = 0) -> bytes:
     return start.to_bytes(2) + (offset.to_bytes(8) if start is Start.OFFSET else b"")
 
 
-def publish(publisher: int, messages: Sequence[tuple[int, bytes]]) -> bytes:
-    """Publishes messages, each under its id, which rises."""
-    pack = _MESSAGE.pack
-    parts = [b""]
-    for number, message in messages:
-        parts += (pack(number, len(message)), message)
-    size = PUBLISH_HEADER_BYTES - 4 + sum(map(len, parts))
-    parts[0] = _PUBLISH.pack(size, Command.PUBLISH, 1, publisher, len(messages))
-    return b"".join(parts)
-
-
-def publish_run(publisher: int, first: int, messages: Sequence[bytes]) -> bytes:
-    """Publishes messages under consecutive ids from ``first`` on."""
-    count = len(messages)
+def publish(publisher: int, ids: Sequence[int], messages: Sequence[bytes]) -> bytes:
+    """Publishes messages, each under its id; ids rise."""
     sizes = list(map(len, messages))
-    heads = map(_MESSAGE.pack, range(first, first + count), sizes)
-    size = PUBLISH_HEADER_BYTES - 4 + MESSAGE_HEADER_BYTES * count + sum(sizes)
-    parts: list[bytes] = [b""] * (2 * count + 1)
-    parts[0] = _PUBLISH.pack(size, Command.PUBLISH, 1, publisher, count)
-    parts[1::2] = heads
+    parts: list[bytes] = [b""] * (2 * len(sizes) + 1)
+    size = PUBLISH_HEADER_BYTES - 4 + MESSAGE_HEADER_BYTES * len(sizes) + sum(sizes)
+    parts[0] = _PUBLISH.pack(size, Command.PUBLISH, 1, publisher, len(sizes))
+    parts[1::2] = map(_MESSAGE.pack, ids, sizes)
     parts[2::2] = messages
     return b"".join(parts)
 
