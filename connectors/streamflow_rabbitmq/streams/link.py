@@ -339,7 +339,8 @@ class StreamLink(asyncio.Protocol):
             confirmed = self.confirmed.get(data[4])
             if confirmed is not None:
                 confirmed(data[9:])
-        elif command & RESPONSE:
+        elif command & RESPONSE or command == Command.PARTITIONS:
+            # RabbitMQ 3.10 leaves the mark of a response out where it answers with partitions
             self._on_answer(command & ~RESPONSE, data)
         else:
             self._on_command(command, Fields(data, 4))

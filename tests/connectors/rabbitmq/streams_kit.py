@@ -11,7 +11,7 @@ import pytest_asyncio
 
 from streamflow_rabbitmq import Limits, RabbitMQ, RabbitStream, Times, UserPassword
 from tests.brokers import RabbitServer
-from tests.connectors.rabbitmq.streams_outside import SEGMENT_BYTES, Streams
+from tests.connectors.rabbitmq.streams_outside import Streams
 from tests.faults.proxy import Line
 
 NAME = "conformance"
@@ -55,6 +55,8 @@ class StreamStage:
     """Hooks that source and sink share: one plain stream."""
 
     environment: Stage
+    names: Sequence[str] = (NAME,)
+    segment_bytes = 0
     kills = False
     """Whether `take_down` kills the server; else it cuts the lines, which takes no time."""
 
@@ -72,7 +74,8 @@ class StreamStage:
         await self.remove()
 
     async def create(self) -> None:
-        await self.environment.streams.make(NAME, stream_max_segment_size_bytes=SEGMENT_BYTES)
+        arguments = {"stream_max_segment_size_bytes": self.segment_bytes} if self.segment_bytes else {}
+        await self.environment.streams.make(NAME, **arguments)
 
     async def remove(self) -> None:
         await self.environment.streams.delete(NAME)
@@ -91,9 +94,15 @@ class StreamStage:
 
     async def bring_up(self) -> None:
         if self.kills:
-            await self.environment.server.start_async()
-            await self.environment.connect()
+            await self.restart()
         self.environment.bring_up()
+
+    async def restart(self) -> None:
+        """Starts the server again, and waits until the streams can be used."""
+        await self.environment.server.start_async()
+        await self.environment.connect()
+        for name in self.names:
+            await self.environment.streams.available(name)
 
     def segments(self, stream: str) -> Sequence[Path]:
         """The files of a stream, the oldest first: pairs of index and segment."""

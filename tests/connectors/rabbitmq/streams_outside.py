@@ -13,6 +13,7 @@ import aio_pika
 from rstream import AMQPMessage, amqp_decoder, schema
 from rstream.client import Client
 from rstream.constants import OffsetType
+from rstream.exceptions import LeaderNotAvailable, ServerError
 
 from tests.brokers import RabbitServer
 
@@ -46,7 +47,8 @@ class Streams:
         # Not its own close(): that sleeps, and waits for answers of a server that may be gone.
         self._client._is_not_closed = False
         for name in list(self._client._tasks):
-            await self._client.stop_task(name)
+            with contextlib.suppress(Exception):  # what a task has died of is of no interest any more
+                await self._client.stop_task(name)
         if self._client._conn is not None:
             with contextlib.suppress(OSError):
                 await self._client._conn.close()
@@ -54,6 +56,15 @@ class Streams:
     async def make(self, name: str, **arguments: Any) -> None:
         """Makes a stream; arguments as the protocol names them, with _ for -."""
         await self._client.create_stream(name, {key.replace("_", "-"): value for key, value in arguments.items()})
+
+    async def available(self, name: str) -> None:
+        """Waits until a stream can be used after the start of its server."""
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                with contextlib.suppress(ServerError, LeaderNotAvailable):
+                    await self.end(name)
+                    return
+                await asyncio.sleep(0.05)
 
     async def delete(self, name: str) -> None:
         self._publishers.pop(name, None)
@@ -117,14 +128,16 @@ class Streams:
         last = chunks.get_nowait()
         return last.chunk_first_offset + last.num_records
 
-    async def make_super(self, name: str, count: int, first: int = 0) -> list[str]:
+    async def make_super(self, name: str, count: int, first: int = 0, segment_bytes: int = 0) -> list[str]:
         """Makes a super stream, or adds partitions to it: RabbitMQ before 3.13 has no command for that."""
         partitions = [f"{name}-{number}" for number in range(first, first + count)]
         async with await aio_pika.connect(self._server.url) as connection:
             channel = await connection.channel()
             exchange = await channel.declare_exchange(name, "direct", durable=True, arguments={"x-super-stream": True})
             for number, partition in enumerate(partitions, first):
-                arguments = {"x-queue-type": "stream", "x-stream-max-segment-size-bytes": SEGMENT_BYTES}
+                arguments: dict[str, Any] = {"x-queue-type": "stream"}
+                if segment_bytes:
+                    arguments["x-stream-max-segment-size-bytes"] = segment_bytes
                 queue = await channel.declare_queue(partition, durable=True, arguments=arguments)
                 await queue.bind(exchange, str(number), arguments={"x-stream-partition-order": number})
         return partitions
@@ -133,6 +146,7 @@ class Streams:
         async with await aio_pika.connect(self._server.url) as connection:
             channel = await connection.channel()
             for partition in partitions:
+                self._publishers.pop(partition, None)
                 await channel.queue_delete(partition)
             await channel.exchange_delete(name)
 

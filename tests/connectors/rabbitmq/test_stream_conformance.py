@@ -10,6 +10,7 @@ import pytest
 from streamflow.testing.conformance import SinkConformance, SourceConformance
 from streamflow_rabbitmq import RabbitStream
 from tests.connectors.rabbitmq.streams_kit import LIMITS, NAME, StreamStage
+from tests.connectors.rabbitmq.streams_outside import SEGMENT_BYTES
 
 FEW = 20
 """So many records are fed one by one, each into a segment of its own."""
@@ -21,7 +22,7 @@ class SuperStage(StreamStage):
     names: Sequence[str] = tuple(f"{NAME}-{number}" for number in range(3))
 
     async def create(self) -> None:
-        await self.environment.streams.make_super(NAME, 3)
+        await self.environment.streams.make_super(NAME, 3, segment_bytes=self.segment_bytes)
 
     async def remove(self) -> None:
         await self.environment.streams.delete_super(NAME, self.names)
@@ -31,6 +32,8 @@ class SuperStage(StreamStage):
 
 
 class SourceStage(StreamStage, SourceConformance):
+    segment_bytes = SEGMENT_BYTES
+
     def spec(self) -> RabbitStream[bytes]:
         return self.environment.rabbit.stream(NAME, limits=LIMITS)
 
@@ -52,8 +55,7 @@ class SourceStage(StreamStage, SourceConformance):
         await server.kill_async()
         for path in self.segments(self.stream(partition))[-2 * count :]:
             path.unlink()
-        await server.start_async()
-        await self.environment.connect()
+        await self.restart()
 
 
 class TestStreamSource(SourceStage):
