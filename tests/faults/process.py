@@ -38,6 +38,11 @@ _context.set_forkserver_preload(
         "streamflow_nats.msgid",
         "streamflow_nats.positional",
         "streamflow_nats.queue",
+        "tests.faults.rabbitmq.stream_flow",
+        "aiormq",
+        "streamflow_rabbitmq.streams.sink",
+        "streamflow_rabbitmq.streams.source",
+        "streamflow_rabbitmq.streams.super_sink",
     ]
 )
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

@@ -26,6 +26,8 @@ ANSWER_SECONDS = 10.0
 class Streams:
     """A plain client of the stream protocol."""
 
+    answer_seconds = ANSWER_SECONDS
+
     def __init__(self, server: RabbitServer) -> None:
         self._server = server
         self._client: Client
@@ -95,26 +97,26 @@ class Streams:
         await self._client.send_frame(frame)
         await self._confirmations(1)
 
-    async def messages(self, name: str) -> list[tuple[int, bytes]]:
-        """All messages of a stream, as they are, with their offsets."""
+    async def messages(self, name: str, start: int = 0) -> list[tuple[int, bytes]]:
+        """All messages of a stream from an offset on, as they are, with their offsets."""
         end = await self.end(name)
         found: list[tuple[int, bytes]] = []
+        if end <= start:
+            return found
         number = self._take_id()
         chunks = self._listen(number)
-        await self._client.subscribe(name, number, initial_credit=50)
+        await self._client.subscribe(name, number, schema.OffsetSpecOffset(OffsetType.OFFSET, start), 50)
         while not found or found[-1][0] < end - 1:
-            if not end:
-                break
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(self.answer_seconds):
                 chunk = await chunks.get()
             await self._client.credit(number, 1)
             found += enumerate(map(bytes, chunk.get_messages()), chunk.chunk_first_offset)
         await self._client.unsubscribe(number)
-        return found
+        return [each for each in found if each[0] >= start]
 
     async def values(self, name: str) -> list[bytes]:
         """The payloads of all messages of a stream."""
-        return [_body(message) for _, message in await self.messages(name)]
+        return [body_of(message) for _, message in await self.messages(name)]
 
     async def end(self, name: str) -> int:
         """The offset behind the last record; 0 if there is none."""
@@ -156,7 +158,7 @@ class Streams:
         return found
 
     async def _confirmations(self, count: int) -> None:
-        async with asyncio.timeout(ANSWER_SECONDS):
+        async with asyncio.timeout(self.answer_seconds):
             while count > 0:
                 count -= await self._confirmed.get()
 
@@ -180,6 +182,6 @@ class Streams:
         return self._next_id
 
 
-def _body(message: bytes) -> bytes:
+def body_of(message: bytes) -> bytes:
     body = amqp_decoder(message).body
     return b"".join(map(bytes, body)) if not isinstance(body, bytes) else body
