@@ -34,7 +34,7 @@ class Streams:
         self._confirmed: asyncio.Queue[int] = asyncio.Queue()
         self._chunks: dict[int, asyncio.Queue[schema.Deliver]] = {}
         self._publishers: dict[str, int] = {}
-        self._next_id = 0
+        self._ids = list(range(255, 0, -1))
 
     async def __aenter__(self) -> Self:
         self._client = Client(self._server.host, self._server.stream_port, frame_max=1024 * 1024, heartbeat=60)
@@ -111,7 +111,7 @@ class Streams:
                 chunk = await chunks.get()
             await self._client.credit(number, 1)
             found += enumerate(map(bytes, chunk.get_messages()), chunk.chunk_first_offset)
-        await self._client.unsubscribe(number)
+        await self._unsubscribe(number)
         return [each for each in found if each[0] >= start]
 
     async def values(self, name: str) -> list[bytes]:
@@ -123,8 +123,7 @@ class Streams:
         number = self._take_id()
         chunks = self._listen(number)
         await self._client.subscribe(name, number, schema.OffsetSpec(OffsetType.LAST), initial_credit=1)
-        await self._client.unsubscribe(number)
-        await asyncio.sleep(0.01)
+        await self._unsubscribe(number)
         if chunks.empty():
             return 0
         last = chunks.get_nowait()
@@ -178,8 +177,12 @@ class Streams:
         return chunks
 
     def _take_id(self) -> int:
-        self._next_id += 1
-        return self._next_id
+        return self._ids.pop()
+
+    async def _unsubscribe(self, number: int) -> None:
+        await self._client.unsubscribe(number)
+        self._client.remove_handler(schema.Deliver, str(number))
+        self._ids.append(number)
 
 
 def body_of(message: bytes) -> bytes:

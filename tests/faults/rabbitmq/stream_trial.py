@@ -48,18 +48,16 @@ class Watched:
     def __init__(self) -> None:
         self.bodies: dict[str, list[bytes]] = {}
         self._offsets: dict[str, int] = {}
-
-    def forget(self, stream: str) -> None:
-        self.bodies.pop(stream, None)
-        self._offsets.pop(stream, None)
+        self._reading = asyncio.Lock()
 
     async def read(self, streams: Streams, stream: str) -> list[bytes]:
-        found = await streams.messages(stream, self._offsets.get(stream, 0))
-        if found:
-            self._offsets[stream] = found[-1][0] + 1
-        bodies = self.bodies.setdefault(stream, [])
-        bodies += [body_of(message) for _, message in found]
-        return bodies
+        async with self._reading:
+            found = await streams.messages(stream, self._offsets.get(stream, 0))
+            if found:
+                self._offsets[stream] = found[-1][0] + 1
+            bodies = self.bodies.setdefault(stream, [])
+            bodies += [body_of(message) for _, message in found]
+            return bodies
 
 
 class Outsider(Streams):
