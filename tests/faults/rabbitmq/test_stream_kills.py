@@ -102,7 +102,7 @@ async def test_the_broker_is_killed(rabbit_server: RabbitServer, tmp_path: Path)
     """While nothing happens, and in the middle of a publish of each flow."""
     server, rounds = rabbit_server, 3
     async with AsyncExitStack() as stack:
-        trials = [await stack.enter_async_context(Trial(server, tmp_path, kind)) for kind in KINDS]
+        trials = [await stack.enter_async_context(Trial(server, tmp_path, kind, settings=SETTINGS)) for kind in KINDS]
         feeders = [await stack.enter_async_context(trial.feeder(seed)) for seed, trial in enumerate(trials)]
         for trial in trials:
             trial.flow.start(Trap("publish.part", action="hold", gate=trial.folder / "gate"))
@@ -133,7 +133,7 @@ async def test_the_broker_is_killed(rabbit_server: RabbitServer, tmp_path: Path)
 
 @pytest.mark.timeout(120)
 async def test_the_broker_is_killed_in_a_publish(rabbit_server: RabbitServer, tmp_path: Path) -> None:
-    async with Trial(rabbit_server, tmp_path, PLAIN) as trial, trial.feeder() as feeder:
+    async with Trial(rabbit_server, tmp_path, PLAIN, settings=SETTINGS) as trial, trial.feeder() as feeder:
         gate = trial.folder / "gate"
         trial.flow.start(Trap("publish.part", action="hold", gate=gate))
         await asyncio.sleep(1)

@@ -39,6 +39,7 @@ async def test_the_input_lost_its_end(rabbit_server: RabbitServer, tmp_path: Pat
     """The broker comes back without the last segments; so does a stream that was restored from a backup."""
     async with Trial(rabbit_server, tmp_path, segment_bytes=SEGMENT_BYTES) as trial:
         await fed_singly(trial, 10)
+        await asyncio.sleep(1)  # what the broker notes of its first streams reaches the disk half a second later
         await rabbit_server.kill_async()
         for path in segments(rabbit_server, trial.source)[-6:]:
             path.unlink()

@@ -25,7 +25,8 @@ REFUSALS = ("Fenced", "SinkAhead")
 async def fail_over(server: RabbitServer, folder: Path, kind: Kind, freeze: Trap) -> str:
     """One trial; returns how the zombie ended."""
     where = f"{kind} frozen at {freeze.point}"
-    async with Trial(server, folder, kind) as trial, AsyncExitStack() as stack:
+    # many small chunks: a publish has several parts
+    async with Trial(server, folder, kind, settings={"chunk_bytes": 2_000}) as trial, AsyncExitStack() as stack:
         old = trial.flow
         async with trial.feeder() as feeder:
             if freeze.point == "sink.asked":
