@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Final, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Final, Generic, Literal, TypeVar
 
 from streamflow.codecs import Codec, codec_for
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
@@ -59,6 +59,9 @@ class RabbitStream(Generic[T]):
     """
 
     __slots__ = ("_codec", "rabbit", "settings")
+
+    writes_keys: ClassVar[bool] = True
+    """A keyed stream's key goes into the message."""
 
     def __init__(self, rabbit: RabbitMQ, settings: StreamSettings, value: type[T] | Codec[T]) -> None:
         self.rabbit = rabbit
