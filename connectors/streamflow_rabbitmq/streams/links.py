@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection
 
 from streamflow.errors import Unavailable
 from streamflow_rabbitmq.settings import Address, RabbitMQ
+from streamflow_rabbitmq.streams.edges import SETTLE_PAUSE_SECONDS, SETTLE_SECONDS
 from streamflow_rabbitmq.streams.link import StreamLink, connect_any, explain
 from streamflow_rabbitmq.streams.wire import Broker, Code, Command, string
 
@@ -48,18 +50,30 @@ class Links:
             self._add(link, leader)
         return self._links[leader]
 
-    async def partitions(self, super_stream: str) -> list[str]:
+    async def partitions(self, super_stream: str, known: Collection[str] = ()) -> list[str]:
         """The partitions of a super stream, in their order.
+
+        A broker that has just started takes connections before it has all of its bindings back. So a super stream that
+        is missing, or has lost some that are known, is looked at again for a while.
+
+        Args:
+            super_stream: Its name.
+            known: Partitions that it had before.
 
         Raises:
             NotFound: There is no such super stream.
         """
-        code, fields = await self.any.request(Command.PARTITIONS, string(super_stream))
-        found = fields.strings() if code == Code.OK else []
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + SETTLE_SECONDS
+        while True:
+            code, fields = await self.any.request(Command.PARTITIONS, string(super_stream))
+            found = fields.strings() if code == Code.OK else []
+            if (found and set(known) <= set(found)) or loop.time() > deadline:
+                break
+            await asyncio.sleep(SETTLE_PAUSE_SECONDS)
         if not found:
-            raise explain(
-                code if code != Code.OK else Code.STREAM_DOES_NOT_EXIST, f"super stream {super_stream}", self.any
-            )
+            missing = Code.STREAM_DOES_NOT_EXIST if code == Code.OK else code
+            raise explain(missing, f"super stream {super_stream}", self.any)
         return found
 
     @property

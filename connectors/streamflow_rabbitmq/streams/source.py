@@ -120,7 +120,7 @@ class StreamSource:
         """The streams to read, by the names of their partitions."""
         if not self._settings.partitioned:
             return {"": self._settings.name}
-        names = await links.partitions(self._settings.name)
+        names = await links.partitions(self._settings.name, resume)
         gone = sorted(set(resume) - set(names))
         if gone:
             raise SourceReplaced(

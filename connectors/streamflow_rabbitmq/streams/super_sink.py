@@ -67,6 +67,8 @@ class SuperStreamSink(BaseSink):
         self._names = await links.partitions(self._settings.name)
 
     async def _connect(self, links: Links, names: list[str]) -> None:
+        if not set(names) <= set(self._names):
+            self._names = await links.partitions(self._settings.name, names)
         gone = sorted(set(names) - set(self._names))
         if gone:
             raise ProgressUnknown(
