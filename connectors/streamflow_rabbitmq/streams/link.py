@@ -252,7 +252,7 @@ class StreamLink(asyncio.Protocol):
         while end - at >= 4:
             size = int.from_bytes(data[at : at + 4])
             if size > DELIVERY_BYTES_MAX:
-                self.fail(ConnectorError(_too_large(size), hint="Publish smaller batches to this stream."))
+                self.fail(_too_large(size, self.address, data[at : at + 4]))
                 return
             if at + 4 + size > end:
                 self._wanted = 4 + size
@@ -430,8 +430,16 @@ def explain(code: int, what: str, link: StreamLink) -> ConnectorError:
     return ConnectorError(f"{where}: {known} (code {code})", hint="See the server's log.")
 
 
-def _too_large(size: int) -> str:
-    return f"a frame of {size} bytes came, and {DELIVERY_BYTES_MAX} is the most that is taken"
+def _too_large(size: int, address: Address, start: bytes) -> ConnectorError:
+    if start == b"AMQP":
+        return ConnectorError(
+            f"what listens at {address} speaks AMQP, not the stream protocol",
+            hint="Name the stream protocol's port by stream_port= of RabbitMQ(...); it is 5552, with TLS 5551.",
+        )
+    return ConnectorError(
+        f"a frame of {size} bytes came from {address}, and {DELIVERY_BYTES_MAX} is the most that is taken",
+        hint="Publish smaller batches to this stream.",
+    )
 
 
 async def _tls_context(rabbit: RabbitMQ, address: Address) -> ssl.SSLContext | None:
