@@ -72,6 +72,13 @@ def test_what_others_write_is_read() -> None:
     assert read_message(b"\x00Su\xa0\x01a\x00Su\xa0\x01b").payload == b"ab"  # a body in two sections
 
 
+PACKERS: list[Any] = [
+    bytes,
+    gzip.compress,
+    cramjam.snappy.compress,
+    cramjam.lz4.compress,
+    cramjam.zstd.compress,
+]
 NO_MESSAGES = [
     b"",
     b"{}",
@@ -95,7 +102,7 @@ def test_what_is_no_such_message_comes_as_it_is(raw: bytes) -> None:
 def test_batches_are_taken_apart(compression: int) -> None:
     messages = [write_message(b"%d" % n, None, None) for n in range(100)]
     plain = b"".join(map(entry, messages))
-    pack = [bytes, gzip.compress, cramjam.snappy.compress, cramjam.lz4.compress, cramjam.zstd.compress][compression]
+    pack = PACKERS[compression]
     entries = entry(messages[0]) + batch(compression, messages, bytes(pack(plain))) + entry(messages[1])
     chunk = read_chunk(delivered(entries, 3, 102, offset=40))
     assert take_apart(chunk, 0).payloads == [b"0", *(b"%d" % n for n in range(100)), b"1"]
@@ -107,7 +114,7 @@ def test_batches_are_taken_apart(compression: int) -> None:
 @pytest.mark.parametrize("compression", [1, 2, 3, 4])
 def test_a_batch_never_becomes_more_than_it_says(compression: int) -> None:
     plain = b"\0" * 50_000_000
-    pack = [bytes, gzip.compress, cramjam.snappy.compress, cramjam.lz4.compress, cramjam.zstd.compress][compression]
+    pack = PACKERS[compression]
     packed = bytes(pack(plain))
     assert len(packed) < 5_000_000
     for size in (1000, 1 << 31):
