@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.connect.secret import Secret
-from streamflow.errors import ConnectorError, MissingExtraError, SettingsError, Unavailable
+from streamflow.errors import ConnectorError, SettingsError, Unavailable
 from streamflow_kafka.settings import Kafka, Options, SaslOAuth, SaslPlain, SaslScram, Tls
 
 if TYPE_CHECKING:
@@ -21,24 +21,23 @@ if TYPE_CHECKING:
 
 EARLIEST: Final = -2
 LATEST: Final = -1
+READ_UNCOMMITTED: Final = 0
 READ_COMMITTED: Final = 1
 _TOPIC_DENIED: Final = 29
+
+
+class Unsettled(Unavailable):
+    """The brokers answer, though they do not know enough at this time: a partition changes its leader."""
 
 
 async def client_options(kafka: Kafka) -> dict[str, Any]:
     """Reads the files that the settings name, off the loop, as arguments for aiokafka's clients and connections.
 
     Raises:
-        MissingExtraError: aiokafka is not installed.
         SettingsError: A file cannot be used.
     """
-    try:
-        from aiokafka.abc import AbstractTokenProvider
-    except ImportError:
-        raise MissingExtraError(
-            "streamflow_kafka needs aiokafka, which is not installed",
-            hint='Install the extra: pip install "streamflow-asyncio[kafka]".',
-        ) from None
+    from aiokafka.abc import AbstractTokenProvider
+
     options: dict[str, Any] = {}
     login = not (kafka.security is None or isinstance(kafka.security, Tls))
     encrypted = kafka.tls is not None
@@ -56,7 +55,7 @@ async def client_options(kafka: Kafka) -> dict[str, Any]:
         case SaslOAuth(token):
 
             class Tokens(AbstractTokenProvider):  # type: ignore[misc]
-                async def token(self) -> str:
+                async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
                     return await token()
 
             options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": Tokens()}
@@ -137,6 +136,11 @@ class Cluster:
 
         return read_metadata(await self._exchange(connection, MetadataRequest(names)))
 
+    @property
+    def nodes(self) -> Set[int]:
+        """The brokers that are known."""
+        return self._brokers.keys()
+
     async def metadata(self, names: Sequence[str] | None) -> Metadata:
         """Asks about topics, all if None; none is made by that."""
         found = await self._ask(await self._connection(next(iter(self._brokers)), ""), names)
@@ -157,15 +161,18 @@ class Cluster:
         node = next(iter(self._brokers)) if node is None else node
         return await self._exchange(await self._connection(node, purpose), request)
 
-    async def offsets(self, leaders: Mapping[tuple[str, int], int], when: int) -> dict[tuple[str, int], int]:
-        """Asks where partitions begin (`EARLIEST`) or end (`LATEST`) for a reader of committed records.
+    async def offsets(
+        self, leaders: Mapping[tuple[str, int], int], when: int, isolation: int = READ_COMMITTED
+    ) -> dict[tuple[str, int], int]:
+        """Asks where partitions begin (`EARLIEST`) or end (`LATEST`), by default for a reader of committed records.
 
         Args:
             leaders: The node that leads each partition.
             when: Which of the two.
+            isolation: `READ_COMMITTED` or `READ_UNCOMMITTED`.
 
         Raises:
-            Unavailable: A partition has no leader, or cannot be asked now.
+            Unavailable: A partition cannot be asked at this time.
         """
         from aiokafka.errors import for_code
         from aiokafka.protocol.offset import OffsetRequest
@@ -175,13 +182,13 @@ class Cluster:
             asked.setdefault(node, {}).setdefault(topic, []).append((number, when))
         found: dict[tuple[str, int], int] = {}
         for node, topics in asked.items():
-            response = await self.send(OffsetRequest(-1, READ_COMMITTED, list(topics.items())), node)
+            response = await self.send(OffsetRequest(-1, isolation, list(topics.items())), node)
             for topic, parts in response.topics:
                 for number, code, _, offset in parts:
                     if code == _TOPIC_DENIED:
                         raise denied(self.kafka, topic)
                     if code:
-                        raise Unavailable(
+                        raise Unsettled(
                             f"Kafka at {self.kafka} cannot tell the offsets of {topic}:{number}: "
                             f"{for_code(code).__name__}",
                             hint="It is asked again; look at the broker if this repeats.",
@@ -267,9 +274,8 @@ def explain(error: BaseException, kafka: Kafka, where: str) -> ConnectorError:
             hint="Check user and password of security=, and that the user exists for that mechanism.",
         )
     if any(isinstance(each, errors.UnsupportedSaslMechanismError | errors.IllegalSaslStateError) for each in reasons):
-        offered = f": {error}" if str(error) and "[" in str(error) else ""
         return ConnectorError(
-            f"Kafka at {where} does not take this way to log in{offered}",
+            f"Kafka at {where} does not take this way to log in",
             hint="Use the kind of security= (SaslPlain, SaslScram, SaslOAuth, Tls) that this listener is made for.",
         )
     for each in reasons:
@@ -290,7 +296,7 @@ def explain(error: BaseException, kafka: Kafka, where: str) -> ConnectorError:
     else:
         return Unavailable(
             f"Kafka at {where} closed the connection",
-            hint="It is tried again; if that repeats, the listener may want TLS or a login: pass security=.",
+            hint="It is tried again; if that repeats, the listener wants TLS or a login, or does not: see security=.",
         )
     return Unavailable(f"no Kafka broker answers at {where}: {text}", hint="Start it, or check host and port.")
 

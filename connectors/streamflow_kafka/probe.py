@@ -28,6 +28,32 @@ async def probe_source(kafka: Kafka, settings: TopicSettings) -> Probe:
     return Probe(True, facts)
 
 
+async def probe_sink(kafka: Kafka, settings: TopicSettings) -> Probe:
+    """Looks whether the topic is there; begins no producer, moves no marker."""
+    facts = {"servers": str(kafka)}
+    cluster: Cluster | None = None
+    try:
+        cluster = await Cluster.connect(kafka, settings.options, "streamflow.probe")
+        await _look_to_write(cluster, settings, facts)
+    except (ConnectorError, SettingsError) as error:
+        return Probe(False, facts, error.message, error.hint)
+    finally:
+        if cluster is not None:
+            await cluster.close()
+    return Probe(True, facts)
+
+
+async def _look_to_write(cluster: Cluster, settings: TopicSettings, facts: dict[str, str]) -> None:
+    from streamflow_kafka.starts import find_topics
+    from streamflow_kafka.tail import topic_settings
+
+    told = await cluster.metadata([])
+    facts |= {"cluster": told.cluster, "brokers": str(len(told.brokers))}
+    (topic,) = (await find_topics(cluster, settings)).values()
+    facts |= {"topic": topic.name, "partitions": str(len(topic.leaders))}
+    facts |= await topic_settings(cluster, topic.name)
+
+
 async def _look(cluster: Cluster, settings: TopicSettings, facts: dict[str, str]) -> None:
     from streamflow_kafka.starts import find_topics, offsets, places
 

@@ -23,7 +23,6 @@ Scram = Literal["SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 DEFAULT_PORT: Final = 9092
 _COMPRESSIONS: Final = ("", "gzip", "snappy", "lz4", "zstd")
-_MAY_BE_ZERO: Final = ("linger_seconds",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +134,6 @@ class Options:
         rack: Source: where this process runs, so that the nearest replica is read.
         compression: Sink: ``gzip``, ``snappy``, ``lz4``, ``zstd``, or empty for none.
         batch_bytes: Sink: size of the batches of records that are sent, before compression.
-        linger_seconds: Sink: how long a batch waits to be filled.
         message_bytes_max: Sink: largest request and so largest message; raise it together with the broker's limit.
         transaction_timeout_seconds: Sink: when a broker gives up a transaction whose sender went away.
     """
@@ -153,17 +151,14 @@ class Options:
     rack: str = ""
     compression: Compression = ""
     batch_bytes: int = 256 * 1024
-    linger_seconds: float = 0.0
     message_bytes_max: int = 1024 * 1024
     transaction_timeout_seconds: float = 60.0
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                least = 0 if name in _MAY_BE_ZERO else None
-                if (least is None and value <= 0) or value < 0:
-                    raise SettingsError(f"Options.{name} must be above 0", hint=f"Leave {name} out for its default.")
+            if isinstance(value, int | float) and not isinstance(value, bool) and value <= 0:
+                raise SettingsError(f"Options.{name} must be above 0", hint=f"Leave {name} out for its default.")
         if self.compression not in _COMPRESSIONS:
             raise SettingsError(
                 f"compression={self.compression!r} is unknown", hint=f"Use one of {', '.join(_COMPRESSIONS[1:])}."

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from streamflow.batch import Partition, Position
-from streamflow.errors import NotFound, PositionAhead, RetentionGap, SourceReplaced, Unavailable
-from streamflow_kafka.client import EARLIEST, LATEST, Cluster, denied
+from streamflow.errors import NotFound, PositionAhead, RetentionGap, SourceReplaced
+from streamflow_kafka.client import EARLIEST, LATEST, Cluster, Unsettled, denied
 from streamflow_kafka.metadata import NO_LEADER, TopicInfo
 from streamflow_kafka.topic import TopicSettings
 
@@ -65,7 +65,7 @@ async def find_topics(cluster: Cluster, settings: TopicSettings) -> dict[str, To
                 hint=f"Make it: kafka-topics.sh --create --topic {name} --partitions 6 (or check the name).",
             )
         if not topic.leaders:
-            raise Unavailable(f"Kafka at {cluster.kafka} does not know topic {name} yet", hint="It is asked again.")
+            raise Unsettled(f"Kafka at {cluster.kafka} does not know topic {name} yet", hint="It is asked again.")
     return dict(told)
 
 
@@ -81,7 +81,7 @@ async def offsets(cluster: Cluster, found: Mapping[Partition, Place], when: int)
     """Asks where partitions begin or end."""
     for place in found.values():
         if place.leader == NO_LEADER:
-            raise Unavailable(
+            raise Unsettled(
                 f"partition {place.partition} has no leader at this time", hint="Look at the brokers that hold it."
             )
     told = await cluster.offsets({(place.topic, place.number): place.leader for place in found.values()}, when)
@@ -112,11 +112,12 @@ class Opening:
             RetentionGap, PositionAhead, SourceReplaced: A stored position no longer fits.
             Unavailable: The cluster cannot tell at this time.
         """
-        # what was read before should still be there: give a cluster that is starting time to say so
-        for wait in (*SETTLE_SECONDS, None) if self._known else (None,):
+        # what was read before should still be there: a cluster that is starting gets time to say so
+        passing = (Unsettled, NotFound, PositionAhead) if self._known else (Unsettled,)
+        for wait in (*SETTLE_SECONDS, None):
             try:
                 return await self._look()
-            except (NotFound, PositionAhead):
+            except passing:
                 if wait is None:
                     raise
                 await asyncio.sleep(wait)

@@ -8,7 +8,7 @@ from typing import Final, Generic, TypeVar
 
 from streamflow.codecs import Codec, codec_for
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
-from streamflow.errors import DefinitionError, SettingsError
+from streamflow.errors import DefinitionError, MissingExtraError, SettingsError
 from streamflow_kafka.settings import Kafka, Options, Start
 
 T = TypeVar("T")
@@ -37,6 +37,22 @@ def check_topic(name: str) -> None:
             f"{name!r} is no legal topic name",
             hint="A topic's name has up to 249 letters, digits, dots, underscores and hyphens.",
         )
+
+
+def need_client() -> None:
+    """Refuses to go on without aiokafka; importing it here takes time only once.
+
+    Raises:
+        MissingExtraError: It is not installed.
+    """
+    try:
+        import aiokafka
+    except ImportError:
+        raise MissingExtraError(
+            "streamflow_kafka needs aiokafka, which is not installed",
+            hint='Install the extra: pip install "streamflow-asyncio[kafka]".',
+        ) from None
+    del aiokafka
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +128,12 @@ class KafkaTopics(Generic[T]):
         return f"<{self.describe()} at {self.kafka}>"
 
     def source(self) -> Source:
-        """Makes an unopened source."""
+        """Makes an unopened source.
+
+        Raises:
+            MissingExtraError: aiokafka is not installed.
+        """
+        need_client()
         from streamflow_kafka.source import KafkaSource
 
         return KafkaSource(self.kafka, self.settings, self.guarantee)
@@ -144,7 +165,9 @@ class KafkaTopic(KafkaTopics[T]):
 
         Raises:
             DefinitionError: ``subject=`` is given.
+            MissingExtraError: aiokafka is not installed.
         """
+        need_client()
         from streamflow_kafka.sink import KafkaSink
 
         if options.subject is not None:

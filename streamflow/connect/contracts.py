@@ -176,7 +176,9 @@ class Source(Connector, Protocol):
         ...
 
     async def read(self) -> SourceBatch | None:
-        """Waits for records; returns a non-empty batch, or None at the end of a bounded source.
+        """Waits for records; returns a batch, or None at the end of a bounded source.
+
+        A batch has records, or moves a position on without any (``resume``).
 
         Cancellation-safe: a cancelled call loses nothing.
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from streamflow.batch import Fragment, Origin
 from streamflow.graph import OnError, Port
 from streamflow.operators.bind import BoundStage
 from streamflow.plan import leaving
+
+
+class _Rows(NamedTuple):
+    values: list[Any]
+    origins: list[Origin]
+    times: list[Any]
+    marks: list[Any]
 
 
 class MapBatch:
@@ -27,7 +34,7 @@ class MapBatch:
 
     def run(self, part: Fragment) -> Iterator[tuple[Fragment, ...]]:
         """A Transform."""
-        values, origins = part.values, part.origins or []
+        values, origins, times, marks = part.values, part.origins or [], part.times, part.marks
         outputs: list[Any] = []
         if values:
             try:
@@ -39,9 +46,14 @@ class MapBatch:
                     self._bound.lost(0, error, part, row)
         if len(outputs) != len(values):
             origins = [(*origins[0], j) for j in range(len(outputs))] if outputs else []
-        yield tuple(self._exit(part, x, outputs, origins) for x in range(len(self._bound.stage.exits) + self._taps))
+            if times and marks:
+                # as of the latest of its records, and no later than any of them
+                times, marks = [max(times)] * len(outputs), [min(marks)] * len(outputs)
+        rows = _Rows(outputs, origins, times or [], marks or [])
+        yield tuple(self._exit(part, x, rows) for x in range(len(self._bound.stage.exits) + self._taps))
 
-    def _exit(self, part: Fragment, x: int, outputs: list[Any], origins: list[Origin]) -> Fragment:
+    def _exit(self, part: Fragment, x: int, rows: _Rows) -> Fragment:
+        outputs, origins, times, marks = rows
         exits = self._bound.stage.exits
         edge = exits[x].edge if x < len(exits) else None
         if edge is None:
@@ -53,4 +65,7 @@ class MapBatch:
         values = [value for value in outputs for _ in targets] if len(targets) > 1 else outputs
         keys = [None] * len(values) if edge.keyed else None
         ports = [number for _ in outputs for _, number in targets]
-        return Fragment(part.batch, values, part.last, keys, ports, origins, part.upto)
+        columns: list[list[Any] | None] = [None, None]
+        if edge.timed:
+            columns = [[cell for cell in column for _ in targets] for column in (times, marks)]
+        return Fragment(part.batch, values, part.last, keys, ports, origins, part.upto, *columns)

@@ -20,17 +20,19 @@ class Line:
     direction, and nobody is told; what was sent meanwhile can be let through later, when the sender has long given it
     up. delay: everything takes its time. Cuts and silences hit the connections that there are; new ones are made
     unless the line refuses them.
-
-    Args:
-        server: The broker.
-        port: The port to pass on to, if it is not that of the broker's URL.
     """
 
     def __init__(self, server: BrokerServer, port: int = 0) -> None:
+        """Prepares a line.
+
+        Args:
+            server: Where it leads.
+            port: To which port; by default that of clients.
+        """
+        self.port = port or server.port
         self.cuts = self.silences = self.late_bytes = 0
         self.delay_seconds = 0.0
         self._server = server
-        self._far_port = port or server.port
         self._pairs: set[_Pair] = set()
         self._cut_after_bytes = -1
         self._refusing = False
@@ -49,10 +51,12 @@ class Line:
 
     @property
     def url(self) -> str:
-        return self._server.url.replace(f":{self._server.port}", f":{self.port}")
+        host, port = self._listener.sockets[0].getsockname()
+        return self._server.url.replace(f"{self._server.host}:{self._server.port}", f"{host}:{port}")
 
     @property
-    def port(self) -> int:
+    def near_port(self) -> int:
+        """Where clients connect."""
         return int(self._listener.sockets[0].getsockname()[1])
 
     def cut(self) -> int:
@@ -96,7 +100,7 @@ class Line:
             writer.transport.abort()
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._server.host, self._far_port)
+            far_reader, far_writer = await asyncio.open_connection(self._server.host, self.port)
         except OSError:
             writer.transport.abort()
             return

@@ -58,7 +58,7 @@ class Stage:
 async def stage(broker, request, monkeypatch):
     """A stream without atomic batches; one on which every run is a batch; and one on which every other run is."""
     choices = itertools.cycle([True] if request.param == "in batches" else [True, False])
-    monkeypatch.setattr("streamflow_nats.batching.Batching.worth", lambda self, messages: next(choices))
+    monkeypatch.setattr("streamflow_nats.batching.Batching.choose", lambda self, messages: next(choices))
     each = Stage(broker, await broker.stream("{}.x", allow_atomic=request.param != "one by one"))
     yield each
     await each.close()

@@ -20,7 +20,7 @@ async def lines(stack: AsyncExitStack, server: RabbitServer) -> tuple[Line, Line
     """Lines to the two ports of the server: AMQP (the lock) and streams."""
     lock = await stack.enter_async_context(Line(server))
     streams = await stack.enter_async_context(Line(server, server.stream_port))
-    return lock, streams, Way(lock.url, streams.port)
+    return lock, streams, Way(lock.url, streams.near_port)
 
 
 async def publishing(trial: Trial) -> None:
