@@ -12,6 +12,7 @@ from streamflow.batch import Chunk, Progress
 from streamflow.connect.recovery import progress_at
 from streamflow.errors import SinkAhead, Unavailable
 from streamflow_rabbitmq.link import Link
+from streamflow_rabbitmq.marker import Mark
 from streamflow_rabbitmq.sink import RabbitSink
 
 if TYPE_CHECKING:
@@ -40,10 +41,12 @@ class ConfirmSink(RabbitSink):
         attempted = self._next_seq(stored)
         end = pending[-1].end_seq if pending else stored.next_seq
         if attempted is not None and attempted > max(end, stored.next_seq):
-            raise SinkAhead(
-                f"records up to {attempted - 1} were published to {self._target}, but this store committed only up to "
-                f"{end - 1}",
-                hint="This store is an older copy. Use the newest one, or reset the sink with --accept-head.",
+            await self._refuse(
+                SinkAhead(
+                    f"records up to {attempted - 1} were published to {self._target}, but this store committed only "
+                    f"up to {end - 1}",
+                    hint="This store is an older copy. Use the newest one, or reset the sink with --accept-head.",
+                )
             )
         return stored
 
@@ -54,7 +57,7 @@ class ConfirmSink(RabbitSink):
         self._returned.clear()
         count = self._count(at, end)
         self._mark = msgspec.structs.replace(self._mark, at=max(self._mark.at, count))
-        window = self._window
+        window, joined_max = self._window, self._joined_max
         await window.send([self._marker.message(self._channel.number, self._mark)])
         joined: list[bytes] = []
         size = 0
@@ -62,7 +65,7 @@ class ConfirmSink(RabbitSink):
             message = self._message(seq, frame)
             joined.append(message)
             size += len(message)
-            if len(joined) >= JOINED_MESSAGES_MAX or size >= JOINED_BYTES_MAX:
+            if len(joined) >= joined_max or size >= JOINED_BYTES_MAX:
                 await window.send(joined)
                 self._point("publish.part")
                 joined, size = [], 0
@@ -78,9 +81,13 @@ class ConfirmSink(RabbitSink):
 
         await link.ask(channel.rpc(commands.Confirm.Select()))
         limits = self._target.limits
+        self._joined_max = min(JOINED_MESSAGES_MAX, 1 + limits.publish_window_records // 4)
         self._window = Window(link, limits.publish_window_records, limits.publish_window_bytes)
         channel.on_confirm = self._window.confirmed
-        await self._window.send([self._marker.message(channel.number, self._mark)])
+        await self._write(self._mark)
+
+    async def _write(self, mark: Mark) -> None:
+        await self._window.send([self._marker.message(self._channel.number, mark)])
         await self._window.empty()
 
 

@@ -21,6 +21,7 @@ CLOSE_SECONDS: Final = 2.0
 ABORT_SECONDS: Final = 0.5
 VERSION_MIN: Final = (3, 8)
 CHANNELS_MAX: Final = 2047
+PERMISSION_HINT: Final = "Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ"
 
 
 class Link:
@@ -110,13 +111,7 @@ class Link:
         """Ends the connection when the broker closes a channel."""
 
         def ended(closing: asyncio.Future[Any]) -> None:
-            reason = closing.exception() if not closing.cancelled() else None
-            self.fail(
-                Unavailable(
-                    f"RabbitMQ at {self.rabbit} closed the channel" + (f": {explain(reason)}" if reason else ""),
-                    hint="It is opened again by itself; see the broker's log if this repeats.",
-                )
-            )
+            self.fail(self._closed_error(None if closing.cancelled() else closing.exception()))
 
         channel.closing.add_done_callback(ended)
 
@@ -146,7 +141,7 @@ class Link:
         except aiormq.exceptions.ChannelAccessRefused as error:
             raise ConnectorError(
                 f"RabbitMQ at {self.rabbit} refuses {what} to user {self.rabbit.login.user}: {explain(error)}",
-                hint="Give the user the permission: rabbitmqctl set_permissions -p VHOST USER CONFIGURE WRITE READ",
+                hint=PERMISSION_HINT,
             ) from None
 
     async def ask(self, call: Awaitable[T], *, seconds: float = 0) -> T:
@@ -290,6 +285,17 @@ class Link:
     def _on_closed(self, closing: asyncio.Future[Any]) -> None:
         error = None if closing.cancelled() else closing.exception()
         self.fail(self._lost_error(error))
+
+    def _closed_error(self, error: BaseException | None) -> ConnectorError:
+        """What it means that the broker closed a channel: what was done on it is refused, or may pass."""
+        from streamflow_rabbitmq.client import aiormq
+
+        text = f"RabbitMQ at {self.rabbit} closed the channel" + (f": {explain(error)}" if error else "")
+        if isinstance(error, aiormq.exceptions.ChannelAccessRefused):
+            return ConnectorError(text, hint=PERMISSION_HINT)
+        if isinstance(error, aiormq.exceptions.ChannelNotFoundEntity):
+            return NotFound(text, hint="Bring it back; it was there when the flow started.")
+        return Unavailable(text, hint="It is opened again by itself; see the broker's log if this repeats.")
 
     def _lost_error(self, error: BaseException | None) -> Unavailable:
         reason = explain(error) if error is not None else ""

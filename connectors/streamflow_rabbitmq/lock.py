@@ -1,4 +1,4 @@
-"""The lock of a sink: an exclusive queue on the connection that publishes."""
+"""The lock of a sink, or of a queue's reader: an exclusive queue on the connection that publishes, or reads."""
 
 from __future__ import annotations
 
@@ -27,11 +27,24 @@ def process_name() -> str:
     return f"{_RANDOM}.{os.getpid()}"
 
 
+_first: dict[str, int] = {}
+
+
+def rank(fence: str, generation: int) -> int:
+    """The generation with which this process first took a sink or a source.
+
+    A frozen process whose store was copied counts on when it goes on, and would soon have passed its successor. The
+    generation with which it began stays older.
+    """
+    return _first.setdefault(fence, generation)
+
+
 class Claim(msgspec.Struct, frozen=True):
-    """Who wants the lock, or has it."""
+    """Who wants the lock, or has it: the rank, which process, and which sink or source of which flow."""
 
     generation: int
     process: str = ""
+    fence: str = ""
 
     def outranks(self, other: Claim) -> bool:
         """Whether who holds this one may stay where the other comes second."""
@@ -46,19 +59,26 @@ def lock_name(fence: str) -> str:
 
 
 class Lock:
-    """Holds a sink's exclusive queue, one per sink.
+    """Holds an exclusive queue: one per sink, or per queue that is read.
 
     GUARANTEE: while `take` has returned and the connection lives, no other connection has the lock; what the last
     holder sent before it lost the lock has been worked off. Who publishes on the connection of its lock cannot publish
     without it: the broker drops the queue when it lets the connection go. BOUND: ``takeover_seconds`` of waiting.
 
     The queue is also where a newer instance knocks: a living holder with an older generation cuts its connection at
-    once, one that may stay says so. A frozen one hears nothing; the broker lets it go when its heartbeats stay away.
+    once, one that may stay, or that belongs to another flow, says so. A frozen one hears nothing; the broker lets it go
+    when its heartbeats stay away.
+
+    Args:
+        link: The connection that is to hold it.
+        fence: Name of the sink's, or source's, guard.
+        generation: Of the store.
+        name: Name of the queue, where it is not made from ``fence``.
     """
 
-    def __init__(self, link: Link, fence: str, generation: int) -> None:
-        self.name = lock_name(fence)
-        self.claim = Claim(generation, process_name())
+    def __init__(self, link: Link, fence: str, generation: int, name: str = "") -> None:
+        self.name = name or lock_name(fence)
+        self.claim = Claim(rank(fence, generation), process_name(), fence)
         self._link = link
         self._holder: Claim | None = None
 
@@ -67,7 +87,7 @@ class Lock:
 
         Raises:
             Fenced: An instance that may stay holds it.
-            Unavailable: It is held, and nobody answers; or the connection is lost.
+            Unavailable: Another flow holds it, or somebody who does not answer; or the connection is lost.
         """
         if await self._declared():
             await self._listen()
@@ -76,11 +96,16 @@ class Lock:
         deadline = asyncio.get_running_loop().time() + limit
         knocking = await self._knock()
         while not await self._declared():
+            if self._holder is not None and self._holder.fence != self.claim.fence:
+                raise Unavailable(
+                    f"{self.name} at {self._link.rabbit} is held by another flow: {self._holder.fence}",
+                    hint="Stop that one first. It is tried again by itself.",
+                )
             if self._holder is not None and self._holder.outranks(self.claim):
                 raise _fenced(self._holder, self.claim)
             if asyncio.get_running_loop().time() > deadline:
                 raise Unavailable(
-                    f"another instance of this sink holds {self.name} at {self._link.rabbit} and does not answer",
+                    f"another process holds {self.name} at {self._link.rabbit} and does not answer",
                     hint="Only one process may run this flow; stop the others. It is tried again by itself.",
                 )
             await asyncio.sleep(ATTEMPT_SECONDS)
@@ -115,7 +140,7 @@ class Lock:
             newer = _decoded(content.body)
             if newer is None:
                 return
-            if self.claim.outranks(newer):
+            if newer.fence != self.claim.fence or self.claim.outranks(newer):
                 reply_to = content.header.properties.reply_to
                 if reply_to:
                     answers.append(asyncio.ensure_future(self._answer(channel, str(reply_to))))
@@ -156,7 +181,8 @@ def _decoded(data: bytes) -> Claim | None:
 
 def _fenced(holder: Claim, claim: Claim) -> Fenced:
     return Fenced(
-        f"an instance of this sink with generation {holder.generation} has the lock; this one has {claim.generation}",
+        f"an instance of this flow that began with generation {holder.generation} holds {claim.fence}; this one began "
+        f"with {claim.generation}",
         hint="Only one process may run this flow; stop the others.",
     )
 

@@ -26,7 +26,7 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
     Args:
         made: Drawn when the first one was written, which tells this marker queue from a later one of that name.
         at: Records published, counted from then on; while a run is on its way, those of the run included.
-        generation: Of the store that last published.
+        generation: That of the store with which the process began that last published.
         missing: Sequence numbers of a transaction whose messages the broker gave back as unroutable.
     """
 
@@ -52,8 +52,8 @@ class Marker:
         self.name = marker_name(fence)
         self._link, self._generation = link, generation
 
-    async def read(self) -> Mark:
-        """Finds the marker, or starts one; from now on it is this generation's, once it is written.
+    async def read(self) -> Mark | None:
+        """Finds the marker; None if nothing was ever published.
 
         Raises:
             Fenced: A newer generation has published.
@@ -68,15 +68,21 @@ class Marker:
             for content, mark in found:
                 await self._give_back(channel, content.method, keep=best is not None and mark is best[1])
         if best is None:
-            return Mark(secrets.token_hex(6), 0, self._generation)
+            return None
         mark = best[1]
         if mark.generation > self._generation:
             raise Fenced(
-                f"generation {mark.generation} of this flow has published here; this state file has generation "
+                f"generation {mark.generation} of this flow has published here; this process began with generation "
                 f"{self._generation}",
                 hint="It is an older copy: use the newest one, and run one process only.",
             )
-        return msgspec.structs.replace(mark, generation=self._generation)
+        return mark
+
+    def taken_over(self, found: Mark | None) -> Mark:
+        """The marker that was found, or a first one, as this generation's."""
+        if found is None:
+            return Mark(secrets.token_hex(6), 0, self._generation)
+        return msgspec.structs.replace(found, generation=self._generation)
 
     def message(self, channel: int, mark: Mark) -> bytes:
         """The message that makes ``mark`` the marker."""

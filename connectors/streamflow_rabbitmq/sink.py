@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import msgspec
 
@@ -12,7 +12,7 @@ from streamflow.batch import Chunk, Fragment, Progress
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
 from streamflow.connect.recovery import unpublished
-from streamflow.errors import ConnectorError, RecordRejected, SettingsError, Unavailable
+from streamflow.errors import ConnectorError, RecordRejected, Refusal, SettingsError, Unavailable
 from streamflow_rabbitmq.declare import ExchangeDeclaration, QueueDeclaration, exchange_there, queue_there
 from streamflow_rabbitmq.frames import FrameEncoder, unpack
 from streamflow_rabbitmq.link import Link
@@ -88,6 +88,7 @@ class RabbitSink:
         self._link: Link | None = None
         self._channel: DirectChannel
         self._marker: Marker
+        self._found: Mark | None = None
         self._mark: Mark
         self._writer: Writer
         self._fence = b""
@@ -113,9 +114,11 @@ class RabbitSink:
         link = self._link = await Link.connect(self._rabbit, f"streamflow {ctx.flow} {ctx.sink}")
         try:
             await self._target.check(link)
-            await Lock(link, ctx.fence, ctx.generation).take()
-            self._marker = Marker(link, ctx.fence, ctx.generation)
-            self._mark = await self._marker.read()
+            lock = Lock(link, ctx.fence, ctx.generation)
+            await lock.take()
+            self._marker = Marker(link, ctx.fence, lock.claim.generation)
+            self._found = await self._marker.read()
+            self._mark = self._marker.taken_over(self._found)
             channel = self._channel = await link.channel()
             self._writer = Writer(channel.number, link.frame_bytes_max)
             self._methods.clear()
@@ -143,6 +146,19 @@ class RabbitSink:
     async def _start(self, link: Link, channel: DirectChannel) -> None:
         """Puts the channel into its mode, and writes the marker as this generation's."""
         raise NotImplementedError
+
+    async def _write(self, mark: Mark) -> None:
+        """Makes ``mark`` the marker."""
+        raise NotImplementedError
+
+    async def _refuse(self, refusal: Refusal) -> NoReturn:
+        """Raises what an older copy of a store is told, and gives the marker back: its generation counts for nothing.
+
+        Else each attempt to start the copy would raise the generation that the newest store must have.
+        """
+        if self._found is not None:
+            await self._write(self._found)
+        raise refusal
 
     def _opened(self) -> Link:
         if self._link is None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from itertools import count
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,7 +14,8 @@ from streamflow.errors import ConnectorError, Unavailable
 from streamflow_rabbitmq.declare import queue_there
 from streamflow_rabbitmq.frames import KEY_HEADER
 from streamflow_rabbitmq.ids import Delivery, IdFrom, as_texts, called, digest, no_id, short
-from streamflow_rabbitmq.link import Link, explain
+from streamflow_rabbitmq.link import PERMISSION_HINT, Link, explain
+from streamflow_rabbitmq.lock import Lock
 from streamflow_rabbitmq.settings import RabbitMQ
 
 if TYPE_CHECKING:
@@ -25,6 +26,10 @@ READ_RECORDS_MAX: Final = 512
 SEEN_IDS_MAX: Final = 1_000_000
 """Committed ids that are remembered, as many as the state store keeps."""
 CONFIRM_SECONDS: Final = 2.0
+ALLOWED_SECONDS: Final = 0.05
+"""How often it is asked whether every sink has recovered."""
+LEAVING_SECONDS: Final = 2.0
+"""How long the broker may need to be done with the last reader, once that has let go of the lock."""
 CONSUMER: Final = "streamflow"
 STREAM_OFFSET: Final = "x-stream-offset"
 
@@ -64,6 +69,7 @@ class QueueSource:
         self._paused = False
         self._made_up = count(1)
         self._generation = 0
+        self._may_acknowledge: Callable[[], bool]
 
     async def probe(self) -> Probe:
         from streamflow_rabbitmq.probe import probe_queue
@@ -78,12 +84,13 @@ class QueueSource:
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         await self.close()
         self._seen = dict.fromkeys(ctx.seen)
-        self._generation = ctx.generation
+        self._generation, self._may_acknowledge = ctx.generation, ctx.may_acknowledge
         link = self._link = await Link.connect(self._rabbit, f"streamflow {ctx.flow} {ctx.source}")
         try:
             await queue_there(link, self._settings.name, self._settings.declare)
             if self._settings.readers == "exclusive":
-                await self._lock(link)
+                await self._lock(link, ctx)
+                await self._alone(link)
             await self._consume(link)
         except BaseException:
             await self.close()
@@ -142,23 +149,39 @@ class QueueSource:
 
     async def _say_farewell(self, link: Link) -> None:
         try:
-            if self._ack_now:
+            if self._ack_now and self._may_acknowledge():
                 await self._acknowledge_again(link)
-            # answered behind all acknowledgements: closing with some on their way ends in an error of the broker
-            await link.ask(self._channel.basic_cancel(CONSUMER), seconds=CONFIRM_SECONDS)
+            # Answered behind all acknowledgements: closing with some on their way ends in an error of the broker. The
+            # consumer is not cancelled: it goes together with what it holds, so nobody reads past that.
+            await link.ask(self._channel.queue_declare(self._settings.name, passive=True), seconds=CONFIRM_SECONDS)
         except (ConnectorError, AttributeError):
             return
 
-    async def _lock(self, link: Link) -> None:
-        """Keeps other readers of this library out: quorum queues do not know exclusive consumers."""
-        from streamflow_rabbitmq.client import aiormq
+    async def _lock(self, link: Link, ctx: SourceContext) -> None:
+        """Keeps other readers of this library out: quorum queues do not know exclusive consumers.
 
-        name = f"sf.read.{short(self._settings.name)}"
+        Raises:
+            Fenced: A newer instance of this flow reads.
+            Unavailable: Another flow does.
+        """
+        fence = f"sf.{ctx.flow}.{ctx.incarnation}.{ctx.shard}.{ctx.source}"
         try:
-            async with link.questions(f"queue {name} (permission to configure ^sf\\.)") as channel:
-                await link.ask(channel.queue_declare(name, exclusive=True))
-        except aiormq.exceptions.ChannelLockedResource:
-            raise self._other_reader(f"another process has {name}") from None
+            await Lock(link, fence, ctx.generation, f"sf.read.{short(self._settings.name)}").take()
+        except Unavailable as error:
+            link.check()
+            raise self._other_reader(error.message) from None
+
+    async def _alone(self, link: Link) -> None:
+        """Waits until the last reader is gone from the queue, and what it held is back in its place.
+
+        Raises:
+            Unavailable: Somebody else reads.
+        """
+        deadline = asyncio.get_running_loop().time() + LEAVING_SECONDS
+        while (consumers := (await queue_there(link, self._settings.name, None))["consumers"]) != "0":
+            if asyncio.get_running_loop().time() > deadline:
+                raise self._other_reader(f"{consumers} consumers")
+            await asyncio.sleep(ALLOWED_SECONDS)
 
     async def _consume(self, link: Link) -> None:
         from streamflow_rabbitmq.client import aiormq
@@ -174,16 +197,15 @@ class QueueSource:
                     _never,
                     exclusive=self._settings.readers == "exclusive",
                     consumer_tag=CONSUMER,
-                    arguments={STREAM_OFFSET: "first"},
                 )
             )
-        except aiormq.exceptions.ChannelAccessRefused as error:
+        except aiormq.exceptions.AMQPChannelError as error:
             if "exclusive" in explain(error):
                 raise self._other_reader(explain(error)) from None
             raise ConnectorError(
                 f"queue {self._settings.name} at {self._rabbit} may not be read by user {self._rabbit.login.user}: "
                 f"{explain(error)}",
-                hint="Give the user the permission to read: rabbitmqctl set_permissions -p VHOST USER CONF WRITE READ",
+                hint=PERMISSION_HINT,
             ) from None
         link.tie(channel)
 
@@ -255,6 +277,8 @@ class QueueSource:
     async def _acknowledge_soon(self) -> None:
         """Acknowledges what came again, all that arrived in this turn of the loop together."""
         await asyncio.sleep(0)
+        while not self._may_acknowledge():  # noqa: ASYNC110 - rare, and nobody is there who could say when
+            await asyncio.sleep(ALLOWED_SECONDS)
         link = self._link
         while self._ack_now and link is not None and not link.lost.done():
             try:

@@ -9,7 +9,7 @@ import msgspec
 
 from streamflow.batch import Chunk, Progress, unpack_frames
 from streamflow.connect.recovery import progress_at
-from streamflow.errors import ProgressUnknown
+from streamflow.errors import ProgressUnknown, Refusal
 from streamflow_rabbitmq.link import Link
 from streamflow_rabbitmq.marker import Mark
 from streamflow_rabbitmq.sink import RabbitSink
@@ -37,11 +37,16 @@ class TransactionSink(RabbitSink):
             return Progress(0, 1, self._cursor(self._mark.at))
         next_seq = self._next_seq(stored)
         if next_seq is None:
-            raise ProgressUnknown(
-                f"marker queue {self._marker.name} at {self._rabbit} was deleted: what arrived cannot be told",
-                hint="See what consumers got, then go on with: streamflow reset --sink NAME --accept-head.",
+            await self._refuse(
+                ProgressUnknown(
+                    f"marker queue {self._marker.name} at {self._rabbit} was deleted: what arrived cannot be told",
+                    hint="See what consumers got, then go on with: streamflow reset --sink NAME --accept-head.",
+                )
             )
-        found = progress_at(next_seq, stored, pending, self._cursor(self._mark.at))
+        try:
+            found = progress_at(next_seq, stored, pending, self._cursor(self._mark.at))
+        except Refusal as refusal:
+            await self._refuse(refusal)
         if self._mark.missing:
             await self._catch_up(pending)
         return found
@@ -67,7 +72,12 @@ class TransactionSink(RabbitSink):
 
     async def _start(self, link: Link, channel: DirectChannel) -> None:
         await link.ask(channel.tx_select())
-        await self._commit([], self._mark.at)
+        await self._write(self._mark)
+
+    async def _write(self, mark: Mark) -> None:
+        link = self._opened()
+        await link.send(self._marker.message(self._channel.number, mark))
+        await link.ask(self._channel.tx_commit())
 
     async def _commit(self, messages: Iterable[bytes], count: int, missing: tuple[int, ...] | None = None) -> None:
         """Publishes messages and moves the marker, together; corrects it where messages came back.
@@ -82,14 +92,13 @@ class TransactionSink(RabbitSink):
         await link.ask(self._channel.tx_commit())
         self._mark = mark
         if self._returned:
-            self._mark = await self._corrected(link, mark)
+            self._mark = await self._corrected(mark)
             raise self._rejected()
 
-    async def _corrected(self, link: Link, mark: Mark) -> Mark:
+    async def _corrected(self, mark: Mark) -> Mark:
         missing = tuple(sorted({*mark.missing, *self._returned}))
         corrected = msgspec.structs.replace(mark, missing=missing)
-        await link.send(self._marker.message(self._channel.number, corrected))
-        await link.ask(self._channel.tx_commit())
+        await self._write(corrected)
         return corrected
 
     async def _catch_up(self, pending: Sequence[Chunk]) -> None:

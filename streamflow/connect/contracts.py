@@ -61,6 +61,11 @@ async def _pinned_nowhere(starts: Mapping[Partition, Position]) -> None:
     """What `SourceContext.pin` is where nothing is stored."""
 
 
+def _at_any_time() -> bool:
+    """What `SourceContext.may_acknowledge` is where no sink has to recover."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What a source learns about where it runs.
@@ -78,6 +83,9 @@ class SourceContext:
             that is too large over, whole or as its first ``message_bytes_max + 1`` bytes; else it may raise instead.
         pin: Commits where partitions start that `Source.open` did not know yet. To be awaited before a record of
             them is handed out: then a start that follows a crash gives them to `open`.
+        may_acknowledge: Whether committed messages may be acknowledged yet: not before every sink has recovered once,
+            for until then this may be an older copy of the state, which must not eat a queue before it is refused. To
+            be asked before a message of ``seen`` is acknowledged; `Source.committed` is not called before.
     """
 
     flow: str
@@ -90,6 +98,7 @@ class SourceContext:
     point: Point = no_point
     leaves_out: bool = False
     pin: Callable[[Mapping[Partition, Position]], Awaitable[None]] = _pinned_nowhere
+    may_acknowledge: Callable[[], bool] = _at_any_time
 
 
 async def _at_hand(chunk: Chunk) -> Chunk:

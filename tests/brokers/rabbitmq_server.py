@@ -51,6 +51,11 @@ class RabbitServer(BrokerServer):
         return f"amqp://{self.host}:{self.port}"
 
     @property
+    def node(self) -> str:
+        """Name of the Erlang node, up to the host."""
+        return self._name
+
+    @property
     def tls_url(self) -> str:
         """Where encrypted AMQP clients connect."""
         return f"amqps://{self.host}:{self.listeners.amqp_tls}"
