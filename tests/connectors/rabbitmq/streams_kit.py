@@ -39,7 +39,9 @@ class Stage:
 
     @property
     def rabbit(self) -> RabbitMQ:
-        return RabbitMQ(self.amqp.url, auth=UserPassword("guest", "guest"), stream_port=self.line.near_port, times=TIMES)
+        return RabbitMQ(
+            self.amqp.url, auth=UserPassword("guest", "guest"), stream_port=self.line.near_port, times=TIMES
+        )
 
     def take_down(self) -> None:
         for line in (self.amqp, self.line):
