@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -15,6 +16,7 @@ from tests.connectors.rabbitmq.streams_outside import Streams
 from tests.faults.proxy import Line
 
 NAME = "conformance"
+SETTLE_SECONDS = 1.0
 TIMES = Times(heartbeat_seconds=2, timeout_seconds=5)
 LIMITS = Limits(read_ahead_records=64)
 
@@ -91,13 +93,18 @@ class StreamStage:
 
     async def take_down(self) -> None:
         if self.kills:
-            await self.environment.server.kill_async()
+            await self.kill()
         self.environment.take_down()
 
     async def bring_up(self) -> None:
         if self.kills:
             await self.restart()
         self.environment.bring_up()
+
+    async def kill(self) -> None:
+        """Kills the server, once it has on its disk what it notes of new streams: that takes it half a second."""
+        await asyncio.sleep(SETTLE_SECONDS)
+        await self.environment.server.kill_async()
 
     async def restart(self) -> None:
         """Starts the server again, and waits until the streams can be used."""

@@ -51,8 +51,7 @@ class SourceStage(StreamStage, SourceConformance):
 
     async def lose(self, count: int, partition: str = "") -> None:
         """The server comes back without its last segments."""
-        server = self.environment.server
-        await server.kill_async()
+        await self.kill()
         for path in self.segments(self.stream(partition))[-2 * count :]:
             path.unlink()
         await self.restart()
