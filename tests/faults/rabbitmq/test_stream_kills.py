@@ -131,6 +131,7 @@ async def test_the_broker_is_killed(rabbit_server: RabbitServer, tmp_path: Path)
             assert trial.flow.lives == 1
 
 
+@pytest.mark.long
 @pytest.mark.timeout(120)
 async def test_the_broker_is_killed_in_a_publish(rabbit_server: RabbitServer, tmp_path: Path) -> None:
     async with Trial(rabbit_server, tmp_path, PLAIN, settings=SETTINGS) as trial, trial.feeder() as feeder:

@@ -35,6 +35,7 @@ def segments(server: RabbitServer, stream: str) -> list[Path]:
     return sorted(folder.glob("*.*"))
 
 
+@pytest.mark.long
 async def test_the_input_lost_its_end(rabbit_server: RabbitServer, tmp_path: Path) -> None:
     """The broker comes back without the last segments; so does a stream that was restored from a backup."""
     async with Trial(rabbit_server, tmp_path, segment_bytes=SEGMENT_BYTES) as trial:
