@@ -15,7 +15,7 @@ import msgspec
 
 from streamflow.batch import Fragment
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.connect.contracts import Frames, SinkOptions, row_headers
 from streamflow.errors import EncodeError
 from streamflow_rabbitmq.streams.message import DATA_LARGE, DATA_SMALL, write_message
 from streamflow_rabbitmq.streams.routing import key_hash
@@ -68,9 +68,13 @@ class FrameEncoder:
         """
         options = self._options
         try:
-            if self._partitioned or options.headers or options.key or records.keys is not None:
+            rows_headers = row_headers(options, records)
+            keyed = options.key is not None or records.keys is not None
+            if self._partitioned or keyed or rows_headers is not None:
                 keys = records.keys or [None] * len(records.values)
-                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+                headers = rows_headers or [None] * len(records.values)
+                rows = zip(records.values, keys, headers, strict=True)
+                frames = [self._frame(value, key, given) for value, key, given in rows]
             else:
                 frames = list(map(self._plain, records.values))
         except (ValueError, TypeError, OverflowError) as error:
@@ -88,12 +92,12 @@ class FrameEncoder:
             )
         return frames
 
-    def _frame(self, value: Any, key: Any) -> bytes:
+    def _frame(self, value: Any, key: Any, given: Mapping[str, str] | None) -> bytes:
         options = self._options
         if options.key is not None:
             key = options.key(value)
         text = None if key is None else self._key_text(key)
-        headers = None if options.headers is None else self._headers(options.headers(value))
+        headers = None if given is None else self._headers(given)
         message = write_message(self._codec.encode(value), text, headers)
         if not self._partitioned:
             return message
