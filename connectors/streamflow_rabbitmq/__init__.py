@@ -6,6 +6,7 @@ from streamflow_rabbitmq.exchange import RabbitExchange
 from streamflow_rabbitmq.ids import Delivery
 from streamflow_rabbitmq.queue import RabbitQueue
 from streamflow_rabbitmq.settings import Limits, RabbitMQ, Times, Tls, UserPassword
+from streamflow_rabbitmq.stream import RabbitStream
 
 __all__ = [
     "Delivery",
@@ -15,6 +16,7 @@ __all__ = [
     "RabbitExchange",
     "RabbitMQ",
     "RabbitQueue",
+    "RabbitStream",
     "Secret",
     "Times",
     "Tls",

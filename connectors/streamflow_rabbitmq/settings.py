@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from streamflow_rabbitmq.exchange import RabbitExchange
     from streamflow_rabbitmq.ids import IdFrom
     from streamflow_rabbitmq.queue import RabbitQueue, Readers, SinkMode
+    from streamflow_rabbitmq.stream import RabbitStream, Start
 
 T = TypeVar("T")
 
@@ -326,6 +327,63 @@ class RabbitMQ:
         from streamflow_rabbitmq.exchange import ExchangeSettings, RabbitExchange
 
         return RabbitExchange(self, ExchangeSettings(name, routing_key, mode, declare, limits or Limits()), value)
+
+    @overload
+    def stream(self, name: str, *, start: Start = "earliest", limits: Limits | None = None) -> RabbitStream[bytes]: ...
+
+    @overload
+    def stream(
+        self, name: str, *, value: type[T] | Codec[T], start: Start = "earliest", limits: Limits | None = None
+    ) -> RabbitStream[T]: ...
+
+    def stream(
+        self, name: str, *, value: Any = bytes, start: Start = "earliest", limits: Limits | None = None
+    ) -> RabbitStream[Any]:
+        """Returns a stream, to be read from, or written to, or both by different flows.
+
+        Args:
+            name: The stream's name; the stream must exist, nothing is ever declared.
+            value: Type or codec of the values; bytes by default.
+            start: Where a source without a stored position starts.
+            limits: Bounds; the defaults suit most.
+
+        Raises:
+            SettingsError: The name is not legal.
+            DefinitionError: Values of that type cannot be read.
+        """
+        from streamflow_rabbitmq.stream import RabbitStream, StreamSettings
+
+        return RabbitStream(self, StreamSettings(name, False, start, limits or Limits()), value)
+
+    @overload
+    def super_stream(
+        self, name: str, *, start: Start = "earliest", limits: Limits | None = None
+    ) -> RabbitStream[bytes]: ...
+
+    @overload
+    def super_stream(
+        self, name: str, *, value: type[T] | Codec[T], start: Start = "earliest", limits: Limits | None = None
+    ) -> RabbitStream[T]: ...
+
+    def super_stream(
+        self, name: str, *, value: Any = bytes, start: Start = "earliest", limits: Limits | None = None
+    ) -> RabbitStream[Any]:
+        """Returns a super stream: streams that are the partitions of one.
+
+        Args:
+            name: The super stream's name; it must exist.
+            value: Type or codec of the values; bytes by default.
+            start: Where a source starts in a partition without a stored position; partitions that are added later are
+                read from their first record on.
+            limits: Bounds, for each partition; the defaults suit most.
+
+        Raises:
+            SettingsError: The name is not legal.
+            DefinitionError: Values of that type cannot be read.
+        """
+        from streamflow_rabbitmq.stream import RabbitStream, StreamSettings
+
+        return RabbitStream(self, StreamSettings(name, True, start, limits or Limits()), value)
 
 
 @dataclass(frozen=True, slots=True)

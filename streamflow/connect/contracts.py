@@ -343,8 +343,19 @@ class RowEncoding(Protocol):
         ...
 
 
-def row_encoder(spec: object, options: SinkOptions, on_error: OnError) -> Callable[[Any], bytes] | None:
-    """A sink's row encoder, where it has one and an error in it may stop the flow."""
+def row_encoder(
+    spec: object, options: SinkOptions, on_error: OnError, *, keyed: bool = False
+) -> Callable[[Any], bytes] | None:
+    """A sink's row encoder, where it has one and an error in it may stop the flow.
+
+    Args:
+        spec: The sink.
+        options: What ``to`` added.
+        on_error: The sink's error policy.
+        keyed: Whether its rows carry keys: a spec that says ``writes_keys`` needs them for its frames.
+    """
+    if keyed and getattr(spec, "writes_keys", False):
+        return None
     return spec.row_encoder(options) if isinstance(spec, RowEncoding) and on_error is OnError.STOP else None
 
 

@@ -139,6 +139,7 @@ def command(folder: Path, node: str, script: Path, ports: tuple[int, int]) -> li
         "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": arguments,
         "ERL_EPMD_ADDRESS": "127.0.0.1",
         "ERL_EPMD_PORT": epmd_port,
+        "ERL_CRASH_DUMP_BYTES": 0,
         # Makes the script become the Erlang VM instead of waiting for it.
         "RUNNING_UNDER_SYSTEMD": "true",
     }

@@ -69,6 +69,7 @@ def test_a_shared_one_is_started_and_stopped(tmp_path, monkeypatch):
         RABBITMQ.probe(started.url)
 
 
+@pytest.mark.long
 def test_a_server_that_cannot_start_shows_its_log():
     need(RABBITMQ)
     server = RabbitServer(extra_config="listeners.tcp.2 = nonsense")

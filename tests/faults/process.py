@@ -43,6 +43,11 @@ _context.set_forkserver_preload(
         "streamflow_rabbitmq.confirming",
         "streamflow_rabbitmq.source",
         "streamflow_rabbitmq.transactional",
+        "tests.faults.rabbitmq.stream_flow",
+        "aiormq",
+        "streamflow_rabbitmq.streams.sink",
+        "streamflow_rabbitmq.streams.source",
+        "streamflow_rabbitmq.streams.super_sink",
     ]
 )
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
