@@ -117,25 +117,31 @@ class KafkaSink:
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         cluster = self._check_open()
         newer = self._newer
-        marker, in_doubt = (newer, False) if newer is not None else await self._settled_marker()
+        marker, in_doubt = (newer, False) if newer is not None else await self._last_marker()
         by_another = marker is not None and self._is_newer(marker)
         if marker is not None and by_another and (newer is None or newer.generation == self._generation):
             # moved since this one was opened, or by a process on a copy of the store
             raise self._fenced(marker)
         if stored is None:
+            if in_doubt:
+                marker = Marker(max(1, await next_seq_in_tail(cluster, self._topic, [], self._fence)))
             if newer is not None or (marker is not None and marker.next_seq > 1):
                 last = (newer or marker or Marker(1)).next_seq - 1
                 raise SinkAhead(
                     f"topic {self._name} holds records of this sink up to {last}, but the store knows of none",
                     hint="The store is an older copy. Use the newest, or: streamflow reset --sink NAME --accept-head.",
                 )
+            if in_doubt:
+                await self._settle(1, "")
             return Progress(0, 1, self._cursor(await topic_ends(cluster, self._topic), ""))
         cursor = await self._known(stored)
-        found = stored.next_seq if marker is None else marker.next_seq
         if marker is None or in_doubt:
             in_tail = await next_seq_in_tail(cluster, self._topic, cursor.ends, self._fence)
-            if in_tail > found:
-                found, marker = in_tail, None
+            found = max(stored.next_seq, in_tail, 0 if marker is None else marker.next_seq)
+            if marker is not None and marker.next_seq < found:
+                marker = None  # an older one than that which is undecided
+        else:
+            found = marker.next_seq
         truth = progress_at(found, stored, pending)
         link = linked(cursor.link, [piece async for piece in self._between(stored.next_seq, found, pending)])
         if marker is not None and marker.link not in ("", link):
@@ -146,6 +152,8 @@ class KafkaSink:
         if newer is not None:
             # Only now: an older copy of the store, which is behind, shall hear SinkAhead rather than Fenced.
             raise self._fenced(newer)
+        if in_doubt:
+            await self._settle(found, link)
         return Progress(truth.epoch, truth.next_seq, self._cursor(cursor.ends, link))
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
@@ -224,19 +232,23 @@ class KafkaSink:
     async def _marker(self, *, stable: bool = True) -> Marker | None:
         return await read_marker(self._check_open(), self._transactions, self._fence, self._name, stable=stable)
 
-    async def _settled_marker(self) -> tuple[Marker | None, bool]:
-        """Returns the marker, and whether the topic must be asked too.
+    async def _last_marker(self) -> tuple[Marker | None, bool]:
+        """Returns the marker, and whether one that is newer may count.
 
-        A broker that was killed may keep an offset of a transaction that is over as undecided for ever (seen with Kafka
-        4.3). One more transaction of this producer that is aborted decides it. Should the records be there all the
-        same, the topic tells.
+        A broker that was killed may keep the marker of a transaction that is over as undecided for ever (seen with
+        Kafka 4.3, see docs/brokers/kafka.md), also that of one whose commit it has acknowledged. Then the one before
+        it is told, and the topic and the stored progress decide.
         """
         try:
             return await self._marker(), False
         except Hidden:
-            await self._transactions.add(sorted(self._topic.leaders))
-            await self._transactions.abort()
-            return await self._marker(), True
+            return await self._marker(stable=False), True
+
+    async def _settle(self, next_seq: int, link: str) -> None:
+        """Puts a marker in the place of one that is undecided: what is committed after it counts instead of it."""
+        await self._transactions.add([])
+        await self._transactions.mark(next_seq, Marker(next_seq, self._generation, this_process(), link).metadata())
+        await self._transactions.commit()
 
     def _is_newer(self, marker: Marker) -> bool:
         if marker.generation == self._generation:
