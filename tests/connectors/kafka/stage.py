@@ -25,7 +25,7 @@ class Stage:
     def __init__(self, broker: Broker, topic: str) -> None:
         self.broker, self.topic = broker, topic
         self.fence = f"sf.f.{topic}.0.out"
-        self._sinks: list[KafkaSink] = []
+        self.sinks: list[KafkaSink] = []
 
     def spec(self, options: Options = QUICK, **more: Any) -> KafkaTopic[str]:
         spec: KafkaTopic[str] = Kafka(self.broker.server.url, options=options).topic(self.topic, value=str, **more)
@@ -34,7 +34,7 @@ class Stage:
     async def open(self, generation: int = 1, *, options: Options = QUICK, nulls: bool = False, **to: Any) -> KafkaSink:
         sink = self.spec(options, nulls=nulls).sink(SinkOptions(**to))
         assert isinstance(sink, KafkaSink)
-        self._sinks.append(sink)
+        self.sinks.append(sink)
         await sink.open(SinkContext("f", "out", 0, self.topic, generation))
         return sink
 
@@ -44,7 +44,7 @@ class Stage:
         return sink, await sink.recover(None, [])
 
     async def close(self) -> None:
-        for sink in self._sinks:
+        for sink in self.sinks:
             await sink.close()
 
     # what an outsider sees
