@@ -130,7 +130,10 @@ class _Plain:
                 continue
             place = (END, self.bound.graph.steps.index(step))
             if step.kind == "window":
-                for j, (key, value, time, about) in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                for j, fired in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                    if fired is None:
+                        continue
+                    key, value, time, about = fired
                     row = _Row(value, key, (*place, j, env[f"mark{n}"](key, about)), time, time)
                     yield from self._emit(Port(step.id), row, part, -1)
                 continue

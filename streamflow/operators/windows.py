@@ -103,8 +103,11 @@ class Windows(ABC):
         """Moves the step's clock to what a number says at its end; says whether it moved."""
         return self.clock is not None and self.clock.advance(watermarks)
 
-    def closing(self) -> Iterator[Fired]:
-        """Gives the results of all windows that the clock has passed, and frees what nobody needs any more."""
+    def closing(self) -> Iterator[Fired | None]:
+        """Gives the results of all windows that the clock has passed, and frees what nobody needs any more.
+
+        Gives None for what was looked at and gives nothing, so that who iterates can pause.
+        """
         if self.clock is not None:
             for time_us, key, sub in self.due.take(self.clock.at_us):
                 try:
@@ -113,9 +116,8 @@ class Windows(ABC):
                     if self.lose is None:
                         raise
                     self.lose(error, key)
-                    continue
-                if fired is not None:
-                    yield fired
+                    fired = None
+                yield fired
 
     def installed(self) -> None:
         """Ends loading: finds out when the windows of each entry close."""
@@ -228,6 +230,10 @@ class TumblingWindows(Windows):
                 self.due.arm(end_us + self.allowed_us, key, start_us)
 
 
+_Pane = tuple[int, int, Any]
+"""Start of a pane, end of the first window that it counts in, and its sub-key."""
+
+
 class SlidingWindows(Windows):
     """Sliding windows by panes: one entry per key and pane, its sub-key the pane's start.
 
@@ -239,6 +245,7 @@ class SlidingWindows(Windows):
         super().__init__(graph, step, table)
         self.kind: Sliding = step.options["window"]
         self._armed: dict[Key, int] = {}
+        self._parted: dict[Key, int] = {}
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
         assert self.clock is not None
@@ -262,8 +269,10 @@ class SlidingWindows(Windows):
         self.table.put(address, self.aggregator.add(held, value))
         # windows that have fired tell of every record that comes after
         told_upto = last_end if self.updates else min(last_end, self.clock.at_us)
-        ends = range(first_end, told_upto + 1, kind.every_us)
-        return [(self._merged(key, end, self._parts(key, end)), end - 1) for end in ends] or None
+        if told_upto < first_end:
+            return None
+        panes = self._panes(key)
+        return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, kind.every_us)]
 
     def open(self, address: tuple[Key, Any]) -> Any:
         """The accumulator of a pane that is not at hand; loops call it when they find none."""
@@ -273,72 +282,86 @@ class SlidingWindows(Windows):
             self._admit(address[0])
         held = self.table.miss(address)
         if new:
-            self._arm_next(address[0], self.clock.at_us)
+            key, sub = address
+            if type(sub) is tuple:
+                self._parted[key] = self._parted.get(key, 0) + 1
+            self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
-    def _subs(self, key: Key) -> list[tuple[int, int, Any]]:
-        """A key's panes: start, end of the first window that they count in, and sub-key; in order."""
-        kind = self.kind
-        found = [
-            (*sub, sub) if type(sub) is tuple else (sub, kind.first_end(sub), sub)
-            for sub in self.table.index.get(key, ())
-        ]
+    def _panes(self, key: Key) -> list[_Pane]:
+        """A key's panes, in order."""
+        subs = self.table.index.get(key, ())
+        first_end = self.kind.first_end
+        if not self._parted.get(key):
+            return [(start, first_end(start), start) for start in sorted(subs)]
+        found = [(*sub, sub) if type(sub) is tuple else (sub, first_end(sub), sub) for sub in subs]
         found.sort(key=lambda pane: pane[:2])
+        if all(start == sub for start, _, sub in found):
+            del self._parted[key]  # the call that opened one was rolled back
         return found
 
-    def _parts(self, key: Key, end_us: int) -> list[Any]:
-        """The accumulators of the panes in a window."""
+    def _result(self, key: Key, end_us: int, panes: Sequence[_Pane]) -> Any:
+        """The result of a window; None where it holds nothing."""
         start_us = end_us - self.kind.size_us
-        return [
-            self.table.peek((key, sub))
-            for pane, first_end, sub in self._subs(key)
-            if start_us <= pane < end_us and first_end <= end_us
+        addresses = [
+            (key, sub) for start, first_end, sub in panes if start_us <= start < end_us and first_end <= end_us
         ]
-
-    def _merged(self, key: Key, end_us: int, parts: Sequence[Any]) -> Any:
-        merged = self.aggregator.init()
-        for part in parts:
-            merged = self.aggregator.merge(merged, part)
-        return self._windowed(key, end_us - self.kind.size_us, end_us, merged)
+        if not addresses:
+            return None
+        merge, merged = self.aggregator.merge, self.aggregator.init()
+        for part in self.table.peek_all(addresses):
+            merged = merge(merged, part)
+        return self._windowed(key, start_us, end_us, merged)
 
     def _look(self, time_us: int, key: Key, sub: Any) -> Fired | None:
         if self._armed.get(key) != time_us:
             return None
         del self._armed[key]
         kind = self.kind
-        parts: list[Any] = []
-        if not self.updates and kind.end_behind(time_us - 1) == time_us:
-            parts = self._parts(key, time_us)
-        for pane, _, old in self._subs(key):
-            if kind.last_end(pane) + self.allowed_us <= time_us:
-                self.table.delete((key, old))
-        self._arm_next(key, time_us)
-        if not parts:
-            return None
-        return key, self._merged(key, time_us, parts), time_us - 1, (time_us - kind.size_us, time_us)
+        panes = self._panes(key)
+        try:
+            row = None
+            if not self.updates and (time_us - kind.offset_us - kind.size_us) % kind.every_us == 0:
+                row = self._result(key, time_us, panes)
+        finally:
+            gone = 0
+            while gone < len(panes) and kind.last_end(panes[gone][0]) + self.allowed_us <= time_us:
+                self._delete(key, panes[gone][2])
+                gone += 1
+            self._arm_next(key, time_us, panes[gone:])
+        return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
 
-    def _arm_next(self, key: Key, behind_us: int) -> None:
+    def _delete(self, key: Key, sub: Any) -> None:
+        self.table.delete((key, sub))
+        if type(sub) is tuple:
+            left = self._parted.pop(key, 1) - 1
+            if left:
+                self._parted[key] = left
+
+    def _arm_next(self, key: Key, behind_us: int, panes: Sequence[_Pane]) -> None:
         """Arms a key for the next time behind one at which a window ends that holds something, or a pane is over."""
         kind = self.kind
-        subs = self._subs(key)
-        if not subs:
+        if not panes:
             return
-        times = [kind.last_end(subs[0][0]) + self.allowed_us]
-        for pane, first_end, sub in subs:
-            end = max(first_end, kind.end_behind(behind_us))
-            if end <= kind.last_end(pane):
-                times.append(end)
-                if sub == pane:
+        due_us = kind.last_end(panes[0][0]) + self.allowed_us
+        end_behind = kind.end_behind(behind_us)
+        for start, first_end, sub in panes:
+            end = max(first_end, end_behind)
+            if end <= kind.last_end(start):
+                due_us = min(due_us, end)
+                if sub == start:
                     # of whole panes the earliest counts first; not so of those that count from a later window on
                     break
-        due_us = min(times)
         if self._armed.get(key, due_us + 1) > due_us:
             self._armed[key] = due_us
             self.due.arm(due_us, key, None)
 
     def _arm_all(self, key: Key, subs: Sequence[Any]) -> None:
         assert self.clock is not None
-        self._arm_next(key, self.clock.at_us)
+        parted = sum(type(sub) is tuple for sub in subs)
+        if parted:
+            self._parted[key] = parted
+        self._arm_next(key, self.clock.at_us, self._panes(key))
 
 
 class SessionState(msgspec.Struct, Generic[V]):
