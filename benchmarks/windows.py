@@ -19,9 +19,9 @@ from benchmarks.keyed import Watch
 from streamflow.codecs import JsonCodec
 from streamflow.runtime.process import own_collector
 
-RECORDS = 1_000_000
-KEYS = 10_000
-PAIRS = 5
+RECORDS = 500_000
+KEYS = 1_000
+PAIRS = 3
 START_MS = 1_767_225_600_000
 LATENESS_MS = 2_000
 SECONDS = 600
@@ -143,7 +143,7 @@ async def through_flow(job: Job, events: list[Event]) -> tuple[tuple[float, floa
     with tempfile.TemporaryDirectory() as folder:
         flow = sf.Flow("windows", state=Path(folder) / "windows.db")
         source: sf.MemoryTopic[Event] = sf.MemoryTopic("events")
-        sink = sf.MemoryTopic("counts", value=Row)
+        sink = sf.MemoryTopic("counts", value=tuple[str, int, int])
         records = flow.source(source, time=time_of, lateness=f"{LATENESS_MS}ms", future_max="365d")
         records.key_by(key).window(job.kind).count(name="counts").map(told).to(sink)
         source.send_all(events)
