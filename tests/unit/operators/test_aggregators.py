@@ -97,15 +97,18 @@ def test_reduce_keeps_the_first_record_and_combines_in_order() -> None:
 def test_several_refuse_names_that_cannot_be_fields() -> None:
     keyed = sf.Flow("names").source(sf.MemoryTopic[int]("in")).key_by(lambda r: "k")
     for name in ("class", "_private"):
+        named: dict[str, Any] = {name: sf.count()}
         with pytest.raises(DefinitionError, match="cannot name an aggregator"):
-            keyed.agg(name="a", **{name: sf.count()})
+            keyed.agg(name="a", **named)
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_sketches_are_close_survive_their_codec_and_merge(seed: int) -> None:
     values = [seed * 1_000_000 + number for number in range(20_000)]
-    distinct, spread = sf.approx_distinct(same), sf.quantiles(as_float, [0.0, 0.5, 0.99, 1.0])
-    for aggregator in (distinct, spread):
+    distinct: sf.Aggregator[int, Any, int] = sf.approx_distinct(same)
+    spread: sf.Aggregator[int, Any, list[float]] = sf.quantiles(as_float, [0.0, 0.5, 0.99, 1.0])
+    both: list[sf.Aggregator[int, Any, Any]] = [distinct, spread]
+    for aggregator in both:
         assert aggregator.codec is not None
         one, two = folded(aggregator, values[:8000]), folded(aggregator, values[7000:])
         stored = aggregator.codec.encode(two)
