@@ -12,8 +12,9 @@ from typing import Any
 
 from streamflow.batch import END, Fragment, Origin
 from streamflow.graph import Port, Step
-from streamflow.operators.bind import BoundStage, handled
+from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform
+from streamflow.operators.process import handled
 from streamflow.operators.values import own
 from streamflow.operators.windows import LATE
 from streamflow.plan import Entry, Exit, leaving

@@ -13,6 +13,8 @@ from itertools import accumulate
 from typing import Any, Final
 
 from streamflow.batch import GROUP, TIME_MAX, TIME_MIN, ClockOf, EventClock, Partition, SourceBatch, Watermark
+from streamflow.graph import SOURCE, Graph
+from streamflow.plan.event_time import is_timed, watermark_groups
 
 PUSHES: Final = "@push"
 """The partition that records from inside the process count as; it holds no watermark back."""
@@ -165,9 +167,10 @@ class EventTimes:
         self.watermarks = tuple(Watermark(clock.at_us, clock.closed_us) for clock in known)
         self._stored = self.watermarks
 
-    def names(self) -> list[str]:
-        """What the groups are called, in the order of `watermarks`."""
-        return [place.source for place, _ in self._groups]
+    def tell(self, told: Callable[[str, int], None]) -> None:
+        """Tells of every watermark: names and time."""
+        for (place, _), mark in zip(self._groups, self.watermarks, strict=True):
+            told(place.source, mark.at_us)
 
     def advance(self) -> bool:
         """Moves the watermarks to where the sources are; says whether any moved."""
@@ -187,6 +190,16 @@ class EventTimes:
                 found[place] = EventClock(mark.at_us, closed_us=mark.closed_us)
         self._stored = self.watermarks
         return found
+
+
+def event_times_of(graph: Graph, clocks: Mapping[ClockOf, EventClock]) -> EventTimes | None:
+    """Event time of a flow's sources, as of a checkpoint; None if none has any."""
+    sources = {
+        step.name: SourceTimes(step.name, step.options["event_time"], clocks)
+        for step in graph.of_kind(SOURCE)
+        if is_timed(step)
+    }
+    return EventTimes(sources, watermark_groups(graph), clocks) if sources else None
 
 
 def _moved(mark: Watermark, members: Sequence[SourceTimes]) -> Watermark:

@@ -8,7 +8,7 @@ so what is committed is the state at the barrier.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from heapq import heapify, heappop, heappush
 from itertools import chain, count, islice
 from typing import Any, Final, Generic, TypeVar
@@ -153,12 +153,6 @@ class Table(Generic[V]):
             return value
         value = self._sealed.get(key, self._absent)
         return self._base_value(key) if value is MISSING else value
-
-    def peek_all(self, keys: Iterable[Any]) -> list[V]:
-        """`peek` for many entries that are known to exist."""
-        hot, sealed, base = self.hot, self._sealed, self._base
-        # what exists and is not hot was not deleted since the seal, nor by the sealed layer unless it is in it
-        return [hot[key] if key in hot else sealed[key] if key in sealed else base[key] for key in keys]
 
     def get(self, key: Any) -> V:
         """Returns an entry for use and change; MISSING if absent and none is made."""

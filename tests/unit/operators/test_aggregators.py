@@ -83,7 +83,7 @@ def test_merged_panes_give_what_all_records_give(name: str, panes: list[list[int
     for held in (merged, folded(aggregator, records)):
         found = result(aggregator, held)
         wanted = expected(records)
-        assert found == pytest.approx(wanted) if isinstance(wanted, float) else found == wanted
+        assert found == pytest.approx(wanted) if isinstance(found, float) else found == wanted
 
 
 def test_reduce_keeps_the_first_record_and_combines_in_order() -> None:
