@@ -55,7 +55,7 @@ async def client_options(kafka: Kafka) -> dict[str, Any]:
         case SaslOAuth(token):
 
             class Tokens(AbstractTokenProvider):  # type: ignore[misc]
-                async def token(self) -> str:
+                async def token(self) -> str:  # pyright: ignore[reportIncompatibleMethodOverride]
                     return await token()
 
             options |= {"sasl_mechanism": "OAUTHBEARER", "sasl_oauth_token_provider": Tokens()}

@@ -22,6 +22,7 @@ _XERIAL_HEADER_BYTES: Final = 16
 _BLOCK_SIZE: Final = struct.Struct(">i")
 _GUESS: Final = 16
 """How often larger data is than its compressed form, for the first try."""
+_GROWTH: Final = 4
 _GUESS_BYTES_MIN: Final = 64 * 1024
 _FULL: Final = "failed to write whole buffer"
 
@@ -82,9 +83,9 @@ def _gunzip(data: memoryview, size_bytes_max: int) -> bytes:
 
 
 def _decompress_into(into: Callable[..., int], data: memoryview, head: int, size_bytes_max: int) -> bytearray:
-    """Tries a likely size, then the limit; the memory of a buffer is taken only where it is written to."""
-    guess = min(size_bytes_max, max(_GUESS * len(data), _GUESS_BYTES_MIN))
-    for size in (guess, size_bytes_max):
+    """Tries a likely size, then larger ones up to the limit; a buffer costs time by its size."""
+    size = min(size_bytes_max, max(_GUESS * len(data), _GUESS_BYTES_MIN))
+    while True:
         found = bytearray(head + size)
         view = memoryview(found)
         try:
@@ -92,12 +93,14 @@ def _decompress_into(into: Callable[..., int], data: memoryview, head: int, size
         except Exception as error:
             if _FULL not in str(error):
                 raise
+            if size == size_bytes_max:
+                raise TooLarge from None
+            size = min(size_bytes_max, _GROWTH * size)
             continue
         finally:
             view.release()
         del found[head + written :]
         return found
-    raise TooLarge
 
 
 def _unsnap(snappy: Any, data: memoryview, head: int, size_bytes_max: int) -> bytearray:

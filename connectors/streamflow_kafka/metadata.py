@@ -36,8 +36,8 @@ class Uuid(AbstractType[uuid.UUID]):  # type: ignore[misc]
 class MetadataResponse_v10(Response):  # type: ignore[misc]
     """Answers `MetadataRequest_v10`."""
 
-    API_KEY = 3
-    API_VERSION = 10
+    API_KEY = 3  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 10  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from streamflow.batch import Chunk, Fragment, Progress, split_table, unpack_fram
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
 from streamflow.connect.recovery import progress_at, unpublished
-from streamflow.errors import Fenced, NotFound, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
+from streamflow.errors import ConnectorError, Fenced, NotFound, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
 from streamflow_kafka.client import Cluster
 from streamflow_kafka.frames import FrameEncoder
 from streamflow_kafka.marker import Marker, linked, read_marker, this_process
@@ -26,6 +27,7 @@ from streamflow_kafka.transactions import Refused, Transactions
 
 RECORD_OVERHEAD_BYTES: Final = 61 + 40
 """A batch's header, and what a record needs beside its own bytes."""
+ABORT_SECONDS: Final = 1.0
 TRANSACTION_BYTES_MAX: Final = 16 * 1024 * 1024
 """More than this is published in several transactions; a chunk is never split."""
 
@@ -100,9 +102,11 @@ class KafkaSink:
         await self.close()
         self._fence, self._generation, self._read, self._point = ctx.fence, ctx.generation, ctx.read, ctx.point
         self._encoder.sink = ctx.sink
-        self._cluster = await Cluster.connect(self._kafka, self._options, f"streamflow.{ctx.flow}.{ctx.sink}")
+        cluster = await Cluster.connect(self._kafka, self._options, f"streamflow.{ctx.flow}.{ctx.sink}")
+        self._transactions = Transactions(cluster, self._fence, self._name)
+        self._cluster = cluster
         try:
-            await self._start(self._cluster)
+            await self._start(cluster)
         except BaseException:
             await self.close()
             raise
@@ -156,7 +160,11 @@ class KafkaSink:
     async def close(self) -> None:
         cluster, self._cluster = self._cluster, None
         if cluster is not None:
-            await cluster.close()
+            try:
+                if self._transactions.open:
+                    await self._abort(self._transactions)
+            finally:
+                await cluster.close()
 
     async def _start(self, cluster: Cluster) -> None:
         for wait in (*SETTLE_SECONDS, None):
@@ -177,7 +185,6 @@ class KafkaSink:
             largest = largest if options.compression else min(largest, int(told))
         own_header = len(self._fence) + 40
         self._encoder.frame_bytes_max = largest - RECORD_OVERHEAD_BYTES - own_header
-        self._transactions = Transactions(cluster, self._fence, self._name)
         self._outgoing = Outgoing(self._transactions, options.compression, batch_bytes)
         # what an older producer left open would be waited for: it ends when this one begins
         marker = await self._marker(stable=False)
@@ -205,6 +212,12 @@ class KafkaSink:
         if self._cluster is None:
             raise Unavailable(f"the sink on {self._name} is not open", hint="Open it first.")
         return self._cluster
+
+    async def _abort(self, transactions: Transactions) -> None:
+        """Lets readers of the topic go on at once. What fails here is done by whoever opens the sink next."""
+        with contextlib.suppress(ConnectorError, TimeoutError):
+            async with asyncio.timeout(ABORT_SECONDS):
+                await transactions.abort()
 
     # -- recovery ---------------------------------------------------------------------------------
 

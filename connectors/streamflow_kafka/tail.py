@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from streamflow.batch import Position
 from streamflow.errors import ProgressUnknown, Unavailable
-from streamflow_kafka.client import EARLIEST, LATEST, READ_UNCOMMITTED, Cluster
+from streamflow_kafka.client import EARLIEST, LATEST, READ_UNCOMMITTED, Cluster, Unsettled
 from streamflow_kafka.fetching import Fetching
 from streamflow_kafka.metadata import TopicInfo
-from streamflow_kafka.starts import Place, offsets
+from streamflow_kafka.starts import SETTLE_SECONDS, Place, offsets
 
 FENCE_HEADER: Final = "sf-fence"
 SEQ_HEADER: Final = "sf-seq"
@@ -19,12 +19,19 @@ SEQ_HEADER: Final = "sf-seq"
 
 
 async def topic_ends(cluster: Cluster, topic: TopicInfo) -> list[int]:
-    """Returns the offset behind each partition's last record, those of open transactions included."""
-    found = _places(topic)
-    ends = await cluster.offsets(
-        {(place.topic, place.number): place.leader for place in found}, LATEST, READ_UNCOMMITTED
-    )
-    return [ends[topic.name, place.number] for place in found]
+    """Returns the offset behind each partition's last record, those of open transactions included.
+
+    Raises:
+        Unavailable: A partition has no leader, or cannot be asked now.
+    """
+    leaders = {(topic.name, number): node for number, node in sorted(topic.leaders.items())}
+    for wait in SETTLE_SECONDS:
+        try:
+            return await _ends(cluster, leaders)
+        except Unsettled:
+            # a topic that was just made, or a broker that has just become leader
+            await asyncio.sleep(wait)
+    return await _ends(cluster, leaders)
 
 
 async def next_seq_in_tail(cluster: Cluster, topic: TopicInfo, since: Sequence[int], fence: str) -> int:
@@ -85,6 +92,11 @@ async def _read(reading: Fetching, left: dict[str, int], fence: str, cluster: Cl
             if headers and headers.get(FENCE_HEADER) == fence:
                 found = max(found, int(headers[SEQ_HEADER]) + 1)
     return found
+
+
+async def _ends(cluster: Cluster, leaders: Mapping[tuple[str, int], int]) -> list[int]:
+    told = await cluster.offsets(leaders, LATEST, READ_UNCOMMITTED)
+    return [told[place] for place in leaders]
 
 
 def _places(topic: TopicInfo) -> list[Place]:

@@ -98,7 +98,8 @@ class Transactions:
         self._identity = _Identity(-1, -1)
         self._coordinators: dict[int, int] = {}
         self._slots: dict[int, asyncio.Semaphore] = {}
-        self._ends: dict[int, int] = {}
+        self.open = False
+        """Whether a transaction may be open."""
 
     @property
     def producer(self) -> tuple[int, int]:
@@ -123,6 +124,7 @@ class Transactions:
         timeout_ms = int(self._cluster.options.transaction_timeout_seconds * 1000)
         answer = await self._asked(TRANSACTION, lambda: InitProducerIdRequest(self._name, timeout_ms))
         self._identity = _Identity(answer.producer_id, answer.producer_epoch)
+        self.open = False
 
     async def add(self, partitions: Sequence[int]) -> None:
         """Opens a transaction on partitions and on the marker.
@@ -134,6 +136,7 @@ class Transactions:
         from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest
 
         producer = self._name, *self.producer
+        self.open = True
         if partitions:
             topics = [(self._topic, list(partitions))]
             await self._asked(TRANSACTION, lambda: AddPartitionsToTxnRequest(*producer, topics))
@@ -220,6 +223,20 @@ class Transactions:
 
         request = EndTxnRequest(self._name, *self.producer, _COMMIT)
         await self._asked(TRANSACTION, lambda: request)
+        self.open = False
+
+    async def abort(self) -> None:
+        """Ends an open transaction, which else holds up readers until a producer begins anew, or it takes too long.
+
+        Raises:
+            Fenced: A newer producer has begun, and ended it.
+            Unavailable: It could not be ended, or had ended.
+        """
+        from aiokafka.protocol.transaction import EndTxnRequest
+
+        request = EndTxnRequest(self._name, *self.producer, not _COMMIT)
+        await self._asked(TRANSACTION, lambda: request)
+        self.open = False
 
     async def ask_group(self, request: Any) -> Any:
         """Sends a request to the coordinator of the marker's group; its answer is not looked at."""

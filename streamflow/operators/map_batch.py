@@ -57,7 +57,8 @@ class MapBatch:
         exits = self._bound.stage.exits
         edge = exits[x].edge if x < len(exits) else None
         if edge is None:
-            return Fragment(part.batch, outputs, part.last, upto=part.upto)
+            placed = x < len(exits) and part.batch.traced
+            return Fragment(part.batch, outputs, part.last, origins=origins if placed else None, upto=part.upto)
         # a row goes to each step behind the edge, with the origin that a split gives it: its place among the consumers
         targets = [(c, number) for c, (to, number) in enumerate(self._leaving) if to == x]
         if len(self._leaving) > 1:

@@ -345,8 +345,7 @@ class Table(Generic[V]):
     def _release(self) -> bool:
         """Lets the encoded layer go, a large one in several calls; says whether it is gone."""
         self._unwritten = iter(())
-        if self._gone.size:
-            self._gone.release(RELEASED_MAX)
+        gone = self._gone.release(RELEASED_MAX)
         layers = self._sealed, self._early, self._expires_sealed, self._new_sealed
         for layer in layers:
             if len(layer) > RELEASED_MAX:
@@ -355,7 +354,7 @@ class Table(Generic[V]):
                     take()
             else:
                 layer.clear()
-        return not (self._gone.size or any(layers))
+        return gone and not any(layers)
 
     def _entry(self, key: Any) -> bytes:
         try:

@@ -10,8 +10,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from streamflow.batch import Headers
 from streamflow.clock import Duration, VirtualClock, duration_ms
-from streamflow.connect.contracts import row_encoder
+from streamflow.codecs import Codec, unprepared
+from streamflow.connect.contracts import row_encoder, takes_nulls
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
@@ -82,6 +84,7 @@ class FlowTest:
         *records: T,
         partition: str = "",
         key: bytes | None = None,
+        headers: Headers | None = None,
         settle: bool = True,
     ) -> None:
         """Lets a source's stream receive records, and waits until all that follows from them is done.
@@ -91,6 +94,7 @@ class FlowTest:
             *records: What arrives, in order.
             partition: In which partition.
             key: The records' key at the broker.
+            headers: Their headers at the broker.
             settle: Whether to wait; without it a `crash` can follow while the flow is at work.
 
         Raises:
@@ -101,7 +105,7 @@ class FlowTest:
         if step.kind != SOURCE:
             raise DefinitionError(f"send goes to a source's stream, {step.name!r} is a {step.kind}")
         for record in records:
-            self._topics[step.id].send(record, partition, key=key)
+            self._topics[step.id].send(record, partition, key=key, headers=headers)
         if settle:
             await self.settle()
 
@@ -256,9 +260,26 @@ class FlowTest:
             topic = spec.empty_copy()
         else:
             codec = getattr(spec, "codec", None)
+            codec = None if codec is None else unprepared(codec)
+            if codec is not None and takes_nulls(spec):
+                codec = _Nullable(codec)
             topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
         self._topics[step.id] = topic
         options = {**step.options, "spec": topic}
         if step.kind == SINK:
             options["row_encoder"] = row_encoder(topic, step.options["sink_options"], step.options["on_error"])
         return dataclasses.replace(step, options=options)
+
+
+class _Nullable:
+    """A codec with a byte in front that tells None, for which a memory topic has no payload, from all else."""
+
+    def __init__(self, codec: Codec[Any]) -> None:
+        self.name = f"nullable {codec.name}"
+        self._codec = codec
+
+    def encode(self, value: Any, /) -> bytes:
+        return b"0" if value is None else b"1" + self._codec.encode(value)
+
+    def decode(self, data: bytes, /) -> Any:
+        return None if data[:1] == b"0" else self._codec.decode(data[1:])

@@ -22,7 +22,14 @@ class Line:
     unless the line refuses them.
     """
 
-    def __init__(self, server: BrokerServer) -> None:
+    def __init__(self, server: BrokerServer, port: int = 0) -> None:
+        """Prepares a line.
+
+        Args:
+            server: Where it leads.
+            port: To which port; by default that of clients.
+        """
+        self.port = port or server.port
         self.cuts = self.silences = self.late_bytes = 0
         self.delay_seconds = 0.0
         self._server = server
@@ -88,7 +95,7 @@ class Line:
             writer.transport.abort()
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._server.host, self._server.port)
+            far_reader, far_writer = await asyncio.open_connection(self._server.host, self.port)
         except OSError:
             writer.transport.abort()
             return

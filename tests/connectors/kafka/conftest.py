@@ -16,8 +16,9 @@ from tests.connectors.kafka.kit import close_all
 @pytest.fixture(scope="module")
 def module_server() -> Iterator[KafkaServer]:
     need(KAFKA)
-    # compaction is looked for every 15 s by default
-    with KafkaServer(extra_config={"log.cleaner.backoff.ms": "100"}) as server:
+    # compaction is looked for every 15 s by default, transactions that take too long every 10
+    often = {"log.cleaner.backoff.ms": "100", "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"}
+    with KafkaServer(extra_config=often) as server:
         yield server
 
 
