@@ -210,7 +210,10 @@ def _moved(mark: Watermark, members: Sequence[SourceTimes]) -> Watermark:
         at_us = TIME_MIN if unknown or not found else min(found)
         return Watermark(max(mark.at_us, at_us), mark.closed_us)
     latest = max((at for times in members for at in times.latest.values()), default=TIME_MIN)
-    return Watermark(mark.at_us, max(mark.closed_us, latest), all(times.ended for times in members))
+    # what is silent is waited for no more; a source that ends at once would never show a watermark otherwise
+    shown = max((at - times.spec.lateness_us for times in members for at in times.latest.values()), default=TIME_MIN)
+    at_us = max(mark.at_us, shown) if latest > TIME_MIN else mark.at_us
+    return Watermark(at_us, max(mark.closed_us, latest), all(times.ended for times in members))
 
 
 def microseconds(time: Any) -> int:

@@ -246,10 +246,11 @@ class Intake:
             rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
-            turns = bool(self._silent or self._just_ended()) and not self._stall
+            turning = bool(self._just_ended() or (self._silent and not closing))
+            turns = turning and not self._stall
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
-            elif closing and not self._dirty and self._pacer.idle:
+            elif closing and not self._dirty and self._pacer.idle and not turning:
                 return
             else:
                 await self._wait(barrier_at, closing=closing)
