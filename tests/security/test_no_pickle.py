@@ -25,7 +25,7 @@ FORBIDDEN = {
 """Modules that turn bytes into objects of the bytes' own choosing, or that use one of those."""
 FILES = sorted([*(ROOT / "streamflow").rglob("*.py"), *(ROOT / "connectors").rglob("*.py")])
 COMPILES = {ROOT / f"streamflow/operators/{name}.py" for name in ("fused", "aggregators")}
-"""What compiles text: loops that the planner wrote, and several aggregators at once; from users it holds identifiers."""
+"""What compiles text: loops that the planner wrote, and several aggregators at once; users give identifiers only."""
 
 
 def loaded_names(tree: ast.AST) -> set[str]:
