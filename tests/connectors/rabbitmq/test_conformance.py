@@ -114,6 +114,9 @@ class SinkStage(RabbitStage, SinkConformance):
     async def visible(self) -> list[Any]:
         return await self.environment.distinct(self.queue)
 
+    async def traceparents(self) -> list[str | None]:
+        return [message.headers.get("traceparent") for message in await self.environment.messages(self.queue)]
+
     def oversized(self) -> Any:
         return "x" * (1024 * 1024)
 
