@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
 from streamflow.connect.contracts import Guarantee, Probe, SourceContext
@@ -22,6 +22,8 @@ class MemorySource:
         self._ids = ids
         self._latest = latest
         self._seen: Set[str] = frozenset()
+        self._may_acknowledge: Callable[[], bool] = lambda: False
+        self._again: list[tuple[PartitionLog, list[int]]] = []
         self._next: dict[Partition, Position] = {}
         self._paused: Set[Partition] = frozenset()
         self._open = False
@@ -32,7 +34,7 @@ class MemorySource:
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         log = self._log
         log.check_reachable()
-        self._seen = ctx.seen
+        self._seen, self._may_acknowledge = ctx.seen, ctx.may_acknowledge
         self._next = dict(log.ends() if self._latest else log.starts())
         for name, position in {} if self._ids else dict(resume).items():
             log.check_position(name, position)
@@ -61,10 +63,12 @@ class MemorySource:
         self._log.wake()
 
     async def committed(self, epoch: int, taken: Taken) -> None:
+        self._acknowledge_again()
         if self._ids and self._log.acks_arrive:
             self._log.acknowledge(taken.ids)
 
     async def close(self) -> None:
+        self._acknowledge_again()
         self._open = False
         self._log.wake()
 
@@ -108,10 +112,17 @@ class MemorySource:
             return offsets
         identity = self._log.identity
         done = [offset for offset in offsets if record_id(identity, name, offset) in self._seen]
-        if done and self._log.acks_arrive:
-            part.acknowledge(done)
+        self._again.append((part, done))
+        self._acknowledge_again()
         gone = set(done)
         return [offset for offset in offsets if offset not in gone]
+
+    def _acknowledge_again(self) -> None:
+        """Acknowledges what was committed before, once a sink could have refused this state as an older copy."""
+        if self._open and self._again and self._log.acks_arrive and self._may_acknowledge():
+            for part, offsets in self._again:
+                part.acknowledge(offsets)
+            self._again.clear()
 
     def _at_end(self) -> bool:
         return all(at.at >= self._log.partitions[name].end for name, at in self._next.items())

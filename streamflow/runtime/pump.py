@@ -11,7 +11,7 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec, Prepared
-from streamflow.connect.contracts import Source, SourceContext, takes_nulls
+from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import SOURCE, Graph, OnError, Step
 from streamflow.instrument import Instrument
@@ -78,6 +78,7 @@ class Pump:
         self.ended = False
         self.opened = False
         self.source: Source | None = None
+        self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
         self._taken = dict(resume)
         self._wake = wake
@@ -105,6 +106,11 @@ class Pump:
     def waiting(self) -> bool:
         """Whether there is something to take."""
         return bool(self._buffer)
+
+    @property
+    def epoch_full(self) -> bool:
+        """Whether the source waits for a commit before it can go on."""
+        return self._bound is not None and self._bound.epoch_full
 
     @property
     def buffered(self) -> int:
@@ -155,6 +161,7 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
+        self._bound = source if isinstance(source, EpochBound) else None
         if self.times is not None:
             known = [*starts, *self.times.latest]
             self.times.expect(starts or ([] if known else [""]))
@@ -217,7 +224,7 @@ class Pump:
         return same and (end is None or (here is not None and here.at >= end.at))
 
     def _put(self, batch: SourceBatch) -> None:
-        if self.times is not None:
+        if self.times is not None and batch.payloads:
             self.silent_since[batch.partition] = self._world.clock.monotonic()
             self.heard.set()
         decodes = self.step.options["spec"].codec is not None
@@ -284,7 +291,7 @@ class Pump:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
         found = self._decode(batch)
-        return found if self.times is None else self._stamped(found, self.times)
+        return found if self.times is None or not batch.payloads else self._stamped(found, self.times)
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
@@ -297,7 +304,7 @@ class Pump:
         self._drop()
 
     async def _close(self) -> None:
-        source, self.source = self.source, None
+        source, self.source, self._bound = self.source, None, None
         if source is not None:
             await _quietly_close(source)
 
@@ -451,7 +458,13 @@ def _size_bytes(payloads: Sequence[Any]) -> int:
 
 
 def make_pumps(
-    graph: Graph, checkpoint: Checkpoint, times: EventTimes | None, wake: Callable[[], None], world: World
+    graph: Graph,
+    checkpoint: Checkpoint,
+    times: EventTimes | None,
+    wake: Callable[[], None],
+    *,
+    world: World,
+    may_acknowledge: Callable[[], bool],
 ) -> list[Pump]:
     """Makes a pump for each source, to go on from a checkpoint."""
     pumps = []
@@ -467,6 +480,7 @@ def make_pumps(
             world.settings.message_bytes_max,
             world.point,
             leaves_out=step.options["on_error"] is OnError.SKIP,
+            may_acknowledge=may_acknowledge,
         )
         own = None if times is None else times.sources.get(step.name)
         pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
