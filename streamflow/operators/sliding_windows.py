@@ -65,9 +65,10 @@ class SlidingWindows(Windows):
         held = self.table.miss(address)
         if new:
             key, sub = address
-            if type(sub) is tuple:
+            part: tuple[int, int] | None = sub if type(sub) is tuple else None
+            if part is not None:
                 self._parted[key] = self._parted.get(key, 0) + 1
-            first_end = sub[1] if type(sub) is tuple else self.kind.first_end(sub)
+            first_end = part[1] if part is not None else self.kind.first_end(address[1])
             if self._armed.get(key, first_end + 1) > first_end:
                 self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
