@@ -10,6 +10,7 @@ from streamflow.flow.state import list_state, map_state
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Context, Message, Output
+from streamflow.policy import retry
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
 
@@ -46,6 +47,7 @@ __all__ = [
     "list_state",
     "map_state",
     "otherwise",
+    "retry",
     "skip",
     "stop",
 ]

@@ -26,6 +26,7 @@
     │   ├── DecodeError            a record's bytes could not be decoded
     │   ├── EncodeError            a value cannot be encoded
     │   │   └── FoundLate          in state, found after the call that made it
+    │   ├── StepTimeout            a call of an async step took longer than it may
     │   └── StateFull              a step holds as many keys or items as it may
     └── DeterminismError           the same input gave another result
 
@@ -176,6 +177,10 @@ class StepError(StreamflowError):
     def __init__(self, message: str, *, step: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.step = step
+
+
+class StepTimeout(StepError, TimeoutError):
+    """A call of an async step took longer than its ``timeout`` or ``deadline``."""
 
 
 class DecodeError(StepError):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 from streamflow.operators.context import Context
 
 if TYPE_CHECKING:
+    from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction
     from streamflow.flow.keyed import KeyedStream, Process
     from streamflow.flow.stream import Stream
 
@@ -21,6 +22,8 @@ class Mapping_(Protocol[T_co]):
     """A decorator that makes a map step of a function."""
 
     @overload
+    def __call__(self, function: AsyncFunction[T_co, U], /) -> Stream[U]: ...
+    @overload
     def __call__(self, function: Callable[[T_co], U], /) -> Stream[U]: ...
     @overload
     def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> Stream[U]: ...
@@ -29,6 +32,8 @@ class Mapping_(Protocol[T_co]):
 class FlatMapping(Protocol[T_co]):
     """A decorator that makes a flat_map step of a function."""
 
+    @overload
+    def __call__(self, function: AsyncExpansion[T_co, U], /) -> Stream[U]: ...
     @overload
     def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> Stream[U]: ...
     @overload
@@ -39,6 +44,8 @@ class KeyedMapping(Protocol[K, T_co]):
     """A decorator that makes a map step, on a stream with keys."""
 
     @overload
+    def __call__(self, function: AsyncFunction[T_co, U], /) -> KeyedStream[K, U]: ...
+    @overload
     def __call__(self, function: Callable[[T_co], U], /) -> KeyedStream[K, U]: ...
     @overload
     def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> KeyedStream[K, U]: ...
@@ -47,6 +54,8 @@ class KeyedMapping(Protocol[K, T_co]):
 class KeyedFlatMapping(Protocol[K, T_co]):
     """A decorator that makes a flat_map step, on a stream with keys."""
 
+    @overload
+    def __call__(self, function: AsyncExpansion[T_co, U], /) -> KeyedStream[K, U]: ...
     @overload
     def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> KeyedStream[K, U]: ...
     @overload

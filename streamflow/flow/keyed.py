@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
@@ -14,9 +14,11 @@ from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context, Output
+from streamflow.policy import Policy
 from streamflow.state.collections import ListState, MapState
 
 if TYPE_CHECKING:
+    from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction, AsyncOptions
     from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
     from streamflow.flow.flow import Flow
 
@@ -43,7 +45,17 @@ class KeyedStream(Stream[T], Generic[K, T]):
 
         @overload
         def map(
-            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: AsyncFunction[T, U],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(
+            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, U]: ...
         @overload
         def map(
@@ -52,15 +64,29 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, U]: ...
         @overload
-        def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> KeyedMapping[K, T]: ...
-        def map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def map(
+            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
+        ) -> KeyedMapping[K, T]: ...
+        def map(
+            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
+        ) -> Any: ...
 
         @overload
         def flat_map(
-            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: AsyncExpansion[T, U],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def flat_map(
+            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, U]: ...
         @overload
         def flat_map(
@@ -69,17 +95,29 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, U]: ...
         @overload
         def flat_map(
-            self, /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
         ) -> KeyedFlatMapping[K, T]: ...
-        def flat_map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def flat_map(
+            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
+        ) -> Any: ...
 
         @overload
         def filter(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: AsyncFunction[T, object],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def filter(
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, T]: ...
         @overload
         def filter(
@@ -88,13 +126,13 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
-        def filter(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def filter(self, function: Any, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any) -> Any: ...
 
         @overload
         def inspect(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, T]: ...
         @overload
         def inspect(
@@ -103,12 +141,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
-        def inspect(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def inspect(self, function: Any, /, *, name: Any = None, on_error: Policy = OnError.STOP) -> Any: ...
 
         def branch(
-            self, *predicates: Callable[[T], object], name: str | None = None, on_error: OnError = OnError.STOP
+            self, *predicates: Callable[[T], object], name: str | None = None, on_error: Policy = OnError.STOP
         ) -> tuple[KeyedStream[K, T], ...]: ...
 
         def split(
@@ -117,7 +155,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             routes: Sequence[R],
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> Mapping[R, KeyedStream[K, T]]: ...
 
         @overload
@@ -133,7 +171,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             within: Duration | None = None,
             name: str,
             max_keys: int | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
 
         def batch(
@@ -141,7 +179,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         ) -> KeyedStream[K, list[T]]: ...
 
     def count(
-        self, *, name: str, max_keys: int | None = None, on_error: OnError = OnError.STOP
+        self, *, name: str, max_keys: int | None = None, on_error: Policy = OnError.STOP
     ) -> KeyedStream[K, tuple[K, int]]:
         """Counts the records of each key; gives ``(key, count)`` for every record.
 
@@ -160,7 +198,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         of: type[T] | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, T]]:
         """Combines each key's records: ``function(so_far, record)``; gives ``(key, combined)`` for every record.
 
@@ -185,7 +223,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, A]]: ...
     @overload
     def aggregate(
@@ -196,7 +234,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         result: Callable[[A], R],
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, R]]: ...
 
     def aggregate(
@@ -207,7 +245,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         result: Any = None,
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Any:
         """Keeps an accumulator per key; gives ``(key, result)`` for every record.
 
@@ -231,7 +269,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Processing[K, T, MapState[U, V]]: ...
     @overload
     def process(
@@ -241,7 +279,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Processing[K, T, ListState[V]]: ...
     @overload
     def process(
@@ -253,7 +291,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         migrate: Callable[[Any], S] | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Processing[K, T, S]: ...
 
     def process(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
@@ -265,7 +303,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         migrate: Any = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Any:
         """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
 
@@ -292,7 +330,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         return decorate
 
     def _process_step(
-        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: OnError
+        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: Policy
     ) -> Step:
         return self._flow._builder.add(
             "process",
@@ -306,10 +344,10 @@ class KeyedStream(Stream[T], Generic[K, T]):
             timers={},
             outputs=tuple(output.name for output in outputs),
             context=True,
-            on_error=build.check_policy(on_error),
+            **build.policy_options(on_error, waits=False),
         )
 
-    def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: OnError, result: Any = None) -> Any:
+    def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: Policy, result: Any = None) -> Any:
         step = self._flow._builder.add(
             kind,
             name,
@@ -319,7 +357,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             state=spec,
             key_type=self._key_type,
             result=result,
-            on_error=build.check_policy(on_error),
+            **build.policy_options(on_error, waits=False),
         )
         return self._like(True, Port(step.id), tuple)
 

@@ -17,7 +17,7 @@ from itertools import islice
 from math import inf
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from streamflow.batch import END, Fragment, MicroBatch
 from streamflow.codecs import Codec, codec_for
@@ -26,12 +26,15 @@ from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
 from streamflow.operators.values import FROZEN, own
-from streamflow.plan import Stage
+from streamflow.plan import Stage, handled
+from streamflow.policy import Retry
 from streamflow.state.bounds import KeyBound
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
 from streamflow.state.timers import Timers
+
+T = TypeVar("T")
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
 _DRIVER = str(Path(__file__).with_name("operator.py"))
@@ -148,7 +151,7 @@ class BoundStage:
             case "split":
                 names["route"] = _router(step)
             case "flat_map":
-                names["all"] = _all_of
+                names["all"] = all_of
             case "key_by":
                 names["q"] = KeyCheck(step.name, step.options["key_type"])
             case "count" | "reduce" | "aggregate" | "dedup":
@@ -245,8 +248,11 @@ class BoundStage:
         return step or " or ".join(step.name for step in self.stage.steps), line
 
     def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
-        """Counts a record that policy ``skip`` leaves out."""
+        """Counts a record that policy ``skip`` leaves out; raises the error of a step that only had more attempts."""
         step = self.stage.steps[n]
+        if step.options["on_error"] is OnError.STOP:
+            self.blamed = (n, key)
+            raise error
         self.skipped[step.name] += 1
         self.report(step.name, self.place(part, row, key), error)
 
@@ -276,7 +282,10 @@ class Fold:
     check: KeyCheck
 
     def attempt(self, key: Key, value: Any) -> tuple[Key, Any]:
-        """One call under a policy other than stop: restores the key's state if it raises."""
+        """The call under a policy other than stop: restores the key's state if it raises."""
+        return again(self.step, lambda: self._once(key, value))
+
+    def _once(self, key: Key, value: Any) -> tuple[Key, Any]:
         table, options = self.table, self.step.options
         table.begin()
         try:
@@ -371,11 +380,11 @@ class Process:
 
     def attempt(self, key: Key, value: Any, origin: tuple[int, ...]) -> list[Any]:
         """One call under a policy other than stop: its outputs, all of them, or the state as it was and the error."""
-        return self._atomic(key, origin, lambda context: self.step.call(context, value))
+        return again(self.step, lambda: self._atomic(key, origin, lambda context: self.step.call(context, value)))
 
     def attempt_timer(self, key: Key, name: str, origin: tuple[int, ...]) -> list[Any]:
         """`attempt` for a timer's handler; the timer itself is spent in any case."""
-        return self._atomic(key, origin, self.step.options["timers"][name])
+        return again(self.step, lambda: self._atomic(key, origin, self.step.options["timers"][name]))
 
     def _atomic(self, key: Key, origin: tuple[int, ...], call: Callable[[Any], Any]) -> list[Any]:
         context, table, timers = self.context, self.table, self.timers
@@ -383,7 +392,7 @@ class Process:
         if timers is not None:
             timers.begin(key)
         try:
-            outputs = _all_of(self._outputs(key, origin, call))
+            outputs = all_of(self._outputs(key, origin, call))
             table.verify()
         except BaseException:
             table.roll_back()
@@ -422,7 +431,7 @@ def _users_line(trace: TracebackType | None) -> str:
     return f" at {Path(found.filename).name}:{found.lineno}" if found is not None else ""
 
 
-def _all_of(outputs: Any) -> list[Any]:
+def all_of(outputs: Any) -> list[Any]:
     """Takes all outputs of one call, up to a bound: under a policy other than stop a call is all or nothing."""
     found = list(islice(outputs, CALL_OUTPUTS_MAX + 1))
     if len(found) > CALL_OUTPUTS_MAX:
@@ -451,9 +460,17 @@ def _router(step: Step) -> Callable[[Any], int]:
     return route
 
 
-def handled(step: Step) -> bool:
-    """Whether a step has an error policy other than stop."""
-    return step.options.get("on_error", OnError.STOP) is not OnError.STOP
+def again(step: Step, attempt: Callable[[], T]) -> T:
+    """Makes a call, and makes it again at once for as long as the step's policy says so."""
+    retry: Retry | None = step.options.get("retry")
+    failures = 0
+    while True:
+        try:
+            return attempt()
+        except Exception as error:
+            failures += 1
+            if retry is None or retry.wait_after(failures, error) is None:
+                raise
 
 
 def refused_by_sink(sink: str, value: object, where: str, error: Exception) -> EncodeError:

@@ -12,10 +12,10 @@ from typing import Any
 
 from streamflow.batch import END, Fragment, Origin
 from streamflow.graph import Port, Step
-from streamflow.operators.bind import BoundStage, handled
+from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
-from streamflow.plan import Entry, leaving
+from streamflow.plan import Entry, handled, leaving
 from streamflow.state.keyed import MISSING
 
 

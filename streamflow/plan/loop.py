@@ -18,10 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
-from streamflow.graph import SINK, Graph, OnError, Port, Step
+from streamflow.graph import SINK, Graph, Port, Step
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
-from streamflow.plan.view import StageView, takes_context, tracks_origins
+from streamflow.plan.view import StageView, handled, takes_context, tracks_origins
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -267,7 +267,7 @@ class LoopWriter:
             self.line(f"yield flush({upto})")
 
     def handled(self, step: Step) -> bool:
-        return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
+        return handled(step)
 
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)

@@ -79,6 +79,11 @@ class Stage:
     def boundary(self) -> bool:
         return len(self.steps) == 1 and self.steps[0].traits.boundary
 
+    @property
+    def awaits(self) -> bool:
+        """Whether it is an async step."""
+        return self.boundary and self.steps[0].traits.awaits
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streamflow.graph import Graph, Port, Step
+from streamflow.graph import Graph, OnError, Port, Step
 from streamflow.plan.stages import Entry, Stage, leaving
 
 
@@ -57,3 +57,8 @@ def tracks_origins(stage: Stage) -> bool:
 def takes_context(step: Step) -> bool:
     """Whether a step's function gets a context."""
     return step.kind == "process" or bool(step.options.get("context"))
+
+
+def handled(step: Step) -> bool:
+    """Whether an error of a step is caught where it is: by a policy other than stop, or for another attempt."""
+    return step.options.get("on_error", OnError.STOP) is not OnError.STOP or "retry" in step.options

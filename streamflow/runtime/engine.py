@@ -17,10 +17,7 @@ from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import SINK, SOURCE, OnError, Port
 from streamflow.instrument import Instrument
 from streamflow.operators.bind import BoundStage
-from streamflow.operators.fused import Transform, compile_loop
-from streamflow.operators.map_batch import MapBatch
-from streamflow.operators.operator import Outlet, Sync
-from streamflow.operators.plain import plain_loop
+from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
 from streamflow.points import Point, no_point
@@ -33,6 +30,7 @@ from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import Pump, World
 from streamflow.runtime.settings import Settings
+from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
 
@@ -138,7 +136,7 @@ class Engine:
         self._built = False
         self._watch_thread: Watch | None = None
         self.taps: dict[Port, Tap] = {}
-        self._operators: list[Sync] = []
+        self._operators: list[Operator] = []
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -175,7 +173,13 @@ class Engine:
         channels = tuple(channel.statistics().fragments for channel in self.channels)
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
-        return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+        calls = tuple(operator.under_way for operator in self._operators)
+        return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    @property
+    def awaits(self) -> bool:
+        """Whether records wait for what users' functions await."""
+        return self._built and any(operator.under_way for operator in self._operators)
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -256,7 +260,9 @@ class Engine:
             )
             for name, outbox in self.outboxes.items()
         ]
-        self._operators = [Sync(stage, lambda part: (), [], self) for stage in self.bound]
+        self._operators = [
+            make_operator(stage, job.plan, self, job.clock, job.settings.fragment_rows_max) for stage in self.bound
+        ]
         self._set_loops()
         self._built = True
 
@@ -291,19 +297,14 @@ class Engine:
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
-        for operator in self._operators:
-            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == operator.bound.stage.index]
-            outlets = [*self._exits(operator.bound.stage), *(self.taps[port] for port in taps)]
-            operator.replace(self._loop(operator.bound, taps), outlets)
-        self._parts.taps[:] = self.taps.values()
-
-    def _loop(self, bound: BoundStage, taps: Sequence[Port]) -> Transform:
-        if bound.stage.boundary:
-            return MapBatch(bound, len(taps)).run
         settings = self.job.settings
-        if settings.plain or self.careful:
-            return plain_loop(bound, taps, careful=self.careful > 0)
-        return compile_loop(bound, taps, settings.fragment_rows_max)
+        rows_max = 0 if settings.plain or self.careful else settings.fragment_rows_max
+        for operator in self._operators:
+            bound = operator.bound
+            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == bound.stage.index]
+            outlets = [*self._exits(bound.stage), *(self.taps[port] for port in taps)]
+            set_loop(operator, taps, outlets, rows_max, careful=self.careful > 0)
+        self._parts.taps[:] = self.taps.values()
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
