@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 
-ALL = ("keyed", "latency", "exactly_once", "nats_latency", "commits", "recovery")
+ALL = ("keyed", "latency", "async", "exactly_once", "nats_latency", "commits", "recovery")
 BY_NAME = ("store",)
 """What `commits` and `recovery` sum up, in more detail."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
@@ -18,7 +18,7 @@ from streamflow.policy import Policy
 from streamflow.state.collections import ListState, MapState
 
 if TYPE_CHECKING:
-    from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction, AsyncOptions
+    from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions
     from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
     from streamflow.flow.flow import Flow
 
@@ -46,7 +46,17 @@ class KeyedStream(Stream[T], Generic[K, T]):
         @overload
         def map(
             self,
-            function: AsyncFunction[T, U],
+            function: Callable[[T], Awaitable[U]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(
+            self,
+            function: Callable[[Context[Any, Any], T], Awaitable[U]],
             /,
             *,
             name: str | None = None,
@@ -108,7 +118,17 @@ class KeyedStream(Stream[T], Generic[K, T]):
         @overload
         def filter(
             self,
-            function: AsyncFunction[T, object],
+            function: Callable[[T], Awaitable[object]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def filter(
+            self,
+            function: Callable[[Context[Any, Any], T], Awaitable[object]],
             /,
             *,
             name: str | None = None,

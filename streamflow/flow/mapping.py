@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
 from streamflow.flow import build
-from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction, AsyncOptions, call_limits, is_async
+from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions, call_limits, is_async
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.context import Context
 from streamflow.policy import BATCH_SIZE, CallLimits, Policy
@@ -40,7 +40,17 @@ class MappingVerbs(Generic[T]):
     @overload
     def map(
         self,
-        function: AsyncFunction[T, U],
+        function: Callable[[T], Awaitable[U]],
+        /,
+        *,
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[AsyncOptions],
+    ) -> Stream[U]: ...
+    @overload
+    def map(
+        self,
+        function: Callable[[Context[Any, Any], T], Awaitable[U]],
         /,
         *,
         name: str | None = None,
@@ -87,7 +97,17 @@ class MappingVerbs(Generic[T]):
     @overload
     def filter(
         self,
-        function: AsyncFunction[T, object],
+        function: Callable[[T], Awaitable[object]],
+        /,
+        *,
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[AsyncOptions],
+    ) -> Stream[T]: ...
+    @overload
+    def filter(
+        self,
+        function: Callable[[Context[Any, Any], T], Awaitable[object]],
         /,
         *,
         name: str | None = None,

@@ -78,7 +78,7 @@ class Calls:
         self._clock = clock
         self._ended = ended
         self._spare: _Spare | None = None
-        self._tasks: dict[asyncio.Task[None], None] = {}  # in order: a simulated run must be the same each time
+        self._tasks: dict[asyncio.Task[None], _Spare] = {}  # in order: a simulated run must be the same each time
         self._waiting: dict[Call, None] = {}
         self._attempts: dict[Call, None] = {}
         self._alarm: Cancellable | None = None
@@ -111,7 +111,9 @@ class Calls:
             coroutine = self._coroutine(call)
             going = _Going(coroutine, spare.context.run(coroutine.send, None), self)
         except StopIteration as end:
-            self._end(call, end.value, None)
+            call.done, call.value = True, end.value
+            self.running -= 1
+            self._ended(call)
             return
         except asyncio.CancelledError:
             error = _cancelled_inside()
@@ -139,7 +141,7 @@ class Calls:
     def _new_spare(self, loop: asyncio.AbstractEventLoop) -> _Spare:
         spare = self._spare = _Spare(loop.create_future(), contextvars.copy_context())
         spare.task = loop.create_task(self._go_on(spare), context=spare.context)
-        self._tasks[spare.task] = None
+        self._tasks[spare.task] = spare
         spare.task.add_done_callback(self._gone)
         spare.task.set_name(f"call of {self._step}")
         return spare
@@ -224,12 +226,11 @@ class Calls:
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         """A task has ended: of itself, at the close, or cancelled before it could take over its call."""
-        self._tasks.pop(task, None)
+        spare = self._tasks.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.broken = error
-        if not self._closing:
-            for call in [call for call in self._waiting if call.task is task]:
-                self._end(call, None, _cancelled_inside())
+        if spare.call is not None and not spare.call.done and not self._closing:
+            self._end(spare.call, None, _cancelled_inside())
 
     # -- time limits ------------------------------------------------------------------------------
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import stateful, wired
+from tests.simulation import awaiting, stateful, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -31,6 +31,9 @@ CELLS: tuple[Cell, ...] = (
     Cell("blind", wired.blind, wired.check_blind, blind=frozenset({"out"})),
     Cell("pushes", wired.pushes, wired.check_pushes, ("a", "b"), pushed="b", queue=True),
     Cell("aliases", stateful.aliases, stateful.check_aliases),
+    Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
+    Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),
+    Cell("unordered", awaiting.unordered, awaiting.check_unordered, ordered=False),
 )
 
 BY_NAME = {cell.name: cell for cell in CELLS}

@@ -296,10 +296,10 @@ async def test_an_error_names_step_record_key_and_line(tmp_path):
 
     line = fetch.__code__.co_firstlineno + 3
     flow.source(source).key_by(lambda v: f"k{v}", name="by").map(fetch, concurrency=4).to(sink)
+    send(source, *range(6))
+    source.close_input()
     with pytest.raises(StepError) as caught:
-        async with flow.running() as run:
-            send(source, *range(6))
-            await run.wait()
+        await flow.run()
     assert str(caught.value) == (
         f"step 'fetch' raised KeyError: 'boom' at test_async_map.py:{line} "
         "(source 'in', the record before position 4, key 'k3')"
@@ -401,11 +401,12 @@ async def test_a_stop_waits_for_the_calls_before_it(tmp_path):
 async def test_a_function_that_cannot_be_awaited_is_told(tmp_path):
     source, sink = topics()
     flow = flow_in(tmp_path)
-    flow.source(source).map(lambda v: v, concurrency=4, name="plain").to(sink)
+    plain: Any = lambda v: v  # noqa: E731
+    flow.source(source).map(plain, concurrency=4, name="plain").to(sink)
+    source.send(1)
+    source.close_input()
     with pytest.raises(StepError, match="'plain' returned 1, which cannot be awaited"):
-        async with flow.running() as run:
-            source.send(1)
-            await run.wait()
+        await flow.run()
 
 
 async def test_a_plain_function_may_give_what_is_awaited(tmp_path):
