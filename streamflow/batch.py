@@ -24,7 +24,7 @@ Origin = tuple[int, ...]
 END: Final = 1 << 62
 """Sorts behind every integer in an origin."""
 
-FRAGMENT_ROWS_MAX: Final = 1024
+FRAGMENT_ROWS_MAX: Final = 2048
 """Most rows in one fragment, and most records in one micro-batch."""
 
 

@@ -140,7 +140,16 @@ class ChainSink(NatsSink):
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         self._check_open()
-        end = max(at.next_seq, chunks[-1].first_seq + chunks[-1].count)
+        end = max(at.next_seq, chunks[-1].end_seq)
+        while True:
+            count = end - at.next_seq
+            count = count if self._batching is None else self._batching.piece(count)
+            at = await self._publish_until(chunks, at, at.next_seq + count)
+            if at.next_seq >= end:
+                return at
+
+    async def _publish_until(self, chunks: Sequence[Chunk], at: Progress, end: int) -> Progress:
+        """Publishes one piece of a run, in one of the two ways, and times it."""
         self._in_batches = self._batching is not None and self._batching.worth(end - at.next_seq)
         began = time.monotonic()
         progress = at
@@ -165,7 +174,7 @@ class ChainSink(NatsSink):
     async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int, *, brief: bool) -> tuple[Progress, Outcome]:
         """Publishes what is not there yet, up to ``end`` or the first refusal."""
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
-        messages = self._messages(chunks, at.next_seq, cursor)
+        messages = self._messages(chunks, range(at.next_seq, end), cursor)
         if self._in_batches:
             return await self._send_batches(messages, cursor, chunks, at, end)
         outcome = await self._publisher.run(messages, first_seq=cursor.seq + 1, chained=brief)
@@ -296,10 +305,12 @@ class ChainSink(NatsSink):
             )
         return mark
 
-    def _messages(self, chunks: Sequence[Chunk], next_seq: int, cursor: Cursor) -> Iterator[Outgoing]:
+    def _messages(self, chunks: Sequence[Chunk], seqs: range, cursor: Cursor) -> Iterator[Outgoing]:
         self._last = cursor.link.encode()
         in_batches, guard, link, previous = self._in_batches, self._guard, self._last, b""
-        for expected, (seq, packed) in enumerate(self._live(chunks, next_seq), cursor.seq):
+        for expected, (seq, packed) in enumerate(self._live(chunks, seqs.start), cursor.seq):
+            if seq >= seqs.stop:
+                break
             frame = unpack(packed)
             subject = self._subject(seq, frame)
             link = linked(link, seq, packed)

@@ -13,7 +13,7 @@ from streamflow.connect.contracts import Frames
 from streamflow.connect.memory_frames import Extras, by_partition, take_apart
 from streamflow.errors import Fenced, NotFound, PositionAhead, RetentionGap, SourceReplaced, Unavailable
 
-READ_RECORDS_MAX: Final = 1024
+READ_RECORDS_MAX: Final = 2048
 
 _NO_EXTRAS: Final = Extras()
 

@@ -11,7 +11,7 @@ from streamflow.errors import Unavailable
 
 
 class MemorySource:
-    """Reads the partitions in turn, in order, at most 1024 records each time; keeps no read-ahead.
+    """Reads the partitions in turn, in order, at most 2048 records each time; keeps no read-ahead.
 
     GUARANTEE: exactly-once by positions, or by ids if the topic forgets what is acknowledged.
     """

@@ -3,7 +3,7 @@
 One loop runs all steps of a stage record by record, depth first: the order in which rows leave it is the tuple order
 of their origins. It binds users' functions and table look-ups as locals and works on bare lists, so nothing is
 crossed per record but the users' own calls. A port that is reached from several places (a merge, the output of a
-step with timers) becomes a local function. The loop is a generator: it pauses when it has 1024 rows for an exit, and
+step with timers) becomes a local function. The loop is a generator: it pauses when it has many rows for an exit, and
 when it has kept the event loop for long, at which it looks every 32 rows.
 
 The text defines ``make(env)``, which returns ``loop(part)``: Fragment -> iterator of one tuple of Fragments (one per

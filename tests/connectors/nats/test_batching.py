@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from streamflow.connect.contracts import SinkOptions
-from streamflow_nats.batching import FEW, TRIED_MAX, Batching
+from streamflow_nats.batching import FEW, TRIED, Batching
 from tests.connectors.nats.kit import chunk, sink_context
 
 
@@ -47,13 +47,18 @@ def test_one_slow_moment_is_forgotten(batched: bool) -> None:
     assert share > 0.9 if batched else share < 0.1
 
 
-def test_a_long_run_is_not_tried_one_by_one_first() -> None:
-    assert Batching().worth(TRIED_MAX + 1)
-    assert not Batching().worth(TRIED_MAX)
+def test_only_the_first_piece_of_a_long_run_is_tried_one_by_one() -> None:
+    batching = Batching()
+    assert batching.piece(50_000) == TRIED
+    assert not batching.worth(TRIED)
+    batching.took(TRIED, 0.1, batched=False)
+    assert batching.piece(50_000) == 50_000
+    assert batching.worth(50_000)
 
 
-@pytest.mark.parametrize(("size", "batched"), [(FEW, False), (TRIED_MAX + 1, True)])
-async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, size, batched):
+@pytest.mark.parametrize(("size", "batched"), [(FEW, 0), (TRIED, 0), (TRIED + 100, 100)])
+async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, monkeypatch, size, batched):
+    monkeypatch.setattr(Batching, "worth", lambda self, messages: self.piece(2 * TRIED) == 2 * TRIED)
     name = await broker.stream("{}.x", allow_atomic=True)
     sink = broker.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context())
@@ -62,5 +67,5 @@ async def test_a_stream_that_takes_batches_gets_few_messages_one_by_one(broker, 
     assert progress.next_seq == size + 1
     messages = await broker.all(name)
     assert [message.data.decode() for message in messages] == values
-    assert all(("Nats-Batch-Id" in message.headers) == batched for message in messages)
+    assert ["Nats-Batch-Id" in message.headers for message in messages] == [False] * (size - batched) + [True] * batched
     await sink.close()

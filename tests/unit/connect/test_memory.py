@@ -12,6 +12,7 @@ from streamflow.batch import Chunk, Fragment, MicroBatch, Position, Progress, Ta
 from streamflow.connect.contracts import Sink, SinkContext, SinkOptions, SinkSpec, Source, SourceContext, SourceSpec
 from streamflow.connect.memory import MemoryTopic
 from streamflow.connect.memory_frames import Heads
+from streamflow.connect.memory_log import READ_RECORDS_MAX
 from streamflow.errors import DefinitionError, EncodeError, Fenced, NotFound, PositionAhead, RetentionGap, SinkAhead
 
 
@@ -99,14 +100,14 @@ async def test_sending_needs_a_partition_and_an_open_input():
 
 async def test_partitions_take_turns():
     topic = MemoryTopic("orders", partitions=("a", "b"))
-    topic.send_all(range(2400), "a")
-    topic.send_all(range(1200), "b")
+    topic.send_all(range(2 * READ_RECORDS_MAX + 352), "a")
+    topic.send_all(range(READ_RECORDS_MAX + 176), "b")
     source = await opened(topic)
     batches = [await source.read() for _ in range(5)]
     assert [(batch.partition, len(batch)) for batch in batches if batch] == [
-        ("a", 1024),
-        ("b", 1024),
-        ("a", 1024),
+        ("a", READ_RECORDS_MAX),
+        ("b", READ_RECORDS_MAX),
+        ("a", READ_RECORDS_MAX),
         ("b", 176),
         ("a", 352),
     ]
@@ -171,12 +172,13 @@ async def test_a_queue_forgets_what_is_acknowledged():
 
 async def test_a_queue_with_a_long_acknowledged_stretch_goes_on():
     topic = MemoryTopic("jobs", ids=True)
-    topic.send_all(range(2000))
+    total = 2 * READ_RECORDS_MAX
+    topic.send_all(range(total))
     first = await opened(topic)
     ids = [name for _ in range(2) for name in (await first.read()).ids]  # type: ignore[union-attr]
-    again = await opened(topic, seen=set(ids[1:1700]))
+    again = await opened(topic, seen=set(ids[1 : total - 300]))
     rest = [await again.read() for _ in range(2)]
-    assert [value for batch in rest if batch for value in batch.payloads] == [0, *range(1700, 2000)]
+    assert [value for batch in rest if batch for value in batch.payloads] == [0, *range(total - 300, total)]
 
 
 async def test_ids_of_a_replaced_queue_acknowledge_nothing():
