@@ -65,6 +65,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "async_map": Kind(boundary=True, awaits=True),
     "async_filter": Kind(boundary=True, awaits=True),
     "async_flat_map": Kind(boundary=True, awaits=True, expands=True),
+    "async_process": Kind(boundary=True, awaits=True, stateful=True, expands=True),
     "async_map_batch": Kind(boundary=True, awaits=True, expands=True, rekeys=True),
 }
 

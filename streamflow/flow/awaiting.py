@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
-from typing import Any, TypedDict, TypeVar
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from typing import Any, Final, TypedDict, TypeVar
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
@@ -27,25 +27,36 @@ AsyncExpansion = (
 """An async function that gives an iterable, or an async generator."""
 
 
-class AsyncOptions(TypedDict, total=False):
+class CallOptions(TypedDict, total=False):
     """What an async step may be given besides.
 
     Args:
         concurrency: Most calls under way at a time; default 16.
-        ordered: Whether results keep the order of their records (default). Without it those of a micro-batch go on as
-            they come; on a stream with keys each key's still keep theirs.
-        window: Most records, from the oldest unfinished one on, that an ordered step holds; default is 16 times the
-            concurrency.
         timeout: Longest time of one attempt, after which it is cancelled; default is the deadline.
         deadline: Longest time of a call with all its attempts and the waits between them; default 30 s. A commit
             waits for the calls before it, so no call may last for ever.
     """
 
     concurrency: int
-    ordered: bool
-    window: int
     timeout: Duration
     deadline: Duration
+
+
+class AsyncOptions(CallOptions, total=False):
+    """What an async step without state may be given besides: `CallOptions` and its order.
+
+    Args:
+        ordered: Whether results keep the order of their records (default). Without it those of a micro-batch go on as
+            they come; on a stream with keys each key's still keep theirs.
+        window: Most records, from the oldest unfinished one on, that an ordered step holds; default is 16 times the
+            concurrency.
+    """
+
+    ordered: bool
+    window: int
+
+
+_KNOWN: Final = frozenset({"concurrency", "timeout", "deadline", "ordered", "window"})
 
 
 def is_async(function: Any) -> bool:
@@ -56,17 +67,18 @@ def is_async(function: Any) -> bool:
     return inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called)
 
 
-def call_limits(step: str, options: AsyncOptions, size: int = 1, within: Duration = "0ms") -> CallLimits:
+def call_limits(step: str, options: AsyncOptions | CallOptions, size: int = 1, within: Duration = "0ms") -> CallLimits:
     """The bounds of an async step.
 
     Raises:
         DefinitionError: One of them is no bound.
     """
-    unknown = sorted(options.keys() - AsyncOptions.__annotations__.keys())
+    unknown = sorted(options.keys() - _KNOWN)
     if unknown:
         raise DefinitionError(f"step {step!r} got {unknown[0]}=, which no step has")
+    given_order: Mapping[str, Any] = options
     concurrency = options.get("concurrency", CONCURRENCY)
-    window = options.get("window", concurrency * WINDOW_PER_CALL if type(concurrency) is int else CONCURRENCY)
+    window = given_order.get("window", concurrency * WINDOW_PER_CALL if type(concurrency) is int else CONCURRENCY)
     for name, given in (("concurrency", concurrency), ("window", window), ("size", size)):
         if type(given) is not int or given < 1:
             raise DefinitionError(f"{name}={given!r:.40} of step {step!r} is no bound", hint="Give a number above 0.")
@@ -82,7 +94,7 @@ def call_limits(step: str, options: AsyncOptions, size: int = 1, within: Duratio
             f"timeout={options['timeout']!r} of step {step!r} is longer than its deadline of {deadline:g} s",
             hint="Give deadline= too: it bounds a call with all its attempts.",
         )
-    ordered = bool(options.get("ordered", True))
+    ordered = bool(given_order.get("ordered", True))
     return CallLimits(concurrency, ordered, window, timeout, deadline, size, duration_ms(within) / 1000)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from streamflow.operators.context import Context
@@ -65,4 +65,11 @@ class KeyedFlatMapping(Protocol[K, T_co]):
 class Processing(Protocol[K, T_co, S]):
     """A decorator that makes a process step of a function."""
 
+    @overload
+    def __call__(
+        self, function: Callable[[Context[K, S], T_co], Awaitable[Iterable[U] | None]], /
+    ) -> Process[K, S, U]: ...
+    @overload
+    def __call__(self, function: Callable[[Context[K, S], T_co], AsyncIterable[U]], /) -> Process[K, S, U]: ...
+    @overload
     def __call__(self, function: Callable[[Context[K, S], T_co], Iterable[U] | None], /) -> Process[K, S, U]: ...

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.awaiting import CallOptions, call_limits, is_async
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context, Output
-from streamflow.policy import Policy
+from streamflow.policy import CallLimits, Policy
 from streamflow.state.collections import ListState, MapState
 
 if TYPE_CHECKING:
@@ -290,6 +291,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, MapState[U, V]]: ...
     @overload
     def process(
@@ -300,6 +302,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, ListState[V]]: ...
     @overload
     def process(
@@ -312,6 +315,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, S]: ...
 
     def process(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
@@ -324,8 +328,11 @@ class KeyedStream(Stream[T], Generic[K, T]):
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
         on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Any:
         """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
+
+        An async function, or an async generator, holds its key until it returns; calls of other keys go on.
 
         Args:
             state: A class or a function without arguments that makes a new key's state, or `map_state` or
@@ -337,23 +344,34 @@ class KeyedStream(Stream[T], Generic[K, T]):
                 not count.
             outputs: Side outputs that the function may `Context.emit` to.
             on_error: What happens when it raises; in any case the call is atomic.
+            **limits: The bounds of an async function's calls: see `CallOptions`.
         """
         spec = replace(state_spec(state, ttl, migrate), keys_max=check_bound("max_keys", max_keys))
 
         def decorate(function: Any) -> Process[K, Any, Any]:
-            build.check_function("process", function)
+            build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
-            step = self._process_step(step_name, function, spec, outputs, on_error)
+            bounds = call_limits(step_name, limits) if is_async(function) else None
+            if limits and bounds is None:
+                raise DefinitionError(f"process step {step_name!r} is a plain function and takes no {min(limits)}=")
+            step = self._process_step(step_name, function, spec, outputs, on_error, bounds)
             kind = build.element(build.returns(function))
             return Process(self._flow, Port(step.id), kind, self._key_type)
 
         return decorate
 
     def _process_step(
-        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: Policy
+        self,
+        name: str,
+        function: Any,
+        spec: StateSpec,
+        outputs: Sequence[Output[Any]],
+        on_error: Policy,
+        limits: CallLimits | None = None,
     ) -> Step:
+        more: dict[str, Any] = {} if limits is None else {"limits": limits, "verb": "process"}
         return self._flow._builder.add(
-            "process",
+            "process" if limits is None else "async_process",
             name,
             [self._port],
             function,
@@ -364,7 +382,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
             timers={},
             outputs=tuple(output.name for output in outputs),
             context=True,
-            **build.policy_options(on_error, waits=False),
+            **build.policy_options(on_error, waits=limits is not None),
+            **more,
         )
 
     def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: Policy, result: Any = None) -> Any:
@@ -385,16 +404,23 @@ class KeyedStream(Stream[T], Generic[K, T]):
         return KeyedStream(self._flow, port, kind, self._key_type) if keyed else Stream(self._flow, port, kind)
 
 
+TimerHandler = (
+    Callable[[Context[K, S]], Iterable[T] | None]
+    | Callable[[Context[K, S]], Awaitable[Iterable[T] | None]]
+    | Callable[[Context[K, S]], AsyncIterable[T]]
+)
+"""What `Process.on_timer` takes."""
+
+
 class Process(KeyedStream[K, T], Generic[K, S, T]):
     """The output of a `process` step; timer handlers and side outputs hang on it."""
 
-    def on_timer(
-        self, name: str
-    ) -> Callable[[Callable[[Context[K, S]], Iterable[T] | None]], Callable[[Context[K, S]], Iterable[T] | None]]:
-        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``."""
+    def on_timer(self, name: str) -> Callable[[TimerHandler[K, S, T]], TimerHandler[K, S, T]]:
+        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``; async where the step is."""
 
         def decorate(function: Any) -> Any:
-            build.check_function("on_timer", function)
+            check = build.check_callable if self._step.traits.awaits else build.check_function
+            check("on_timer", function)
             timers = self._step.options["timers"]
             if name in timers:
                 raise DefinitionError(f"timer {name!r} of step {self.name!r} has two handlers")

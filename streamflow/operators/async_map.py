@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterable, Callable, Iterator
 from itertools import islice
 from typing import Any, Final
 
 from streamflow.batch import FRAGMENT_ROWS_MAX, Fragment
 from streamflow.clock import Cancellable, Clock
-from streamflow.graph import OnError, Port, Step
-from streamflow.operators.bind import BoundStage
-from streamflow.operators.calls import Call, Calls
+from streamflow.graph import Step
+from streamflow.operators.async_stage import AsyncStage
+from streamflow.operators.bind import BoundStage, all_of
+from streamflow.operators.calls import Call
 from streamflow.operators.context import CALL_OUTPUTS_MAX, Context
-from streamflow.operators.exits import Exits
-from streamflow.operators.line import Failed, Flight, Line
-from streamflow.operators.operator import SLICE_SECONDS, Outlet, Shard
-from streamflow.operators.routing import Inlet
+from streamflow.operators.line import Failed, Flight
+from streamflow.operators.operator import Shard
 from streamflow.policy import CallLimits
-from streamflow.state.keyed import MISSING
 
 BEGUN_AT_ONCE: Final = 32
 """Calls begun before the operator looks at the time."""
@@ -29,8 +26,8 @@ OPEN_ROWS_MAX: Final = 65_536
 """Rows begun and not let go on, of a step that keeps no order."""
 
 
-class AsyncMap:
-    """Runs a stage of one async step.
+class AsyncMap(AsyncStage):
+    """Runs a stage of one async step without state.
 
     GUARANTEE: every record is called once per life of the shard but for retries; results leave in the order of the
     records, as soon as all before them are there. A barrier passes behind the last row before it.
@@ -45,63 +42,27 @@ class AsyncMap:
     """
 
     def __init__(
-        self, bound: BoundStage, shard: Shard, clock: Clock, *, rows_max: int = FRAGMENT_ROWS_MAX, merged: bool = False
+        self, bound: BoundStage, shard: Shard, clock: Clock, rows_max: int = FRAGMENT_ROWS_MAX, *, merged: bool = False
     ) -> None:
-        self.bound = bound
-        self.busy_seconds = 0.0
-        self._step = step = bound.stage.steps[0]
-        self._shard = shard
-        self._clock = clock
-        self._limits: CallLimits = step.options["limits"]
-        self._window = self._limits.window if self._limits.ordered else OPEN_ROWS_MAX
-        self._line = Line(Exits(bound), self._failed, rows_max, ordered=self._limits.ordered or merged)
-        self._outlets: Sequence[Outlet] = ()
-        self._next: tuple[Exits, Sequence[Outlet]] | None = None
+        limits: CallLimits = bound.stage.steps[0].options["limits"]
+        super().__init__(bound, shard, clock, rows_max, ordered=limits.ordered or merged)
+        self._window = limits.window if limits.ordered else OPEN_ROWS_MAX
         self._unbegun: deque[Flight] = deque()
         self._unbegun_rows = 0
-        self._batches = step.kind == "async_map_batch"
+        self._batches = self._step.kind == "async_map_batch"
         self._first_at = 0.0
         self._alarm: Cancellable | None = None
 
-    def replace(self, taps: Sequence[Port], outlets: Sequence[Outlet]) -> None:
-        """Takes other taps and their outlets; they are used from the next number on."""
-        self._next = Exits(self.bound, taps), outlets
-
     @property
     def under_way(self) -> int:
-        """Rows taken in that have not left: they wait for users' awaits, here or of a row before them."""
         return self._line.open + self._unbegun_rows
 
-    async def run(self, inlet: Inlet) -> None:
-        """Runs until cancelled; raises what a call raised, as `StepError`."""
-        self._wake = asyncio.Event()
-        options = self._step.options
-        self._calls = Calls(
-            self._step.name, _collected(self._step), self._limits, options.get("retry"), self._clock, self._ended
-        )
-        self._calls.entered = self._entered
-        getting: asyncio.Task[Fragment] | None = None
-        try:
-            while True:
-                self._wake.clear()
-                if self._calls.broken is not None:
-                    raise self._calls.broken
-                if getting is not None and getting.done():
-                    self._take(getting.result())
-                    getting = None
-                moved = await self._move()
-                if getting is None and self._has_room():
-                    getting = asyncio.create_task(inlet.get())
-                    getting.add_done_callback(lambda _: self._wake.set())
-                if not moved:
-                    await self._wake.wait()
-        finally:
-            if getting is not None:
-                getting.cancel()
-                await asyncio.wait([getting])
-            if self._alarm is not None:
-                self._alarm.cancel()
-            await self._calls.close()
+    def _function(self) -> Callable[..., Any]:
+        return _collected(self._step)
+
+    def _close(self) -> None:
+        if self._alarm is not None:
+            self._alarm.cancel()
 
     def _has_room(self) -> bool:
         if not self._line:
@@ -116,55 +77,7 @@ class AsyncMap:
             self._unbegun.append(flight)
             self._unbegun_rows += len(part.values)
 
-    async def _move(self) -> bool:
-        """Begins calls and lets go on what is done; whether anything changed."""
-        started = self._clock.monotonic()
-        moved = self._begin(started + SLICE_SECONDS)
-        for like, outs in self._outgoing():
-            for outlet, out in zip(self._outlets, outs, strict=True):
-                await outlet.put(out)
-            if like.last:
-                self._finish(like)
-            moved = True
-        self._shard.breathe()
-        now = self._clock.monotonic()
-        self.busy_seconds += now - started
-        if now > started + SLICE_SECONDS:
-            await asyncio.sleep(0)
-        return moved
-
-    def _outgoing(self) -> Iterator[tuple[Fragment, tuple[Fragment, ...]]]:
-        ready = self._line.ready()
-        while True:
-            if self._next is not None and self._line.between:
-                (self._line.exits, self._outlets), self._next = self._next, None
-            found = next(ready, None)
-            if found is None:
-                return
-            yield found
-
-    def _finish(self, part: Fragment) -> None:
-        epoch = part.batch.barrier
-        if epoch is not None:
-            self._shard.point("stage.sealed")
-            self._shard.arrive(epoch, self.bound.stage.index)
-
     # -- calls ------------------------------------------------------------------------------------
-
-    def _begin(self, until: float) -> bool:
-        """Begins as many calls as there is room for, but for no longer than until then."""
-        began = False
-        while calls := self._next_calls():
-            began = True
-            self.bound.entered = self._clock.monotonic()
-            try:
-                self._calls.begin(calls)
-            finally:
-                self.bound.entered = 0.0
-            if self._clock.monotonic() > until:
-                self._wake.set()
-                break
-        return began
 
     def _next_calls(self) -> list[Call]:
         room = self._limits.concurrency - self._calls.running
@@ -215,7 +128,6 @@ class AsyncMap:
         self._wake.set()
 
     def _ended(self, call: Call) -> None:
-        self._wake.set()
         if self._batches:
             self._batch_ended(call)
             return
@@ -243,16 +155,6 @@ class AsyncMap:
                 outcome = call.value if at == 0 else []
             self._line.settle(flight, row, outcome)
 
-    def _failed(self, part: Fragment, row: int, error: Exception) -> None:
-        key = MISSING if part.keys is None else part.keys[row]
-        if self._step.options["on_error"] is OnError.STOP:
-            self.bound.blamed = (0, key)
-            raise self.bound.fail(error, part, row) from error
-        self.bound.lost(0, error, part, row, key)
-
-    def _entered(self, since: float) -> None:
-        self.bound.entered = since
-
 
 def _collected(step: Step) -> Callable[..., Any]:
     """The step's function; one that gives many rows is made to give them as a list, of a bounded length."""
@@ -263,20 +165,19 @@ def _collected(step: Step) -> Callable[..., Any]:
     async def collected(*arguments: Any) -> list[Any]:
         made = function(*arguments)
         if isinstance(made, AsyncIterable):
-            found: list[Any] = []
-            async for output in made:
-                found.append(output)
-                _check_count(step, found)
-            return found
+            return await all_given(made)
         if not inspect.isawaitable(made):
             raise TypeError(f"the function of async step {step.name!r} returned {made!r:.60}, which cannot be awaited")
-        found = list(islice(await made, CALL_OUTPUTS_MAX + 1))
-        _check_count(step, found)
-        return found
+        return all_of(await made)
 
     return collected
 
 
-def _check_count(step: Step, found: list[Any]) -> None:
-    if len(found) > CALL_OUTPUTS_MAX:
-        raise ValueError(f"more than {CALL_OUTPUTS_MAX} outputs in one call of async step {step.name!r}")
+async def all_given(outputs: AsyncIterable[Any], own: Callable[[Any], Any] = lambda value: value) -> list[Any]:
+    """Takes all outputs of an async generator, each as it is when it is given, up to a bound."""
+    found: list[Any] = []
+    async for output in outputs:
+        found.append(own(output))
+        if len(found) > CALL_OUTPUTS_MAX:
+            raise ValueError(f"more than {CALL_OUTPUTS_MAX} outputs in one call of an async step")
+    return found

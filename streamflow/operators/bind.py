@@ -158,6 +158,8 @@ class BoundStage:
                 names |= self._bind_fold(step)
             case "process":
                 names |= Process(self, step).names()
+            case "async_process":
+                names["process"] = Process(self, step)
         return names
 
     def _table(self, step: Step) -> Table[Any]:
@@ -337,7 +339,12 @@ class Process:
         if options["timers"]:
             self.timers = bound.timers[step.name] = Timers(step.name, options["timers"], options["key_type"])
             bound.tables[self.timers.table.name] = self.timers.table
-        self.context: Context[Any, Any] = Context(bound.graph.flow, step.name, self.timers, options["outputs"])
+        self._flow = bound.graph.flow
+        self.context = self.new_context()
+
+    def new_context(self) -> Context[Any, Any]:
+        """A context for a call."""
+        return Context(self._flow, self.step.name, self.timers, self.step.options["outputs"])
 
     def names(self) -> dict[str, Any]:
         timers: dict[str, Any] = {}
@@ -377,6 +384,15 @@ class Process:
         else:
             for sub in list(self.table.index.get(key, ())):
                 self.table.delete((key, sub))
+
+    def keep(self, key: Key, context: Context[Any, Any], state: Any) -> None:
+        """Stores what a call that took its time left in its context."""
+        if context.state is not state:
+            self.put(key, context.state)
+            ttl_ms = self.table.ttl_ms
+            if ttl_ms is not None and context.state is not CLEARED and self.table.expiry(key) is None:
+                # its time was over meanwhile, and it was deleted
+                self.table.set_expiry(key, context.batch.now_ms + ttl_ms)
 
     def attempt(self, key: Key, value: Any, origin: tuple[int, ...]) -> list[Any]:
         """One call under a policy other than stop: its outputs, all of them, or the state as it was and the error."""

@@ -24,6 +24,7 @@ class Exits:
     def __init__(self, bound: BoundStage, taps: Sequence[Port] = ()) -> None:
         self._exits = bound.stage.exits
         step = bound.stage.steps[0]
+        self.sided = step.ports > 1
         self._taps = [tap.out for tap in taps]
         self._consumers: list[list[tuple[int, int]]] = [
             [leaving(bound.stage, Port(step.id, out), consumer) for consumer in consumers]

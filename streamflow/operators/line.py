@@ -22,7 +22,17 @@ class Failed:
         self.error = error
 
 
-Outcome = tuple[Any, ...] | list[Any] | Failed | None
+class Sided:
+    """The outcome of a call that gave rows for side outputs, too: pairs of port and value."""
+
+    __slots__ = ("outputs", "side")
+
+    def __init__(self, outputs: list[Any], side: list[tuple[int, Any]]) -> None:
+        self.outputs = outputs
+        self.side = side
+
+
+Outcome = tuple[Any, ...] | list[Any] | Sided | Failed | None
 """What a row's call gave: a tuple of what takes the row's place, a list of what it became, why it failed, or None."""
 
 
@@ -77,6 +87,7 @@ class Line:
         self._failed = failed
         self._rows_max = rows_max
         self._ordered = ordered
+        self._sided = exits.sided
         self._flights: deque[Flight] = deque()
         self._numbers: Counter[int] = Counter()
 
@@ -145,25 +156,26 @@ class Line:
         part = flight.part
         origins = part.origins
         assert origins is not None, "an edge between stages carries origins"
-        rows = Rows()
+        rows = Rows(outs=[] if self._sided else None)
         upto: Origin = ()
         for row in self._done(flight):
-            outcome, origin = flight.outcomes[row], origins[row]
+            outcome = flight.outcomes[row]
             flight.outcomes[row] = None
             key = None if part.keys is None else part.keys[row]
             if outcome.__class__ is Failed:
                 assert isinstance(outcome, Failed)
                 self._failed(part, row, outcome.error)
                 outcome = ()
-            assert isinstance(outcome, tuple | list)
-            for j, value in enumerate(outcome):
+            for out, value, origin in _given(outcome, origins[row]):
                 rows.values.append(value)
                 rows.keys.append(key)
-                rows.origins.append((*origin, j) if outcome.__class__ is list else origin)
+                rows.origins.append(origin)
+                if rows.outs is not None:
+                    rows.outs.append(out)
                 if len(rows.values) >= self._rows_max:
-                    yield part._replace(last=False, upto=rows.origins[-1] if self._ordered else None), rows
-                    rows = Rows()
-            upto = (*origin, END)
+                    yield part._replace(last=False, upto=origin if self._ordered else None), rows
+                    rows = Rows(outs=[] if self._sided else None)
+            upto = (*origins[row], END)
             flight.given += 1
             self.open -= 1
         if flight.given == flight.rows:
@@ -179,3 +191,20 @@ class Line:
         else:
             finished, flight.finished = flight.finished, []
             yield from finished
+
+
+def _given(outcome: Outcome, origin: Origin) -> Iterator[tuple[int, Any, Origin]]:
+    """The rows of a call: port, value, origin."""
+    if outcome.__class__ is tuple:
+        assert isinstance(outcome, tuple)
+        for value in outcome:
+            yield 0, value, origin
+        return
+    sided = isinstance(outcome, Sided)
+    assert isinstance(outcome, Sided | list)
+    for j, value in enumerate(outcome.outputs if isinstance(outcome, Sided) else outcome):
+        yield 0, value, (*origin, j)
+    if sided:
+        assert isinstance(outcome, Sided)
+        for j, (out, value) in enumerate(outcome.side):
+            yield out, value, (*origin, END, j)

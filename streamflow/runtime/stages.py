@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from streamflow.clock import Clock
 from streamflow.graph import Port
 from streamflow.operators.async_map import AsyncMap
+from streamflow.operators.async_process import AsyncProcess
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform, compile_loop
 from streamflow.operators.map_batch import MapBatch
@@ -14,13 +15,15 @@ from streamflow.operators.operator import Outlet, Shard, Sync
 from streamflow.operators.plain import plain_loop
 from streamflow.plan import Plan, Stage
 
-Operator = Sync | AsyncMap
+Operator = Sync | AsyncMap | AsyncProcess
 
 
 def make_operator(bound: BoundStage, plan: Plan, shard: Shard, clock: Clock, rows_max: int) -> Operator:
     """Makes the operator of a stage; its loop and its outlets follow by `set_loop`."""
+    if bound.stage.awaits and bound.stage.steps[0].traits.stateful:
+        return AsyncProcess(bound, shard, clock, rows_max)
     if bound.stage.awaits:
-        return AsyncMap(bound, shard, clock, rows_max=rows_max, merged=_is_merged(plan, bound.stage))
+        return AsyncMap(bound, shard, clock, rows_max, merged=_is_merged(plan, bound.stage))
     return Sync(bound, lambda part: (), [], shard)
 
 
@@ -45,10 +48,12 @@ def set_loop(
         rows_max: A generated loop pauses after so many rows; 0 for the plain executor.
         careful: Whether the plain executor encodes state after every call.
     """
-    if isinstance(operator, AsyncMap):
-        operator.replace(taps, outlets)
-    else:
+    if isinstance(operator, Sync):
         operator.replace(_loop(operator.bound, taps, rows_max, careful=careful), outlets)
+        return
+    operator.replace(taps, outlets)
+    if isinstance(operator, AsyncProcess):
+        operator.careful = careful
 
 
 def _loop(bound: BoundStage, taps: Sequence[Port], rows_max: int, *, careful: bool) -> Transform:

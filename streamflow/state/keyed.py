@@ -214,10 +214,15 @@ class Table(Generic[V]):
                 # what is over counts no more, deleted or not: else it would depend on when others are deleted
                 self.expire(now_ms, len(self._expiring))
             self.bound.admit(key)
-        self._set_expiry(key, now_ms + self.ttl_ms)
+        self.set_expiry(key, now_ms + self.ttl_ms)
         return expires is not None
 
-    def _set_expiry(self, key: Any, expires_ms: int) -> None:
+    def expiry(self, key: Any) -> int | None:
+        """When an entry's time is over, if it has one."""
+        return self._expires.get(key)
+
+    def set_expiry(self, key: Any, expires_ms: int) -> None:
+        """Says when an entry's time is over."""
         # a layer of its own: what is encoded later is the expiry at the barrier
         self._expires[key] = self._expires_hot[key] = expires_ms
         if key not in self._queued:
@@ -259,7 +264,7 @@ class Table(Generic[V]):
                     self.bound.known.add(key[0] if self.subs else key)
                 self.put(key, self.codec.decode(before))
             if expires is not None:
-                self._set_expiry(key, expires)
+                self.set_expiry(key, expires)
         if self.subs:
             for owner in {key[0] for key in undo or ()} & self.index.keys():
                 # what was put back stands at the end of the index; a list reads it in order
@@ -272,10 +277,13 @@ class Table(Generic[V]):
             EncodeError: A value cannot be stored, so the call that made it must not stand.
         """
         for key in self.undo or ():
-            value = self.peek(key)
-            if value is not MISSING:
-                self._address(key)
-                self._encode(key, value)
+            if self.peek(key) is not MISSING:
+                self.verify_entry(key)
+
+    def verify_entry(self, key: Any) -> None:
+        """Encodes an entry that is there; raises as `verify`."""
+        self._address(key)
+        self._encode(key, self.peek(key))
 
     def _remember(self, key: Any, value: V) -> None:
         if self.undo is not None and key not in self.undo:

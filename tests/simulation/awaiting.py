@@ -110,3 +110,51 @@ def check_unordered(inputs: Inputs, outputs: Outputs) -> None:
         totals[key(v)] = totals.get(key(v), 0) + v
         expected.setdefault(key(v), []).append([key(v), totals[key(v)]])
     assert by(outputs["out"], lambda row: row[0]) == expected
+
+
+def async_processing() -> Flow:
+    """State and timers of calls that await, one key at a time; some fail half way and leave no trace."""
+    flow = Flow("async-processing")
+
+    @flow.source(topic("a")).key_by(key, name="by").process(state=dict[str, int], concurrency=3, on_error=sf.skip)
+    async def account(ctx: sf.Context[str, dict[str, int]], v: int) -> AsyncIterator[Any]:
+        ctx.state["n"] = ctx.state.get("n", 0) + 1
+        await asyncio.sleep(pause(v))
+        yield [v, ctx.state["n"]]
+        if v % 4 == 3:
+            raise ValueError("no")
+        ctx.state["total"] = ctx.state.get("total", 0) + v
+
+    @flow.source(topic("b")).key_by(key, name="by-b").process(state=int, concurrency=4)
+    async def waiting(ctx: sf.Context[str, int], v: int) -> list[Any]:
+        if ctx.state == 0:
+            ctx.timer("tell", after="40ms")
+        await asyncio.sleep(pause(v))
+        ctx.state += 1
+        return []
+
+    @waiting.on_timer("tell")
+    async def tell(ctx: sf.Context[str, int]) -> list[Any]:
+        count = ctx.state
+        await asyncio.sleep(0.001)
+        ctx.clear()
+        return [[ctx.key, count]]
+
+    account.to(topic("out", list[Any]))
+    waiting.to(topic("told", list[Any]))
+    return flow
+
+
+def check_async_processing(inputs: Inputs, outputs: Outputs) -> None:
+    numbers: dict[str, int] = {}
+    expected = []
+    for v in inputs["a"]:
+        if v % 4 != 3:
+            numbers[key(v)] = numbers.get(key(v), 0) + 1
+            expected.append([v, numbers[key(v)]])
+    assert outputs["out"] == expected
+    told: dict[str, int] = {}
+    for name, count in outputs["told"]:
+        assert count > 0
+        told[name] = told.get(name, 0) + count
+    assert told == {name: len(values) for name, values in by(inputs["b"], key).items()}

@@ -33,6 +33,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("aliases", stateful.aliases, stateful.check_aliases),
     Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
     Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),
+    Cell("async-processing", awaiting.async_processing, awaiting.check_async_processing, ("a", "b"), timed=True),
     Cell("unordered", awaiting.unordered, awaiting.check_unordered, ordered=False),
 )
 

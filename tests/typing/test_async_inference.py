@@ -71,6 +71,29 @@ def build() -> sf.Flow:
     async def allowed(order: Order) -> bool:
         return order.amount > 0
 
+    @keyed.process(state=int, concurrency=4, timeout="1s", deadline="3s")
+    async def listed(ctx: sf.Context[str, int], order: Order) -> list[str]:
+        ctx.state += 1
+        return [ctx.key]
+
+    @keyed.process(state=dict[str, int])
+    async def given(ctx: sf.Context[str, dict[str, int]], order: Order) -> AsyncIterator[float]:
+        yield order.amount / 2
+
+    @keyed.process(state=int)
+    async def nothing(ctx: sf.Context[str, int], order: Order) -> None:
+        ctx.timer("later", after="1h")
+
+    @listed.on_timer("later")
+    async def later(ctx: sf.Context[str, int]) -> list[str]:
+        return [ctx.key]
+
+    @given.on_timer("later")
+    async def given_later(ctx: sf.Context[str, dict[str, int]]) -> AsyncIterator[float]:
+        yield 0.5
+
+    assert_type(listed, sf.Process[str, int, str])
+    assert_type(given, sf.Process[str, dict[str, int], float])
     assert_type(decorated, sf.Stream[float])
     assert_type(keyed_decorated, sf.KeyedStream[str, str])
     assert_type(expanded, sf.Stream[str])
