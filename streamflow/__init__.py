@@ -7,9 +7,29 @@ from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
 from streamflow.flow.state import list_state, map_state
+from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
+from streamflow.operators.aggregators import (
+    Aggregator,
+    aggregator,
+    collect,
+    count,
+    distinct,
+    first,
+    last,
+    max,
+    mean,
+    min,
+    reduce,
+    sum,
+    top_k,
+    variance,
+)
 from streamflow.operators.context import Context, Message, Output
+from streamflow.operators.sketches import approx_distinct, quantiles
+from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
+from streamflow.operators.windows import Windowed
 from streamflow.policy import retry
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
@@ -24,6 +44,7 @@ def otherwise(record: object) -> bool:
 
 
 __all__ = [
+    "Aggregator",
     "Context",
     "Duration",
     "Flow",
@@ -42,12 +63,35 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "WindowResult",
+    "Windowed",
+    "WindowedStream",
+    "aggregator",
+    "approx_distinct",
+    "collect",
+    "count",
+    "count_window",
+    "distinct",
+    "first",
+    "global_window",
     "jsonl",
+    "last",
     "lines",
     "list_state",
     "map_state",
+    "max",
+    "mean",
+    "min",
     "otherwise",
+    "quantiles",
+    "reduce",
     "retry",
+    "session",
     "skip",
+    "sliding",
     "stop",
+    "sum",
+    "top_k",
+    "tumbling",
+    "variance",
 ]

@@ -24,6 +24,12 @@ Origin = tuple[int, ...]
 END: Final = 1 << 62
 """Sorts behind every integer in an origin."""
 
+TIME_MIN: Final = -(1 << 62)
+"""Before every event time, in microseconds: of what has none yet."""
+
+TIME_MAX: Final = 1 << 62
+"""Behind every event time, in microseconds."""
+
 FRAGMENT_ROWS_MAX: Final = 2048
 """Most rows in one fragment, and most records in one micro-batch."""
 
@@ -74,6 +80,31 @@ class SourceBatch:
         )
 
 
+class EventClock(NamedTuple):
+    """How far event time is, in microseconds since 1970: of a source's partition, or of a group of sources.
+
+    Args:
+        at_us: A partition's latest event time; a group's watermark.
+        idle: Whether a partition counts no more, since it has been silent.
+        closed_us: A group's latest event time when all of it was idle or ended: everything up to there is over.
+    """
+
+    at_us: int
+    idle: bool = False
+    closed_us: int = TIME_MIN
+
+
+class ClockOf(NamedTuple):
+    """Whose event time it is: a partition's, or that of a group of sources, whose names are joined by ``+``."""
+
+    source: str
+    partition: str
+
+
+GROUP: Final = "@watermark"
+"""Stands for the partition in what a group of sources is called."""
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a partition resumes.
@@ -103,6 +134,20 @@ class SourceInput(NamedTuple):
     records: SourceBatch
 
 
+class Watermark(NamedTuple):
+    """What a number says at its end of a group of sources: no more event times up to ``at_us`` are waited for.
+
+    Args:
+        at_us: In microseconds since 1970.
+        closed_us: All the sources had fallen silent at this event time, so whatever holds such records is complete.
+        ended: All the sources have ended for good.
+    """
+
+    at_us: int = TIME_MIN
+    closed_us: int = TIME_MIN
+    ended: bool = False
+
+
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
     """One number of the log: everything that is not per record.
@@ -115,6 +160,7 @@ class MicroBatch:
         inputs: The records, in row order.
         barrier: The epoch that is complete after this number, or None.
         fires: Whether timers may fire: not before the backlog found at start has been read.
+        watermarks: Per group of sources (`streamflow.plan.event_time`), as of the number's end.
     """
 
     number: int
@@ -122,6 +168,7 @@ class MicroBatch:
     inputs: tuple[SourceInput, ...] = ()
     barrier: int | None = None
     fires: bool = True
+    watermarks: tuple[Watermark, ...] = ()
 
     def locate(self, row: int) -> tuple[SourceInput, int] | None:
         """Finds the input and the offset in it that row ``row`` came from; None for rows that no record caused."""
@@ -134,7 +181,8 @@ class MicroBatch:
 class Fragment(NamedTuple):
     """The rows of one number on one edge, or the next part of them; ``last`` marks the final one.
 
-    ``keys``, ``ports`` and ``origins`` are parallel to ``values`` where the edge carries them. ``upto`` promises
+    ``keys``, ``ports`` and ``origins`` are parallel to ``values`` where the edge carries them; so are ``times``, event
+    times in microseconds, and ``marks``, the watermark of a record's own partition just before it. ``upto`` promises
     that nothing at or before that origin will still come on this edge; None on the last fragment.
     """
 
@@ -145,6 +193,8 @@ class Fragment(NamedTuple):
     ports: list[int] | None = None
     origins: list[Origin] | None = None
     upto: Origin | None = None
+    times: list[Any] | None = None
+    marks: list[Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

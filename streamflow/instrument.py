@@ -15,6 +15,12 @@ class Instrument:
     def number(self, number: int, records: int) -> None:
         """Intake formed a micro-batch."""
 
+    def watermark(self, sources: str, at_us: int) -> None:
+        """The watermark of a source, or of several that a step goes by (names joined by ``+``), has moved."""
+
+    def late(self, step: str, records: int) -> None:
+        """So many records of a number were late for a window step; they are in its stream ``late``."""
+
     def skipped(self, step: str, place: str, error: Exception) -> None:
         """A step with policy ``skip`` raised; the record at ``place`` was counted and left out."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Final
@@ -93,8 +94,13 @@ def _list(flow: Flow, *, as_json: bool) -> None:
             for name, table in facts.tables.items()
         ]
         sources = {name: dict(partitions) for name, partitions in facts.positions.items()}
+        clocks = {
+            name: {part: {"at": _moment(at), "idle": idle} for part, (at, idle) in parts.items()}
+            for name, parts in facts.clocks.items()
+        }
         sinks = {name: {"unpublished": sink.frames, "next_seq": sink.next_seq} for name, sink in facts.sinks.items()}
-        echo_json({"flow": facts.flow, "epoch": facts.epoch, "tables": tables, "positions": sources, "sinks": sinks})
+        answer = {"flow": facts.flow, "epoch": facts.epoch, "tables": tables, "positions": sources, "sinks": sinks}
+        echo_json({**answer, "event_time": clocks})
         return
     click.echo(f"flow {printable(facts.flow)}, epoch {facts.epoch:,}, in {flow.state_path}")
     click.echo("")
@@ -104,7 +110,24 @@ def _list(flow: Flow, *, as_json: bool) -> None:
         click.echo("")
         positions = [(name, part, at) for name, parts in facts.positions.items() for part, at in parts.items()]
         echo_table(["source", "partition", "position"], [*positions, *((name, "", None) for name in facts.ids)])
+    if facts.clocks:
+        click.echo("")
+        times = [
+            (name, part, _moment(at), "idle" if idle else "")
+            for name, parts in facts.clocks.items()
+            for part, (at, idle) in parts.items()
+        ]
+        echo_table(["source", "partition", "event time", ""], times)
     if facts.sinks:
         click.echo("")
         rows = [(name, sink.next_seq, sink.frames) for name, sink in facts.sinks.items()]
         echo_table(["sink", "next record", "unpublished"], rows)
+
+
+def _moment(at_us: int) -> str | None:
+    """An event time for people; None where there was none yet."""
+    moment = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+    try:
+        return (moment + datetime.timedelta(microseconds=at_us)).isoformat()
+    except OverflowError:
+        return None

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
-from streamflow.clock import SystemClock
+from streamflow.clock import Duration, SystemClock, duration_ms
 from streamflow.connect.contracts import Level, SourceSpec
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
@@ -20,6 +21,7 @@ from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
 from streamflow.plan import Plan, make_plan
 from streamflow.runtime.engine import Job
+from streamflow.runtime.event_time import EventTime
 from streamflow.runtime.settings import Settings
 from streamflow.state.sqlite import SqliteStore
 
@@ -97,7 +99,15 @@ class Flow:
 
     @overload
     def source(
-        self, spec: SourceSpec[T], *, name: str | None = None, on_error: OnError = OnError.STOP
+        self,
+        spec: SourceSpec[T],
+        *,
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+        time: Callable[[T], datetime.datetime | int] | Literal["broker"] | None = None,
+        lateness: Duration = "0s",
+        idle: Duration | None = "30s",
+        future_max: Duration = "1d",
     ) -> Stream[T]: ...
     @overload
     def source(
@@ -107,10 +117,23 @@ class Flow:
         message: Literal[True],
         name: str | None = None,
         on_error: OnError = OnError.STOP,
+        time: Callable[[Message[T]], datetime.datetime | int] | Literal["broker"] | None = None,
+        lateness: Duration = "0s",
+        idle: Duration | None = "30s",
+        future_max: Duration = "1d",
     ) -> Stream[Message[T]]: ...
 
-    def source(
-        self, spec: Any, *, message: bool = False, name: str | None = None, on_error: OnError = OnError.STOP
+    def source(  # noqa: PLR0913 - the one call that begins a path; each keyword stands alone
+        self,
+        spec: Any,
+        *,
+        message: bool = False,
+        name: str | None = None,
+        on_error: OnError = OnError.STOP,
+        time: Any = None,
+        lateness: Duration = "0s",
+        idle: Duration | None = "30s",
+        future_max: Duration = "1d",
     ) -> Any:
         """Begins a path: the records of a source.
 
@@ -118,14 +141,36 @@ class Flow:
             spec: What to read, e.g. ``nats.stream("orders", value=Order)``.
             message: Whether to give `Message` objects, with key, headers, position and timestamp.
             name: The source's name in this flow; its position is stored under it. Default is the spec's own.
-            on_error: What happens to a record that cannot be decoded.
+            on_error: What happens to a record that cannot be decoded, or has no event time that can be used.
+            time: Gives a record's event time, as an aware datetime or in whole milliseconds since 1970; "broker" takes
+                the broker's timestamp. Windows and event-time timers need it.
+            lateness: So far behind the latest record of their partition records are waited for.
+            idle: A partition that was silent for so long, with nothing more to read, is not waited for. None waits.
+            future_max: A record whose time is further ahead of the clock than this has no event time that can be
+                used; so one wrong clock cannot make all other records late.
         """
         if not isinstance(spec, SourceSpec):
             raise DefinitionError(
                 f"{spec!r:.60} is not a source", hint="Pass what a connector made, e.g. sf.lines(...)."
             )
+        event_time = None
+        if time is not None:
+            if time != "broker":
+                build.check_function("time=", time)
+            event_time = EventTime(
+                None if time == "broker" else time,
+                duration_ms(lateness) * 1000,
+                None if idle is None else duration_ms(idle),
+                duration_ms(future_max) * 1000,
+            )
         step = self._builder.add(
-            SOURCE, name or spec.name, [], spec=spec, message=message, on_error=build.check_policy(on_error)
+            SOURCE,
+            name or spec.name,
+            [],
+            spec=spec,
+            message=message,
+            on_error=build.check_policy(on_error),
+            event_time=event_time,
         )
         kind = getattr(spec.codec, "kind", None) or (str if getattr(spec.codec, "name", "") == "str" else None)
         return Stream(self, Port(step.id), Message if message else kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterable, Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
@@ -13,8 +13,11 @@ from streamflow.flow.awaiting import CallOptions, call_limits, is_async
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
+from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context, Output
+from streamflow.operators.sketches import SketchCodec
+from streamflow.operators.window_kinds import WindowKind
 from streamflow.policy import CallLimits, Policy
 from streamflow.state.collections import ListState, MapState
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions
     from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
     from streamflow.flow.flow import Flow
+    from streamflow.flow.windows import WindowedStream
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -283,6 +287,78 @@ class KeyedStream(Stream[T], Generic[K, T]):
         return self._fold("aggregate", build.stable_name("aggregate", add, name), add, spec, on_error, result=result)
 
     @overload
+    def agg(
+        self,
+        aggregator: Aggregator[T, Any, R],
+        /,
+        *,
+        name: str,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> KeyedStream[K, tuple[K, R]]: ...
+    @overload
+    def agg(
+        self,
+        /,
+        *,
+        name: str,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+        **named: Aggregator[T, Any, Any],
+    ) -> KeyedStream[K, tuple[K, dict[str, Any]]]: ...
+
+    def agg(
+        self,
+        one: Any = None,
+        /,
+        *,
+        name: str,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+        **named: Any,
+    ) -> Any:
+        """Computes one aggregator, or several at once, over all records of each key; gives ``(key, result)`` for each.
+
+        Args:
+            one: An aggregator, such as ``sf.mean(amount)``.
+            name: Name under which the accumulators are stored.
+            max_keys: Most keys; a record of one more is an error of the step.
+            on_error: What happens when a function of an aggregator raises.
+            **named: Aggregators by name; the result is a dict: ``agg(name="stats", n=sf.count(), ...)``.
+        """
+        from streamflow.flow.windows import one_of
+
+        found = one_of(one, named)
+        codec = SketchCodec(found.type) if found.codec is not None else None
+        spec = StateSpec("value", found.type, found.init, codec=codec, keys_max=check_bound("max_keys", max_keys))
+        return self._fold("aggregate", name, found.add, spec, on_error, result=found.result)
+
+    def window(
+        self,
+        kind: WindowKind,
+        *,
+        emit: Literal["final", "updates"] = "final",
+        allowed_lateness: Duration = "0s",
+        early: int | None = None,
+    ) -> WindowedStream[K, T]:
+        """Cuts the stream into windows of event time: ``.window(sf.tumbling("1m")).count(name="per_minute")``.
+
+        A window gives its result once, when the watermark has passed its end (a session: when it is more than the
+        gap behind its last record). Results that one watermark brings about come in the order of (window end, key).
+
+        Args:
+            kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
+            emit: "final" gives a window's result when it closes, "updates" the result so far with every record, and
+                nothing at the close.
+            allowed_lateness: A window that has given its result takes late records for so long, and gives its result
+                again with each.
+            early: Gives the result so far at every so many records of a window, besides.
+        """
+        from streamflow.flow.windows import WindowedStream, WindowOptions
+
+        return WindowedStream(self, kind, WindowOptions(emit, allowed_lateness, early))
+
+    @overload
     def process(
         self,
         *,
@@ -380,6 +456,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             state=spec,
             key_type=self._key_type,
             timers={},
+            event_timers={},
             outputs=tuple(output.name for output in outputs),
             context=True,
             **build.policy_options(on_error, waits=limits is not None),
@@ -415,16 +492,34 @@ TimerHandler = (
 class Process(KeyedStream[K, T], Generic[K, S, T]):
     """The output of a `process` step; timer handlers and side outputs hang on it."""
 
-    def on_timer(self, name: str) -> Callable[[TimerHandler[K, S, T]], TimerHandler[K, S, T]]:
-        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``; async where the step is."""
+    def on_timer(
+        self, name: str, *, time: Literal["processing", "event"] = "processing"
+    ) -> Callable[[TimerHandler[K, S, T]], TimerHandler[K, S, T]]:
+        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``; async where the step is.
+
+        Args:
+            name: Name of the timer, by which ``ctx.timer`` sets it.
+            time: Which time it goes by. Event-time timers fire at the end of the micro-batch with which the watermark
+                of the step's sources reaches them; that needs ``source(..., time=...)``.
+        """
+        if time not in ("processing", "event"):
+            raise DefinitionError(f"time={time!r} of a timer", hint='Write time="event" or time="processing".')
+
+        if time == "event" and self._step.traits.awaits:
+            raise DefinitionError(
+                f"timer {name!r} of async step {self.name!r} cannot go by event time",
+                hint="Keep such a timer in a plain process step behind this one.",
+            )
 
         def decorate(function: Any) -> Any:
             check = build.check_callable if self._step.traits.awaits else build.check_function
             check("on_timer", function)
-            timers = self._step.options["timers"]
-            if name in timers:
+            options = self._step.options
+            if name in options["timers"] or name in options["event_timers"]:
                 raise DefinitionError(f"timer {name!r} of step {self.name!r} has two handlers")
-            self._flow._builder.amend(self._step, timers={**timers, build.check_name(name, "timer"): function})
+            kind = "event_timers" if time == "event" else "timers"
+            handlers = {**options[kind], build.check_name(name, "timer"): function}
+            self._flow._builder.amend(self._step, **{kind: handlers})
             return function
 
         return decorate

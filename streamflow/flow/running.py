@@ -15,6 +15,7 @@ from streamflow.graph import SOURCE, Port, Step
 from streamflow.keys import canonical
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.engine import Job
+from streamflow.runtime.event_time import microseconds
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.supervisor import Supervisor
 
@@ -94,6 +95,9 @@ class Running:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
         if self._task is None or self._task.done():
             raise StreamflowError("the flow has ended")
+        event_time = step.options["event_time"]
+        if event_time is not None and event_time.of is not None:
+            microseconds(event_time.of(record))  # a record without a time is the caller's error, not the flow's
         codec = step.options["spec"].codec
         payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()

@@ -25,7 +25,7 @@ U = TypeVar("U")
 K = TypeVar("K")
 R = TypeVar("R")
 
-_KEYED_VERBS = ("process", "count", "reduce", "aggregate")
+_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window")
 
 
 class Stream(MappingVerbs[T]):

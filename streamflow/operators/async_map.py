@@ -107,6 +107,7 @@ class AsyncMap(AsyncStage):
         assert part.origins is not None
         context.batch, context.origin = part.batch, part.origins[row]
         context.key = None if part.keys is None else part.keys[row]
+        context.time = None if part.times is None else part.times[row]
         return Call((context, part.values[row]), (flight, row))
 
     def _next_batch(self) -> Call | None:

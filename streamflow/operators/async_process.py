@@ -100,6 +100,7 @@ class AsyncProcess(AsyncStage):
         for row, value in enumerate(part.values):
             context: Context[Any, Any] = self._process.new_context()
             context.batch, context.key, context.origin = part.batch, part.keys[row], part.origins[row]
+            context.time = None if part.times is None else part.times[row]
             turn = Turn(flight, row, context)
             if timers:
                 turn.function = self._step.options["timers"][value]
@@ -123,7 +124,9 @@ class AsyncProcess(AsyncStage):
             (-1, step, next(self._fired), timer_mark(name, key, timer, due)) for key, timer, due in fired
         ]
         keys, timers = [key for key, _, _ in fired], [timer for _, timer, _ in fired]
-        self._admit(Fragment(part.batch, timers, False, keys, None, origins, (*origins[-1], END)), timers=True)
+        times = None if part.times is None else [due * 1000 for _, _, due in fired]
+        fires = Fragment(part.batch, timers, False, keys, None, origins, (*origins[-1], END), times, times)
+        self._admit(fires, timers=True)
 
     # -- calls ------------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ import sysconfig
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
@@ -19,20 +19,22 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from streamflow.batch import END, Fragment, MicroBatch
+from streamflow.batch import END, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
-from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark
+from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark, window_mark
+from streamflow.operators.step_clock import StepClock, clock_of
 from streamflow.operators.values import FROZEN, own
+from streamflow.operators.windows import LATE, Windows, windows_of
 from streamflow.plan import Stage, handled
 from streamflow.policy import Retry
 from streamflow.state.bounds import KeyBound
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
-from streamflow.state.timers import Timers
+from streamflow.state.timers import EVENT_TIMERS_SUFFIX, Timers
 
 T = TypeVar("T")
 
@@ -110,6 +112,9 @@ class BoundStage:
     env: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
+    event_timers: dict[str, Timers] = field(default_factory=dict)
+    windows: dict[str, Windows] = field(default_factory=dict)
+    clocks: dict[str, StepClock] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
@@ -117,6 +122,7 @@ class BoundStage:
     until: float = inf
     entered: float = 0.0
     _acted: tuple[int, int] = (0, 0)
+    _marks: tuple[Watermark, ...] = ()
 
     def __post_init__(self) -> None:
         self.env |= {
@@ -130,6 +136,8 @@ class BoundStage:
             "ticks": self.ticks,
             "late": self.late,
             "islice": islice,
+            "moved": self.moved,
+            "LATE": LATE,
         }
         for x, exit in enumerate(self.stage.exits):
             if exit.encodes:
@@ -160,6 +168,8 @@ class BoundStage:
                 names |= Process(self, step).names()
             case "async_process":
                 names["process"] = Process(self, step)
+            case "window":
+                names |= self._bind_window(step)
         return names
 
     def _table(self, step: Step) -> Table[Any]:
@@ -180,11 +190,44 @@ class BoundStage:
             "first": fold.first,
         }
 
+    def _bind_window(self, step: Step) -> dict[str, Any]:
+        windows = self.windows[step.name] = windows_of(self.graph, step, self._table(step))
+        if windows.clock is not None:
+            self.clocks[step.name] = windows.clock
+        if handled(step):
+
+            def lose(error: Exception, key: Key) -> None:
+                self.skipped[step.name] += 1
+                self.report(step.name, f"a window, key {key!r:.60}", error)
+
+            windows.lose = lose
+        return {
+            "t": windows.table,
+            "take": windows.take,
+            "attempt": windows.attempt,
+            "open": getattr(windows, "open", None),
+            "add": windows.aggregator.add,
+            "clock": windows.clock,
+            "advance": windows.advance,
+            "closing": windows.closing,
+            "mark": partial(window_mark, step.name),
+        }
+
     # -- time and errors --------------------------------------------------------------------------
 
-    def resume(self, now_ms: int) -> None:
-        """Goes on behind a checkpoint: what was due by its time has been acted on."""
+    def resume(self, now_ms: int, watermarks: Sequence[Watermark] = ()) -> None:
+        """Goes on behind a checkpoint: what was due by its time and its watermarks has been acted on."""
         self._acted = (0, now_ms)
+        self._marks = tuple(watermarks)
+        for clock in self.clocks.values():
+            clock.advance(watermarks)
+
+    def moved(self, batch: MicroBatch) -> bool:
+        """Whether a number says at its end that a watermark is further than the last one acted on."""
+        if batch.watermarks == self._marks:
+            return False
+        self._marks = batch.watermarks
+        return True
 
     def ticks(self, batch: MicroBatch) -> bool:
         """Whether this is the first fragment of a number with a later time than the last one acted on."""
@@ -336,21 +379,38 @@ class Process:
         self.table: Table[Any] = self.spec.table(step.name, options["key_type"])
         bound.tables[step.name] = self.table
         self.timers: Timers | None = None
+        self.event_timers: Timers | None = None
+        self.clock: StepClock | None = None
+        self.handlers = {**options["timers"], **options["event_timers"]}
         if options["timers"]:
             self.timers = bound.timers[step.name] = Timers(step.name, options["timers"], options["key_type"])
             bound.tables[self.timers.table.name] = self.timers.table
+        if options["event_timers"]:
+            self.event_timers = Timers(
+                step.name, options["event_timers"], options["key_type"], suffix=EVENT_TIMERS_SUFFIX
+            )
+            bound.event_timers[step.name] = self.event_timers
+            bound.tables[self.event_timers.table.name] = self.event_timers.table
+            self.clock = bound.clocks[step.name] = clock_of(bound.graph, step)
         self._flow = bound.graph.flow
         self.context = self.new_context()
 
     def new_context(self) -> Context[Any, Any]:
         """A context for a call."""
-        return Context(self._flow, self.step.name, self.timers, self.step.options["outputs"])
+        context: Context[Any, Any] = Context(self._flow, self.step.name, self.timers, self.step.options["outputs"])
+        context.event_timers = self.event_timers
+        return context
 
     def names(self) -> dict[str, Any]:
         timers: dict[str, Any] = {}
-        if self.timers is not None:
+        if self.handlers:
             fire = self.attempt_timer if handled(self.step) else self.fire
-            timers = {"due": self.timers.due, "fire": fire, "mark": partial(timer_mark, self.step.name)}
+            timers = {"fire": fire, "mark": partial(timer_mark, self.step.name)}
+        if self.timers is not None:
+            timers["due"] = self.timers.due
+        if self.event_timers is not None and self.clock is not None:
+            timers |= {"eventdue": partial(self.event_timers.due, chained=True)}
+            timers |= {"advance": self.clock.advance, "upto": self.clock.upto}
         return {
             "t": self.table,
             "c": self.context,
@@ -400,30 +460,31 @@ class Process:
 
     def attempt_timer(self, key: Key, name: str, origin: tuple[int, ...]) -> list[Any]:
         """`attempt` for a timer's handler; the timer itself is spent in any case."""
-        return again(self.step, lambda: self._atomic(key, origin, self.step.options["timers"][name]))
+        return again(self.step, lambda: self._atomic(key, origin, self.handlers[name]))
 
     def _atomic(self, key: Key, origin: tuple[int, ...], call: Callable[[Any], Any]) -> list[Any]:
-        context, table, timers = self.context, self.table, self.timers
+        context, table = self.context, self.table
+        kept = [timers for timers in (self.timers, self.event_timers) if timers is not None]
         table.begin()
-        if timers is not None:
+        for timers in kept:
             timers.begin(key)
         try:
             outputs = all_of(self._outputs(key, origin, call))
             table.verify()
         except BaseException:
             table.roll_back()
-            if timers is not None:
+            for timers in kept:
                 timers.roll_back()
             context.drain()
             raise
         table.keep()
-        if timers is not None:
+        for timers in kept:
             timers.table.keep()
         return outputs
 
     def fire(self, key: Key, name: str, origin: tuple[int, ...]) -> Iterator[Any]:
         """Calls a timer's handler and gives what it gives."""
-        return self._outputs(key, origin, self.step.options["timers"][name])
+        return self._outputs(key, origin, self.handlers[name])
 
     def _outputs(self, key: Key, origin: tuple[int, ...], call: Callable[[Any], Any]) -> Iterator[Any]:
         """Makes one call; each output is taken as it is when it is given."""

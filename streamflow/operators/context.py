@@ -24,6 +24,8 @@ T = TypeVar("T")
 CALL_OUTPUTS_MAX: Final = 65_536
 """Most side outputs of one call, and most outputs of one call under an error policy other than stop."""
 
+_EPOCH: Final = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+
 CLEARED: Final[Any] = type("Cleared", (), {"__repr__": lambda self: "CLEARED"})()
 
 
@@ -62,16 +64,30 @@ class Context(Generic[K, S]):
         state: The key's state in a `process` step: change it in place or assign it.
     """
 
-    __slots__ = ("_flow", "_outputs", "_side", "_step", "_timers", "batch", "key", "origin", "state")
+    __slots__ = (
+        "_flow",
+        "_outputs",
+        "_side",
+        "_step",
+        "_timers",
+        "batch",
+        "event_timers",
+        "key",
+        "origin",
+        "state",
+        "time",
+    )
 
     def __init__(self, flow: str, step: str, timers: Timers | None = None, outputs: tuple[str, ...] = ()) -> None:
         self._flow = flow
         self._step = step
         self._timers = timers
+        self.event_timers: Timers | None = None
         self._outputs = {name: at for at, name in enumerate(outputs, start=1)}
         self._side: list[tuple[int, Any]] = []
         self.batch: MicroBatch = MicroBatch(0, 0)
         self.origin: Origin = ()
+        self.time: int | None = None
         self.key: K = None  # type: ignore[assignment]
         self.state: S = None  # type: ignore[assignment]
 
@@ -87,7 +103,7 @@ class Context(Generic[K, S]):
 
     def _place(self) -> tuple[str, ...]:
         row, *rest = self.origin
-        if row < 0:
+        if row < 0 or row == END:
             # a timer: its step and its ordinal in the number are told by its mark already
             return ("timer", str(rest[2]), _path(rest[3:]))
         found = self.batch.locate(row)
@@ -115,6 +131,11 @@ class Context(Generic[K, S]):
         return datetime.datetime.fromtimestamp(self.batch.now_ms / 1000, datetime.UTC)
 
     @property
+    def event_time(self) -> datetime.datetime | None:
+        """When the record happened, UTC; for a timer its due time. None if the source has no event time."""
+        return None if self.time is None else _EPOCH + datetime.timedelta(microseconds=self.time)
+
+    @property
     def random(self) -> random.Random:
         """A random generator seeded from `id`: a new one, in the same state, at each access."""
         return random.Random(self.id)
@@ -128,20 +149,34 @@ class Context(Generic[K, S]):
 
         Args:
             name: Name of the timer.
-            after: How long from now.
+            after: How long from now; for an event-time timer from the record's event time.
             at: When, as an aware datetime.
 
         Raises:
             DefinitionError: The step has no handler of that name, or neither or both times are given.
         """
+        if self.event_timers is not None and name in self.event_timers.names:
+            self.event_timers.set(self.key, name, self._due_us(name, after, at))
+            return
         due_ms = self._due_ms(name, after, at)
         assert self._timers is not None
         self._timers.set(self.key, name, due_ms)
 
     def cancel_timer(self, name: str) -> None:
         """Removes the key's timer ``name``, if it is set."""
-        if self._timers is not None:
-            self._timers.cancel(self.key, name)
+        for timers in (self._timers, self.event_timers):
+            if timers is not None and name in timers.names:
+                timers.cancel(self.key, name)
+
+    def _due_us(self, name: str, after: Duration | None, at: datetime.datetime | None) -> int:
+        if (after is None) == (at is None):
+            raise DefinitionError(f"timer {name!r} of step {self._step!r} needs either after= or at=")
+        if at is not None:
+            return (at - _EPOCH) // datetime.timedelta(microseconds=1)
+        assert after is not None
+        if self.time is None:
+            raise DefinitionError(f"timer {name!r} of step {self._step!r} goes by event time, and the record has none")
+        return self.time + duration_ms(after) * 1000
 
     def _due_ms(self, name: str, after: Duration | None, at: datetime.datetime | None) -> int:
         if self._timers is None or name not in self._timers.names:
@@ -191,6 +226,11 @@ class Context(Generic[K, S]):
 def timer_mark(step: str, key: Key, name: str, due_ms: int) -> int:
     """What identifies a timer's firing; it stands in the origin of all that follows from it."""
     return int.from_bytes(stable_hash(step.encode(), canonical(key), name.encode(), str(due_ms).encode()))
+
+
+def window_mark(step: str, key: Key, about: Sequence[int]) -> int:
+    """What identifies a window's firing by the watermark; it stands in the origin of all that follows from it."""
+    return int.from_bytes(stable_hash(step.encode(), canonical(key), repr(tuple(about)).encode()))
 
 
 def _path(ordinals: Sequence[int]) -> str:

@@ -52,20 +52,19 @@ class Exits:
         return Fragment(like.batch, values, like.last, upto=like.upto)
 
     def _exit(self, like: Fragment, x: int, rows: Rows) -> Fragment:
-        edge = self._exits[x].edge
+        exit = self._exits[x]
         if rows.outs is not None or len(self._consumers[0]) > 1:
             rows = self._spread(x, rows)
         elif not self._consumers[0]:
             rows = Rows()
-        keys = rows.keys if self._exits[x].keyed else None
-        if keys is not None and not keys:
-            keys = [None] * len(rows.values)
-        if edge is None:
+        keys = (rows.keys or [None] * len(rows.values)) if exit.keyed else None
+        if exit.edge is None:
             return Fragment(like.batch, rows.values, like.last, keys, upto=like.upto)
         ports = rows.outs
         if ports is None:
             ports = [self._consumers[0][0][1]] * len(rows.values)
-        return Fragment(like.batch, rows.values, like.last, keys, ports, rows.origins, like.upto)
+        columns = (rows.times, rows.marks) if exit.edge.timed else (None, None)
+        return Fragment(like.batch, rows.values, like.last, keys, ports, rows.origins, like.upto, *columns)
 
     def _spread(self, x: int, rows: Rows) -> Rows:
         """The rows for one exit, each once per consumer; ``outs`` are then the port numbers in the target."""
@@ -80,22 +79,30 @@ class Exits:
                     found.keys.append(rows.keys[at] if rows.keys else None)
                     found.origins.append((*origin, c) if len(consumers) > 1 else origin)
                     found.outs.append(number)
+                    if rows.times and rows.marks:
+                        found.times.append(rows.times[at])
+                        found.marks.append(rows.marks[at])
         return found
 
 
 class Rows:
-    """Rows that leave: parallel lists of values, keys (or none), origins, and ports of the step (None: the first)."""
+    """Rows that leave: parallel lists; keys and times may be empty, ports of the step None: all the first one."""
 
-    __slots__ = ("keys", "origins", "outs", "values")
+    __slots__ = ("keys", "marks", "origins", "outs", "times", "values")
 
     def __init__(
         self,
         values: list[Any] | None = None,
         keys: list[Any] | None = None,
         origins: list[Origin] | None = None,
+        *,
         outs: list[int] | None = None,
+        times: list[Any] | None = None,
+        marks: list[Any] | None = None,
     ) -> None:
         self.values = [] if values is None else values
         self.keys = [] if keys is None else keys
         self.origins = [] if origins is None else origins
         self.outs = outs
+        self.times = [] if times is None else times
+        self.marks = [] if marks is None else marks

@@ -172,6 +172,9 @@ class Line:
                 rows.origins.append(origin)
                 if rows.outs is not None:
                     rows.outs.append(out)
+                if part.times is not None and part.marks is not None:
+                    rows.times.append(part.times[row])
+                    rows.marks.append(part.marks[row])
                 if len(rows.values) >= self._rows_max:
                     yield part._replace(last=False, upto=origin if self._ordered else None), rows
                     rows = Rows(outs=[] if self._sided else None)

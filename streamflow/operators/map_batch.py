@@ -25,7 +25,7 @@ class MapBatch:
 
     def run(self, part: Fragment) -> Iterator[tuple[Fragment, ...]]:
         """A Transform."""
-        values, origins = part.values, part.origins or []
+        values, origins, times, marks = part.values, part.origins or [], part.times, part.marks
         outputs: list[Any] = []
         if values:
             try:
@@ -37,4 +37,7 @@ class MapBatch:
                     self._bound.lost(0, error, part, row)
         if len(outputs) != len(values):
             origins = [(*origins[0], j) for j in range(len(outputs))] if outputs else []
-        yield self._exits.fragments(part, Rows(outputs, None, origins))
+            if times and marks:
+                # as of the latest of its records, and no later than any of them
+                times, marks = [max(times)] * len(outputs), [min(marks)] * len(outputs)
+        yield self._exits.fragments(part, Rows(outputs, None, origins, times=times, marks=marks))

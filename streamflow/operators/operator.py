@@ -36,6 +36,10 @@ class Shard(Protocol):
         """A timer of this stage is due then."""
         ...
 
+    def late(self, step: str, records: int) -> None:
+        """So many records of a number were late for a window step."""
+        ...
+
     def point(self, name: str) -> None:
         """A crash point is passed."""
         ...
@@ -112,6 +116,10 @@ class Sync:
                 table.expire(part.batch.now_ms)
         if self.bound.timers:
             self.shard.wake_at(self.bound.stage.index, self.bound.next_due_ms())
+        for name, windows in self.bound.windows.items():
+            if windows.late:
+                self.shard.late(name, windows.late)
+                windows.late = 0
         epoch = part.batch.barrier
         if epoch is not None:
             for table in self.bound.tables.values():

@@ -15,7 +15,8 @@ from streamflow.graph import Port, Step
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
-from streamflow.plan import Entry, handled, leaving
+from streamflow.operators.windows import LATE
+from streamflow.plan import Entry, Exit, handled, leaving
 from streamflow.state.keyed import MISSING
 
 
@@ -37,9 +38,11 @@ class _Row:
     value: Any
     key: Any
     origin: Origin
+    time: Any = None
+    mark: Any = None
 
     def to(self, value: Any, *path: int) -> _Row:
-        return _Row(value, self.key, (*self.origin, *path))
+        return _Row(value, self.key, (*self.origin, *path), self.time, self.mark)
 
 
 _Left = tuple[int, _Row, int, Origin]
@@ -61,28 +64,39 @@ class _Plain:
             for row, value in enumerate(part.values):
                 entry = self.bound.stage.entries[part.ports[row] if part.ports else 0]
                 origin = part.origins[row] if part.origins else (row,)
-                here = _Row(value, part.keys[row] if part.keys else None, origin)
+                key = part.keys[row] if part.keys else None
+                here = _Row(
+                    value, key, origin, *((part.times[row], part.marks[row]) if part.times and part.marks else ())
+                )
                 for left in self._enter(entry, here, part, row):
+                    yield self._fragments(part, left, last=False)
+            if part.last and self.bound.clocks and self.bound.moved(part.batch):
+                row = -1
+                for left in self._watermarks(part):
                     yield self._fragments(part, left, last=False)
         except Exception as error:
             raise self.bound.fail(error, part, row) from error
         yield self._fragments(part, None, last=part.last)
 
     def _fragments(self, part: Fragment, left: _Left | None, *, last: bool) -> tuple[Fragment, ...]:
-        exits = [(exit.keyed, exit.edge is not None) for exit in self.bound.stage.exits] + [(False, False)] * len(
-            self.taps
-        )
+        exits = [(exit.keyed, exit.edge is not None, bool(exit.edge and exit.edge.timed)) for exit in self._exits]
+        exits += [(False, False, False)] * len(self.taps)
         upto = part.upto if left is None else left[3]
         out = []
-        for x, (keyed, edge) in enumerate(exits):
+        for x, (keyed, edge, timed) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
             if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes:
                 rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
             columns = (keys if keyed else None, ports if edge else None, origins if edge else None)
-            out.append(Fragment(part.batch, values, last, *columns, upto))
+            times = ([row.time for _, row, *_ in rows], [row.mark for _, row, *_ in rows]) if timed else (None, None)
+            out.append(Fragment(part.batch, values, last, *columns, upto, *times))
         return tuple(out)
+
+    @property
+    def _exits(self) -> Sequence[Exit]:
+        return self.bound.stage.exits
 
     def _encoded(self, x: int, left: _Left) -> _Left:
         row = left[1]
@@ -105,16 +119,39 @@ class _Plain:
             env[f"c{n}"].batch = part.batch
             for j, (key, name, due_ms) in enumerate(env[f"due{n}"](part.batch.now_ms)):
                 origin = (-1, -graph.steps.index(step), j, env[f"mark{n}"](key, name, due_ms))
-                try:
-                    outputs = self._encoded_after(step, env[f"fire{n}"](key, name, origin))
-                except Exception as error:
-                    if not handled(step):
-                        raise
-                    self.bound.lost(n, error, part, -1, key)
-                    continue
-                for m, value in enumerate(self._watched(n, key, outputs)):
-                    yield from self._emit(Port(step.id), _Row(value, key, (*origin, m)), part, -1)
-                yield from self._sides(n, step, _Row(None, key, origin), part, -1)
+                timer = _Row(None, key, origin, *[due_ms * 1000] * 2 * self.bound.stage.timed)
+                yield from self._fired_timer(n, step, timer, name, part)
+
+    def _watermarks(self, part: Fragment) -> Iterator[_Left]:
+        """What the number's watermarks make due, step by step."""
+        env, marks = self.bound.env, part.batch.watermarks
+        for n, step in enumerate(self.bound.stage.steps):
+            if step.name not in self.bound.clocks or not env[f"advance{n}"](marks):
+                continue
+            place = (END, self.bound.graph.steps.index(step))
+            if step.kind == "window":
+                for j, (key, value, time, about) in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                    row = _Row(value, key, (*place, j, env[f"mark{n}"](key, about)), time, time)
+                    yield from self._emit(Port(step.id), row, part, -1)
+                continue
+            env[f"c{n}"].batch = part.batch
+            for j, (key, name, due_us) in enumerate(env[f"eventdue{n}"](env[f"upto{n}"](marks))):
+                timer = _Row(None, key, (*place, j, env[f"mark{n}"](key, name, due_us)), due_us, due_us)
+                yield from self._fired_timer(n, step, timer, name, part)
+
+    def _fired_timer(self, n: int, step: Step, timer: _Row, name: str, part: Fragment) -> Iterator[_Left]:
+        env, key, origin = self.bound.env, timer.key, timer.origin
+        env[f"c{n}"].time = timer.time
+        try:
+            outputs = self._encoded_after(step, env[f"fire{n}"](key, name, origin))
+        except Exception as error:
+            if not handled(step):
+                raise
+            self.bound.lost(n, error, part, -1, key)
+            return
+        for m, value in enumerate(self._watched(n, key, outputs)):
+            yield from self._emit(Port(step.id), timer.to(value, m), part, -1)
+        yield from self._sides(n, step, timer, part, -1)
 
     def _emit(self, port: Port, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         """Walks a row from a port to every exit that it reaches, depth first."""
@@ -137,6 +174,7 @@ class _Plain:
         if f"c{n}" in env:
             context = env[f"c{n}"]
             context.batch, context.key, context.origin = part.batch, row.key, row.origin
+            context.time = row.time
         if not handled(step):
             calls = self._encoded_after(step, self._call(n, step, row, part))
             outputs = self._watched(n, row.key if self._keyed(step) else MISSING, calls)
@@ -201,7 +239,7 @@ class _Plain:
             case "key_by":
                 new = step.call(*arguments)
                 env[f"q{n}"].check(new)
-                yield 0, _Row(value, new, row.origin)
+                yield 0, replace(row, key=new)
             case "branch":
                 for j, predicate in enumerate(step.options["predicates"]):
                     if predicate(value):
@@ -218,6 +256,16 @@ class _Plain:
                 yield 0, row.to(self._fold(n, step, key, value))
             case "process":
                 yield from self._process(n, step, row, part)
+            case "window":
+                take = env[f"attempt{n}" if handled(step) else f"take{n}"]
+                found: Any = take(key, value, row.time, row.mark, part.batch.now_ms)
+                if found is LATE:
+                    yield 1, row.to(value, 1)
+                    return
+                rows: Sequence[tuple[Any, int]] = found or ()
+                for j, (output, time) in enumerate(rows):
+                    inner = row.to(output, 0, j)
+                    yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
 
     def _fold(self, n: int, step: Step, key: Any, value: Any) -> tuple[Any, Any]:
         table = self.bound.tables[step.name]

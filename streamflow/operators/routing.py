@@ -27,7 +27,8 @@ class Merge:
 
     def __init__(self, inlets: Sequence[Inlet]) -> None:
         self._inlets = inlets
-        self._rows: list[tuple[Origin, int, Any, Any, int]] = []
+        self._rows: list[tuple[Origin, int, Any, Any, int, Any, Any]] = []
+        self._timed = False
         self._upto: list[Origin] = [()] * len(inlets)
 
     async def get(self) -> Fragment:
@@ -37,7 +38,10 @@ class Merge:
         assert origins is not None and ports is not None, "an edge into a merge carries origins"
         assert not origins or origins[0] > self._upto[behind], "an edge is complete up to where it said"
         keys = part.keys or [None] * len(origins)
-        self._rows += zip(origins, [behind] * len(origins), part.values, keys, ports, strict=True)
+        none: list[Any] = [None] * len(origins)
+        times, marks = part.times or none, part.marks or none
+        self._timed = part.times is not None
+        self._rows += zip(origins, [behind] * len(origins), part.values, keys, ports, times, marks, strict=True)
         assert part.last or part.upto is not None, "a fragment says how far its edge is complete"
         self._upto[behind] = _WHOLE if part.last else part.upto or ()
         return self._release(part)
@@ -60,4 +64,6 @@ class Merge:
             [row[4] for row in ready],
             [row[0] for row in ready],
             None if last else bound,
+            [row[5] for row in ready] if self._timed else None,
+            [row[6] for row in ready] if self._timed else None,
         )

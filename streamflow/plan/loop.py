@@ -15,13 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
-from streamflow.graph import SINK, Graph, Port, Step
+from streamflow.graph import Graph, Port, Step
+from streamflow.plan.event_time import acts_on_watermarks
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
 from streamflow.plan.view import StageView, handled, takes_context, tracks_origins
+from streamflow.plan.window_text import write_watermarks
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -76,6 +78,10 @@ class LoopWriter:
     def __post_init__(self) -> None:
         self.view = StageView(self.graph, self.stage, self.taps)
 
+    def scope(self, path: tuple[str, ...]) -> Scope:
+        """Where rows come in: under the names that loops, timers and local functions give their parts."""
+        return Scope("v", "k", path, *(("t", "w") if self.stage.timed else ()))
+
     # -- text ----------------------------------------------------------------------------------------------------
 
     def line(self, text: str) -> None:
@@ -102,6 +108,7 @@ class LoopWriter:
                 body_at = len(self.lines)
                 self._timers(track)
                 self._rows(track)
+                write_watermarks(self, track)
                 self.line(f"yield {self._fragments('last', 'part.upto', copy=False)}")
                 body, self.lines = self.lines[body_at:], self.lines[:body_at]
                 self._continuations(track)
@@ -111,13 +118,29 @@ class LoopWriter:
         return LoopText("\n".join(text for text, _, _ in self.lines) + "\n", steps)
 
     def _bound_names(self) -> list[str]:
-        names = ["Fragment", "MISSING", "FROZEN", "own", "fail", "lost", "ticks", "late", "islice", "END"]
+        names = [
+            "Fragment",
+            "MISSING",
+            "FROZEN",
+            "own",
+            "fail",
+            "lost",
+            "ticks",
+            "late",
+            "islice",
+            "END",
+            "LATE",
+            "moved",
+        ]
         for n, step in enumerate(self.stage.steps):
             if step.kind == "branch":
                 names += [f"f{n}_{j}" for j in range(step.ports)]
             elif step.function is not None:
                 names.append(f"f{n}")
             names += [f"{name}{n}" for name in HELPERS.get(step.kind, ())]
+            if acts_on_watermarks(step):
+                names += [f"advance{n}", f"mark{n}"]
+                names += [f"closing{n}"] if step.kind == "window" else [f"eventdue{n}", f"upto{n}", f"fire{n}"]
             if step.kind == "process":
                 names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
@@ -125,14 +148,16 @@ class LoopWriter:
         return names + [f"encode{x}" for x, exit in enumerate(self.stage.exits) if exit.encodes]
 
     def _prologue(self) -> None:
-        self.line("batch, values, last, keys, ports, origins, upto = part")
+        self.line("batch, values, last, keys, ports, origins, upto, times, marks = part")
         self.line("now = batch.now_ms")
         for x, exit in enumerate(self._exits()):
-            for letter in self._columns(exit):
+            for letter in exit:
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
             if step.traits.stateful and step.kind != "dedup" and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
+            if step.kind == "window" and step.options["window"].timed:
+                self.line(f"done{n} = clock{n}.at_us")
             if takes_context(step):
                 self.line(f"c{n}.batch = batch")
             if step.kind == "key_by" and not self.handled(step):
@@ -140,7 +165,7 @@ class LoopWriter:
         with self.block("def flush(upto):"):
             self.line(f"out = {self._fragments('False', 'upto', copy=True)}")
             for x, exit in enumerate(self._exits()):
-                self.line("; ".join(f"x{letter}{x}.clear()" for letter in self._columns(exit)))
+                self.line("; ".join(f"x{letter}{x}.clear()" for letter in exit))
             self.line("return out")
 
     def _rows(self, track: bool) -> None:
@@ -151,6 +176,8 @@ class LoopWriter:
             (keyed, "keys", "k"),
             (len(self.stage.entries) > 1, "ports", "p"),
             (track and not entry, "origins", "o"),
+            (self.stage.timed, "times", "t"),
+            (self.stage.timed, "marks", "w"),
         ):
             if want:
                 columns.append(column)
@@ -165,7 +192,7 @@ class LoopWriter:
         with self.block("try:"), self.block("while more():"):
             with self.block(f"for {row} in islice(rows, {LOOK_ROWS}):"):
                 for p, at in enumerate(self.stage.entries):
-                    scope = Scope("v", "k", path)
+                    scope = self.scope(path)
                     if len(self.stage.entries) == 1:
                         self._enter(at, scope)
                     else:
@@ -200,13 +227,19 @@ class LoopWriter:
         self.step, self.key = n, "k"
         with self.block(f"for j, (k, name, at) in enumerate(due{n}(now)):"):
             self.line(f"o = (-1, {-self.graph.steps.index(step)}, j, mark{n}(k, name, at))")
-            with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
-                with self.block("for m, v in enumerate(r):"):
-                    self.emit(Port(step.id), Scope("v", "k", ("*o", "m") if track else ()))
-                    self.pause(Port(step.id), ("*o", "m"), "m")
-                write_side(self, n, step, Scope("v", "k", ("*o",) if track else ()))
-            self._look(f"j % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()", ("*o",))
+            if self.stage.timed:
+                self.line(f"c{n}.time = t = w = at * 1000")
+            self.fired_timer(n, step, track)
         self.key = ""
+
+    def fired_timer(self, n: int, step: Step, track: bool) -> None:
+        """Writes the call of a timer's handler and what follows; its origin is ``o``, its ordinal ``j``."""
+        with self.guarded(n, step, f"r = fire{n}(k, name, o)"):
+            with self.block("for m, v in enumerate(r):"):
+                self.emit(Port(step.id), self.scope(("*o", "m") if track else ()))
+                self.pause(Port(step.id), ("*o", "m"), "m")
+            write_side(self, n, step, self.scope(("*o",) if track else ()))
+        self._look(f"j % {LOOK_ROWS} == {LOOK_ROWS - 1} and late()", ("*o",))
 
     def _continuations(self, track: bool) -> None:
         done: set[Port] = set()
@@ -216,28 +249,28 @@ class LoopWriter:
                 continue
             done.add(port)
             self.step, self.key, self.blocks, self.length = -1, "", 0, 0
-            with self.block(f"def {self._function(port)}(v, k{', o' if track else ''}):"):
-                self._consume(port, Scope("v", "k", ("*o",) if track else ()))
+            more = (", o" if track else "") + (", t, w" if self.stage.timed else "")
+            with self.block(f"def {self._function(port)}(v, k{more}):"):
+                self._consume(port, self.scope(("*o",) if track else ()))
                 self.line("return")
                 if self.view.expanding[port]:
                     self.line("yield")  # its callers iterate over it, also where what it expands reaches no exit
 
     # -- exits ---------------------------------------------------------------------------------------------------
 
-    def _exits(self) -> list[tuple[str, bool, bool]]:
-        """Per exit and tap: its kind, whether it carries keys, whether it carries ports and origins."""
-        exits = [("edge" if exit.edge else SINK, exit.keyed, exit.edge is not None) for exit in self.stage.exits]
-        return exits + [("tap", False, False) for _ in self.taps]
-
-    def _columns(self, exit: tuple[str, bool, bool]) -> str:
-        return "v" + ("k" if exit[1] else "") + ("po" if exit[2] else "")
+    def _exits(self) -> list[str]:
+        """Per exit and tap the letters of its columns: values, keys, ports and origins, times and watermarks."""
+        return [
+            f"v{'k' if exit.keyed else ''}{'po' if exit.edge else ''}{'tw' if exit.edge and exit.edge.timed else ''}"
+            for exit in self.stage.exits
+        ] + ["v" for _ in self.taps]
 
     def _fragments(self, last: str, upto: str, *, copy: bool) -> str:
         parts = []
         for x, exit in enumerate(self._exits()):
-            columns = self._columns(exit)
-            cells = [f"x{letter}{x}{'[:]' if copy else ''}" if letter in columns else "None" for letter in "vkpo"]
-            parts.append(f"Fragment(batch, {cells[0]}, {last}, {cells[1]}, {cells[2]}, {cells[3]}, {upto})")
+            cells = [f"x{letter}{x}{'[:]' if copy else ''}" if letter in exit else "None" for letter in "vkpotw"]
+            times = f", {cells[4]}, {cells[5]}" if "t" in exit else ""
+            parts.append(f"Fragment(batch, {cells[0]}, {last}, {cells[1]}, {cells[2]}, {cells[3]}, {upto}{times})")
         return f"({', '.join(parts)}{',' if parts else ''})"
 
     def _leave(self, x: int, port: Port, scope: Scope, port_number: int) -> None:
@@ -248,9 +281,16 @@ class LoopWriter:
             self.line(f"add_xv{x}(encode{x}({scope.value}))")
             self.step, self.key = before
             return
-        columns = self._columns(self._exits()[x])
+        columns = self._exits()[x]
         key = scope.key if self.view.keyed(port) else "None"
-        cells = {"v": scope.value, "k": key, "p": str(port_number), "o": scope.origin()}
+        cells = {
+            "v": scope.value,
+            "k": key,
+            "p": str(port_number),
+            "o": scope.origin(),
+            "t": scope.time,
+            "w": scope.mark,
+        }
         self.line("; ".join(f"add_x{letter}{x}({cells[letter]})" for letter in columns))
 
     def pause(self, port: Port, path: Sequence[str], count: str) -> None:
@@ -271,7 +311,8 @@ class LoopWriter:
 
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)
-        shared = step.kind == "merge" or (step.kind == "process" and (step.options["timers"] or port.out > 0))
+        timers = step.kind == "process" and (step.options["timers"] or step.options["event_timers"] or port.out > 0)
+        shared = step.kind in ("merge", "window") or timers
         deep = self.blocks >= BLOCKS_MAX or self.depth > DEPTH_MAX or self.length > LENGTH_MAX
         return (shared or deep) and step in self.stage.steps
 
@@ -292,7 +333,8 @@ class LoopWriter:
         self.wanted.append(port)
         key = scope.key if self.view.keyed(port) else "None"
         origin = f", {scope.origin()}" if scope.path else ""
-        call = f"{self._function(port)}({scope.value}, {key}{origin})"
+        times = f", {scope.time}, {scope.mark}" if self.stage.timed else ""
+        call = f"{self._function(port)}({scope.value}, {key}{origin}{times})"
         self.line(f"yield from {call}" if self.view.expanding[port] else call)
 
     def _consume(self, port: Port, scope: Scope) -> None:
@@ -302,7 +344,7 @@ class LoopWriter:
             self.line(f"add_xv{x}({scope.value})")
         for c, step in enumerate(consumers):
             path = (*scope.path, str(c)) if len(consumers) > 1 and scope.path else scope.path
-            inner = Scope(scope.value, scope.key, path)
+            inner = replace(scope, path=path)
             if step in self.stage.steps:
                 self._step(step, inner, keyed=self.view.keyed(port))
             else:
@@ -323,6 +365,8 @@ class LoopWriter:
         if self.view.keyed(step.inputs[0]):
             self.line(f"c{n}.key = {scope.key}")
         self.line(f"c{n}.origin = {scope.origin()}")
+        if scope.time:
+            self.line(f"c{n}.time = {scope.time}")
         return f"{function}{n}(c{n}, {scope.value})"
 
     @contextmanager

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
+from streamflow.plan.event_time import reads_times, watermark_groups
 
 
 class Entry(NamedTuple):
@@ -34,12 +35,14 @@ class Edge:
         target: Index of the receiving stage.
         keyed: Whether its rows carry keys.
         entries: The target's entries, which its rows' port numbers count.
+        timed: Whether its rows carry event times.
     """
 
     source: int | None
     target: int
     keyed: bool
     entries: tuple[Entry, ...]
+    timed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +71,14 @@ class Stage:
         steps: The steps, each behind its inputs; a sink is no step of a stage but an exit.
         entries: Where rows come in; a row's ``port`` is an index into this.
         exits: Where its rows go, edges first, in the order of the fragments that its loop yields.
+        timed: Whether its rows have event times that somebody reads.
     """
 
     index: int
     steps: tuple[Step, ...]
     entries: tuple[Entry, ...]
     exits: tuple[Exit, ...]
+    timed: bool = False
 
     @property
     def boundary(self) -> bool:
@@ -104,16 +109,27 @@ def make_plan(graph: Graph) -> Plan:
     stage_of = {step.id: index for index, group in enumerate(groups) for step in group}
     stage_of |= {step.id: 0 for step in graph.of_kind(SOURCE)}
     entries = [_entries(graph, index, stage_of) for index in range(len(groups))]
-    edges = [Edge(None, 0, False, tuple(entries[0]))]
+    timed = _timed(graph, groups, [{stage_of[entry.step] for entry in found} for found in entries])
+    watermark_groups(graph)
+    edges = [Edge(None, 0, False, tuple(entries[0]), timed[0])]
     for target in range(1, len(groups)):
         for source in sorted({stage_of[port.step] for port in entries[target]}):
             keyed = any(graph.step(entry.step).keyed for entry in entries[target] if stage_of[entry.step] == source)
-            edges.append(Edge(source, target, keyed, tuple(entries[target])))
+            edges.append(Edge(source, target, keyed, tuple(entries[target]), timed[target]))
     stages = tuple(
-        Stage(index, tuple(group), tuple(entries[index]), _exits(graph, index, stage_of, edges))
+        Stage(index, tuple(group), tuple(entries[index]), _exits(graph, index, stage_of, edges), timed[index])
         for index, group in enumerate(groups)
     )
     return Plan(graph, stages, tuple(edges))
+
+
+def _timed(graph: Graph, groups: list[list[Step]], before: list[set[int]]) -> list[bool]:
+    """Whether each stage's rows carry event times: a step of it reads them, or one of a stage behind it."""
+    timed = [any(reads_times(graph, step) for step in group) for group in groups]
+    for target in reversed(range(1, len(groups))):
+        for source in before[target] if timed[target] else ():
+            timed[source] = True
+    return timed
 
 
 def _groups(graph: Graph) -> list[list[Step]]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from streamflow.codecs import immutable
 from streamflow.graph import Port, Step
+from streamflow.plan.window_text import write_window
 
 if TYPE_CHECKING:
     from streamflow.plan.loop import LoopWriter
@@ -14,11 +15,13 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Scope:
-    """Where text is being written: names of the row's value and key, and its origin so far."""
+    """Where text is being written: names of the row's value and key, its origin so far, its time and watermark."""
 
     value: str
     key: str
     path: tuple[str, ...]
+    time: str = ""
+    mark: str = ""
 
     def origin(self) -> str:
         return f"({', '.join(self.path)},)"
@@ -26,7 +29,7 @@ class Scope:
 
 def _map(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     with w.guarded(n, step, f"v{n} = {w.call(n, step, scope)}"):
-        w.emit(Port(step.id), Scope(f"v{n}", scope.key, scope.path))
+        w.emit(Port(step.id), replace(scope, value=f"v{n}"))
 
 
 def _filter(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
@@ -57,7 +60,7 @@ def _each(w: LoopWriter, n: int, step: Step, scope: Scope, *, owned: bool) -> No
     with w.block(f"for j{n}, v{n} in enumerate(r{n}):"):
         if not owned:
             _own(w, f"v{n}")
-        w.emit(Port(step.id), Scope(f"v{n}", scope.key, path))
+        w.emit(Port(step.id), replace(scope, value=f"v{n}", path=path))
         w.pause(Port(step.id), path, f"j{n}")
 
 
@@ -70,11 +73,11 @@ def _key_by(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     with w.guarded(n, step, f"k{n} = {w.call(n, step, scope)}"):
         if w.handled(step):
             with w.guarded(n, step, f"q{n}.check(k{n})"):
-                w.emit(Port(step.id), Scope(scope.value, f"k{n}", scope.path))
+                w.emit(Port(step.id), replace(scope, key=f"k{n}"))
             return
         with w.block(f"if k{n}.__class__ is not kind{n}:"):
             w.line(f"q{n}.check(k{n})")
-        w.emit(Port(step.id), Scope(scope.value, f"k{n}", scope.path))
+        w.emit(Port(step.id), replace(scope, key=f"k{n}"))
 
 
 def _merge(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
@@ -98,28 +101,28 @@ def _by_port(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     for j in range(step.ports):
         path = (*scope.path, str(j)) if scope.path else ()
         with w.block(f"{'if' if j == 0 else 'elif'} b{n} == {j}:"):
-            w.emit(Port(step.id, j), Scope(scope.value, scope.key, path))
+            w.emit(Port(step.id, j), replace(scope, path=path))
 
 
 def _count(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     key = scope.key
     if w.handled(step):
         with w.guarded(n, step, f"v{n} = attempt{n}({key}, {scope.value})"):
-            w.emit(Port(step.id), Scope(f"v{n}", key, scope.path))
+            w.emit(Port(step.id), replace(scope, value=f"v{n}"))
         return
     w.line(f"a{n} = get{n}({key})")
     with w.block(f"if a{n} is None:"):
         w.line(f"a{n} = miss{n}({key})")
     w.line(f"hot{n}[{key}] = a{n} = a{n} + 1")
     w.line(f"v{n} = ({key}, a{n})")
-    w.emit(Port(step.id), Scope(f"v{n}", key, scope.path))
+    w.emit(Port(step.id), replace(scope, value=f"v{n}"))
 
 
 def _reduce(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     key = scope.key
     if w.handled(step):
         with w.guarded(n, step, f"v{n} = attempt{n}({key}, {scope.value})"):
-            w.emit(Port(step.id), Scope(f"v{n}", key, scope.path))
+            w.emit(Port(step.id), replace(scope, value=f"v{n}"))
         return
     w.line(f"a{n} = get{n}({key}, MISSING)")
     with w.block(f"if a{n} is MISSING:"):
@@ -136,7 +139,7 @@ def _reduce(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     if step.options.get("result") is not None or not immutable(step.options["state"].type):
         _own(w, f"r{n}")
     w.line(f"v{n} = ({key}, r{n})")
-    w.emit(Port(step.id), Scope(f"v{n}", key, scope.path))
+    w.emit(Port(step.id), replace(scope, value=f"v{n}"))
 
 
 def _dedup(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
@@ -151,6 +154,8 @@ def _dedup(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 
 def _process(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     key, origin = scope.key, scope.origin()
+    if scope.time:
+        w.line(f"c{n}.time = {scope.time}")
     if w.handled(step):
         with w.guarded(n, step, f"r{n} = attempt{n}({key}, {scope.value}, {origin})"):
             _each(w, n, step, scope, owned=True)
@@ -179,7 +184,7 @@ def write_side(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
         for index in range(1, step.ports):
             path = (*scope.path, "END", f"j{n}") if scope.path else ()
             with w.block(f"{'if' if index == 1 else 'elif'} b{n} == {index}:"):
-                w.emit(Port(step.id, index), Scope(f"v{n}", scope.key, path))
+                w.emit(Port(step.id, index), replace(scope, value=f"v{n}", path=path))
                 w.pause(Port(step.id, index), path, f"j{n}")
 
 
@@ -193,6 +198,7 @@ HELPERS = {
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
+    "window": ("t", "take", "attempt", "open", "add", "clock"),
 }
 
 STEPS = {
@@ -209,4 +215,5 @@ STEPS = {
     "aggregate": _reduce,
     "dedup": _dedup,
     "process": _process,
+    "window": write_window,
 }

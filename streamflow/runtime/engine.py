@@ -20,9 +20,12 @@ from streamflow.operators.bind import BoundStage
 from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
+from streamflow.plan.event_time import is_timed, watermark_groups
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
+from streamflow.runtime.event_time import EventTimes, SourceTimes
+from streamflow.runtime.idleness import IdleWatch
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.journal import JournalIntake, RecordedEpoch
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
@@ -89,7 +92,7 @@ class Job:
                     tables[step.name] = TableShape(
                         spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None
                     )
-            for timers in stage.timers.values():
+            for timers in (*stage.timers.values(), *stage.event_timers.values()):
                 tables[timers.table.name] = TableShape("timers", "int")
         return Manifest(
             graph.flow,
@@ -135,6 +138,7 @@ class Engine:
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = False
         self._watch_thread: Watch | None = None
+        self.times: EventTimes | None = None
         self.taps: dict[Port, Tap] = {}
         self._operators: list[Operator] = []
 
@@ -146,6 +150,9 @@ class Engine:
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
             job.point("store.opened")
+            self.times = self._event_times(self.checkpoint)
+            for stage in self.bound:
+                stage.resume(self.checkpoint.now_ms, self.times.watermarks if self.times is not None else ())
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
@@ -206,17 +213,18 @@ class Engine:
     def _installed(self) -> None:
         """Ends loading, on the store's thread: what is derived from a million entries takes seconds."""
         for stage in self.bound:
-            timer_tables = {timers.table.name for timers in stage.timers.values()}
+            all_timers = [*stage.timers.values(), *stage.event_timers.values()]
+            timer_tables = {timers.table.name for timers in all_timers}
             for name, table in stage.tables.items():
                 if name not in timer_tables:
                     table.installed()
-            for timers in stage.timers.values():
+            for timers in all_timers:
                 timers.installed()
+            for windows in stage.windows.values():
+                windows.installed()
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        for stage in self.bound:
-            stage.resume(checkpoint.now_ms)
         self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
         self.outboxes = {
             step.name: Outbox(
@@ -282,7 +290,8 @@ class Engine:
                 job.point,
                 leaves_out=step.options["on_error"] is OnError.SKIP,
             )
-            pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world))
+            times = None if self.times is None else self.times.sources.get(step.name)
+            pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world, times=times))
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, Taken()).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
         make = partial(JournalIntake, job.journal) if job.journal else Intake
@@ -291,9 +300,26 @@ class Engine:
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
         self.intake.point = job.point
+        self.intake.times = self.times
+        self.intake.stamps = job.plan.stages[0].timed
+        self.intake.moved = self._watermarks_moved
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
+
+    def _event_times(self, checkpoint: Checkpoint) -> EventTimes | None:
+        graph = self.job.plan.graph
+        sources = {
+            step.name: SourceTimes(step.name, step.options["event_time"], checkpoint.clocks)
+            for step in graph.of_kind(SOURCE)
+            if is_timed(step)
+        }
+        return EventTimes(sources, watermark_groups(graph), checkpoint.clocks) if sources else None
+
+    def _watermarks_moved(self) -> None:
+        assert self.times is not None
+        for name, mark in zip(self.times.names(), self.times.watermarks, strict=True):
+            self.job.instrument.watermark(name, mark.at_us)
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
@@ -329,6 +355,11 @@ class Engine:
         plan = self.job.plan
         for pump in self.intake.pumps:
             self._spawn(pump.run(), f"source {pump.name}", may_end=True)
+            if pump.times is not None and pump.times.spec.idle_ms is not None:
+                watch = IdleWatch(
+                    pump, pump.times, self.job.clock, lambda: bool(self.intake.stall), self.intake.turn_idle
+                )
+                self._spawn(watch.run(), f"silence of source {pump.name}", may_end=True)
         for operator in self._operators:
             inlets: list[Inlet] = [
                 self.channels[at] for at, edge in enumerate(plan.edges) if edge.target == operator.bound.stage.index
@@ -422,6 +453,10 @@ class Engine:
     def point(self, name: str) -> None:
         """Part of `operators.operator.Shard`."""
         self.job.point(name)
+
+    def late(self, step: str, records: int) -> None:
+        """Part of `operators.operator.Shard`."""
+        self.job.instrument.late(step, records)
 
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""

@@ -266,6 +266,7 @@ class Committer:
             chunks=[chunk for staged in outputs for chunk in staged.chunks],
             progress=progress,
             digest=digest.compute,
+            clocks=cut.clocks,
             records=cut.records,
             started=cut.started,
         )

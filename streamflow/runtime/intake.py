@@ -13,6 +13,9 @@ import msgspec
 
 from streamflow.batch import (
     FRAGMENT_ROWS_MAX,
+    TIME_MIN,
+    ClockOf,
+    EventClock,
     Fragment,
     MicroBatch,
     Partition,
@@ -20,10 +23,12 @@ from streamflow.batch import (
     SourceBatch,
     SourceInput,
     Taken,
+    Watermark,
 )
 from streamflow.clock import Cancellable, Clock
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.event_time import PUSHES, EventTimes, TimeRefused
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, Ready
 
@@ -62,6 +67,7 @@ class Cut:
     ids: dict[str, list[str]] = field(default_factory=dict)
     journal: list[Any] = field(default_factory=list)
     pushed: list[Pushed] = field(default_factory=list)
+    clocks: dict[ClockOf, EventClock] = field(default_factory=dict)
     records: int = 0
 
     def taken(self) -> dict[str, Taken]:
@@ -69,7 +75,10 @@ class Cut:
         return {name: Taken(self.positions.get(name, {}), tuple(self.ids.get(name, ()))) for name in sorted(names)}
 
     def encoded_journal(self) -> bytes:
-        """Per micro-batch: number, time, whether timers fired, and per input its partition, count and end."""
+        """Per micro-batch: number, time, whether timers fired, and per input its partition, count and end.
+
+        A fifth part, where there is one, says which partitions turned idle before it, and which sources ended.
+        """
         return _pack(self.journal)
 
     def encoded_pushes(self) -> bytes:
@@ -84,11 +93,18 @@ class Taking:
     ports: list[int] | None
     inputs: list[SourceInput]
     line: list[Any]
+    times: list[Any] | None = None
+    marks: list[Any] | None = None
 
-    def add(self, source: str, records: SourceBatch, values: list[Any], port: int) -> None:
+    def add(self, source: str, ready: Ready, port: int) -> None:
         """Adds the values of records."""
+        records, values = ready.records, ready.values
         if not values:
             return
+        if self.times is not None and self.marks is not None:
+            none: list[Any] = [None] * len(values)
+            self.times += none if ready.times is None else ready.times
+            self.marks += none if ready.marks is None else ready.marks
         self.inputs.append(SourceInput(source, len(self.values), records))
         if self.ports is not None:
             self.ports += [port] * len(values)
@@ -135,6 +151,10 @@ class Intake:
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None
         self._stall = ""
+        self.times: EventTimes | None = None
+        self.stamps = False
+        self.moved: Callable[[], None] = lambda: None
+        self._silent: list[tuple[str, Partition]] = []
 
     # -- what others tell it ----------------------------------------------------------------------
 
@@ -179,6 +199,31 @@ class Intake:
         """Why no records are taken now; empty while they are."""
         return self._stall
 
+    # -- event time -------------------------------------------------------------------------------
+
+    def turn_idle(self, source: str, partition: Partition) -> None:
+        """A partition is not waited for from the next number on, unless it gives a record in it."""
+        self._silent.append((source, partition))
+        self._wakeup.set()
+
+    def _just_ended(self) -> list[str]:
+        """Timed sources that have ended since the last number."""
+        if self.times is None or self._stopping:
+            return []
+        return [
+            pump.name
+            for pump in self.pumps
+            if pump.ended and not pump.waiting and pump.times is not None and not pump.times.ended
+        ]
+
+    def _turn(self, silent: Iterable[tuple[str, Partition]], ended: Iterable[str]) -> None:
+        """Carries out what happened to sources beside their records."""
+        if self.times is not None:
+            for source, partition in silent:
+                self.times.sources[source].turn_idle(partition)
+            for source in ended:
+                self.times.sources[source].ended = True
+
     # -- the loop ---------------------------------------------------------------------------------
 
     async def run(self) -> None:
@@ -189,7 +234,8 @@ class Intake:
             rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
-            if rows or barrier or (self._timers_due() and not self._stall and not closing):
+            turns = bool(self._silent or self._just_ended()) and not self._stall
+            if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
             elif closing and not self._dirty and self._pacer.idle:
                 return
@@ -236,20 +282,39 @@ class Intake:
                 self._pacer.pending()
             self._acted_ms = self._now_ms
         rows = self._nothing_taken()
+        silent, self._silent = self._silent, []
+        self._turn(silent, ())
         if take:
             self._take_pushes(rows)
             self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
-        return self._made(rows, fires, self._barrier)
+        ended = self._just_ended()
+        self._turn((), ended)
+        if silent or ended:
+            self._dirty = True
+            self._pacer.pending()
+        return self._made(rows, fires, self._barrier, (silent, ended))
 
-    def _made(self, rows: Taking, fires: bool, barrier: Callable[[], int | None]) -> Fragment:
+    def _made(
+        self,
+        rows: Taking,
+        fires: bool,
+        barrier: Callable[[], int | None],
+        turned: tuple[Sequence[tuple[str, Partition]], Sequence[str]] = ((), ()),
+    ) -> Fragment:
         """Writes the journal's line of the number and makes its fragment."""
-        self._cut.journal.append((self._number, self._now_ms, fires, rows.line))
+        line = (self._number, self._now_ms, fires, rows.line)
+        self._cut.journal.append((*line, turned) if any(turned) else line)
         self.formed(self._number, len(rows.values))
         self.point("number.formed")
-        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires)
-        return Fragment(batch, rows.values, True, None, rows.ports)
+        marks: tuple[Watermark, ...] = ()
+        if self.times is not None:
+            if self.times.advance():
+                self.moved()
+            marks = self.times.watermarks
+        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires, marks)
+        return Fragment(batch, rows.values, True, None, rows.ports, None, None, rows.times, rows.marks)
 
     def _barrier(self) -> int | None:
         at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
@@ -259,6 +324,8 @@ class Intake:
         self._epoch += 1
         cut, self._cut = self._cut, Cut()
         cut.epoch, cut.number, cut.now_ms, cut.started = self._epoch, self._number, self._now_ms, time.perf_counter()
+        if self.times is not None:
+            cut.clocks = self.times.take_changes()
         self.cuts[self._epoch] = cut
         self._dirty = False
         self._pacer.barrier()
@@ -275,6 +342,7 @@ class Intake:
         for most in (share, self.rows_max):
             for pump in waiting[turn:] + waiting[:turn]:
                 room = min(most, self.rows_max - len(rows.values))
+                pump.now_ms = self._now_ms
                 while room > 0 and pump.waiting:
                     for ready in pump.take(room):
                         self._enter(pump.name, ready, rows)
@@ -283,10 +351,11 @@ class Intake:
     def _enter(self, source: str, ready: Ready, rows: Taking) -> None:
         """Adds what was taken from a source to the number."""
         self._account(source, ready.records, rows.line)
-        rows.add(source, ready.records, ready.values, self._ports[source])
+        rows.add(source, ready, self._ports[source])
 
     def _nothing_taken(self) -> Taking:
-        return Taking([], [] if len(self.pumps) > 1 else None, [], [])
+        times: list[list[Any] | None] = [[], []] if self.stamps else [None, None]
+        return Taking([], [] if len(self.pumps) > 1 else None, [], [], *times)
 
     def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
@@ -315,7 +384,19 @@ class Intake:
         self._push_seq[push.source] = seq
         records = SourceBatch(push.source, [push.payload], [seq])
         self._account(PUSHED, records, rows.line)
-        rows.add(PUSHED, records, [push.value], self._ports[push.source])
+        rows.add(PUSHED, self._stamped_push(push, records), self._ports[push.source])
+
+    def _stamped_push(self, push: Pushed, records: SourceBatch) -> Ready:
+        ready = Ready(records, [push.value])
+        times = None if self.times is None else self.times.sources.get(push.source)
+        if times is not None:
+            own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[self._now_ms])
+            try:
+                ready.times, ready.marks = times.stamp(own, ready.values, self._now_ms)
+            except TimeRefused:
+                # it was asked for its time when it was pushed; what only the clock refuses now happened just now
+                ready.times, ready.marks = [self._now_ms * 1000], [TIME_MIN]
+        return ready
 
     def waiting_pushes(self) -> list[Pushed]:
         """Pushes that no committed epoch holds; a restarted shard gets them again."""

@@ -43,12 +43,14 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class RecordedNumber:
-    """One number as the journal tells it."""
+    """One number as the journal tells it; ``silent`` partitions turned idle before it, ``ended`` sources in it."""
 
     number: int
     now_ms: int
     fires: bool
     shares: tuple[Share, ...]
+    silent: tuple[tuple[str, Partition], ...] = ()
+    ended: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,15 @@ class RecordedEpoch:
 def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
     """Decodes what the store keeps of an epoch in its tables ``journal`` and ``internal``."""
     numbers = tuple(
-        RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line))
-        for number, now_ms, fires, line in _unpack(journal)
+        RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line), *_turned(*rest))
+        for number, now_ms, fires, line, *rest in _unpack(journal)
     )
     return RecordedEpoch(epoch, numbers, tuple((source, payload) for source, payload in _unpack(pushed or b"\x90")))
+
+
+def _turned(turned: Any = ((), ())) -> tuple[tuple[tuple[str, Partition], ...], tuple[str, ...]]:
+    silent, ended = turned
+    return tuple((source, partition) for source, partition in silent), tuple(ended)
 
 
 def _share(source: str, partition: str, count: int, end: int | list[str]) -> Share:
@@ -117,11 +124,18 @@ class JournalIntake(Intake):
                 while (last and not self._pacer.idle) or (number.shares and self._is_stalled()):
                     await self._woken()
                 rows = self._nothing_taken()
+                self._turn(number.silent, ())
+                for pump in self.pumps:
+                    pump.now_ms = number.now_ms
                 for share in number.shares:
                     for ready in self._given(share, rows, pushed):
                         self._enter(share.source, ready, rows)
+                self._turn((), number.ended)
                 self._number, self._now_ms = number.number, number.now_ms
-                await self._channel.put(self._made(rows, number.fires, self._end_epoch if last else lambda: None))
+                turned = (number.silent, number.ended)
+                await self._channel.put(
+                    self._made(rows, number.fires, self._end_epoch if last else lambda: None, turned)
+                )
         while not self._pacer.idle:
             await self._woken()
 

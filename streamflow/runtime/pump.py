@@ -17,6 +17,7 @@ from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
 from streamflow.points import Point
+from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.settings import Settings
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -27,10 +28,15 @@ STEADY_SECONDS: Final = 10.0
 
 @dataclass(slots=True)
 class Ready:
-    """Records that were taken: with their values, or with none where decoding failed and policy skips."""
+    """Records that were taken: with their values, or with none where decoding failed and policy skips.
+
+    ``times`` are their event times, ``marks`` the watermark of their partition just before each.
+    """
 
     records: SourceBatch
     values: list[Any]
+    times: list[int] | None = None
+    marks: list[int] | None = None
 
 
 class Pump:
@@ -45,6 +51,12 @@ class Pump:
         ctx: Where it runs.
         resume: Positions in the checkpoint.
         wake: Called when there is something to take, or the source ended.
+        times: Event time of its partitions, if it has one.
+
+    Attributes:
+        now_ms: Processing time of the number in the making.
+        silent_since: Since when each partition has given nothing while the source was open, on the monotonic scale.
+        heard: Set by every record that is read, and when silence begins anew.
     """
 
     def __init__(
@@ -55,8 +67,13 @@ class Pump:
         wake: Callable[[], None],
         *,
         world: World,
+        times: SourceTimes | None = None,
     ) -> None:
         self.step = step
+        self.times = times
+        self.now_ms = 0
+        self.silent_since: dict[Partition, float] = {}
+        self.heard = asyncio.Event()
         self.ended = False
         self.opened = False
         self.source: Source | None = None
@@ -133,6 +150,10 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
+        if self.times is not None:
+            known = [*starts, *self.times.latest]
+            self.times.expect(starts or ([] if known else [""]))
+            self.silence_begins()
         self._wake()
 
     async def _read(self) -> None:
@@ -146,6 +167,7 @@ class Pump:
             batch = await self.source.read()
             if batch is None:
                 self.ended = True
+                self.heard.set()
                 self._wake()
                 return
             self._fruitful = True
@@ -153,7 +175,31 @@ class Pump:
             self._put(batch)
             self._wake()
 
+    def silence_begins(self) -> None:
+        """From now on silence counts anew: there was a reason for it until now."""
+        if self.times is not None:
+            self.silent_since = dict.fromkeys(self.times.latest, self._world.clock.monotonic())
+            self.silent_since.pop(PUSHES, None)
+            self.heard.set()
+
+    async def is_at_end(self, partition: Partition) -> bool:
+        """Whether all that the broker holds of a partition has been taken; asks the broker.
+
+        Raises:
+            Unavailable: It does not answer.
+        """
+        source = self.source
+        if source is None or self._buffer:
+            return False
+        end = (await source.ends()).get(partition)
+        here = self._taken.get(partition)
+        same = source is self.source and not self._buffer
+        return same and (end is None or (here is not None and here.at >= end.at))
+
     def _put(self, batch: SourceBatch) -> None:
+        if self.times is not None:
+            self.silent_since[batch.partition] = self._world.clock.monotonic()
+            self.heard.set()
         decodes = self.step.options["spec"].codec is not None
         size = sum(map(len, batch.payloads)) if decodes else 0
         self._buffer.append((batch, size))
@@ -217,7 +263,8 @@ class Pump:
         if self._records <= self._world.settings.intake_records_max // 2:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
-        return self._decode(batch)
+        found = self._decode(batch)
+        return found if self.times is None else self._stamped(found, self.times)
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
@@ -283,11 +330,49 @@ class Pump:
         end_run(len(batch))
         return found
 
-    def _refused(self, batch: SourceBatch, at: int, payload: bytes, error: Exception) -> StreamflowError:
-        where = f"partition {batch.partition!r}, " if batch.partition else ""
-        spot = f"before position {batch.positions[at]}" if batch.positions is not None else f"{(batch.ids or ())[at]}"
+    # -- event time -------------------------------------------------------------------------------
+
+    def _stamped(self, found: list[Ready], times: SourceTimes) -> list[Ready]:
+        """Gives records their event time; one that has none that can be used becomes a run without a value."""
+        todo = found[::-1]
+        stamped: list[Ready] = []
+        while todo:
+            ready = todo.pop()
+            records, values = ready.records, ready.values
+            try:
+                if values:
+                    ready.times, ready.marks = times.stamp(records, values, self.now_ms)
+                    self.heard.set()  # a partition that was idle is to be watched again
+                stamped.append(ready)
+            except TimeRefused as error:
+                refused = self._without_time(records, error)
+                if self.step.options["on_error"] is not OnError.SKIP:
+                    raise refused from error
+                self._world.skipped(self.name, "without a usable event time", refused)
+                at, count = error.at, len(records)
+                todo.append(Ready(records.cut(at + 1, count), values[at + 1 :]))
+                todo.append(Ready(records.cut(at, at + 1), []))
+                todo.append(Ready(records.cut(0, at), values[:at]))
+        return [ready for ready in stamped if len(ready.records)]
+
+    def _without_time(self, batch: SourceBatch, error: TimeRefused) -> StreamflowError:
         return DecodeError(
-            f"source {self.name!r} cannot decode the record {where}{spot}: {error} (bytes {bytes(payload[:40])!r})",
+            f"source {self.name!r} cannot tell the event time of the record {self._spot(batch, error.at)}: {error}",
+            step=self.name,
+            hint="Fix time= or the producer, allow more with future_max=, or leave such records out with "
+            "on_error=sf.skip.",
+        )
+
+    def _spot(self, batch: SourceBatch, at: int) -> str:
+        where = f"partition {batch.partition!r}, " if batch.partition else ""
+        return where + (
+            f"before position {batch.positions[at]}" if batch.positions is not None else f"{(batch.ids or ())[at]}"
+        )
+
+    def _refused(self, batch: SourceBatch, at: int, payload: bytes, error: Exception) -> StreamflowError:
+        start = bytes(payload[:40])
+        return DecodeError(
+            f"source {self.name!r} cannot decode the record {self._spot(batch, at)}: {error} (bytes {start!r})",
             step=self.name,
             hint="Fix the producer, give the source another value=, or leave such records out with on_error=sf.skip.",
         )

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from streamflow.batch import Chunk, Progress, Taken
+from streamflow.batch import Chunk, ClockOf, EventClock, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.content import count_steps
 from streamflow.state.ledger import Held, Ledger
@@ -42,6 +42,7 @@ def write_epoch(connection: sqlite3.Connection, tally: Tally, epoch: Epoch, at_m
     """
     _claim(connection, tally.ledger, epoch, at_ms)
     write_taken(connection, tally, epoch.epoch, epoch.taken)
+    write_clocks(connection, tally, epoch.clocks)
     for table, payload in (("journal", epoch.journal), ("internal", epoch.pushed)):
         if payload:
             row = (epoch.epoch, payload, blob_crc(epoch.epoch, payload))
@@ -136,6 +137,21 @@ def write_taken(connection: sqlite3.Connection, tally: Tally, epoch: int, taken:
     )
     for which in forgotten:
         connection.execute("DELETE FROM seen WHERE source = CAST(? AS TEXT) AND epoch <= ?", which)
+
+
+def write_clocks(connection: sqlite3.Connection, tally: Tally, clocks: Mapping[ClockOf, EventClock]) -> None:
+    """Writes how far event time is."""
+    rows = []
+    for (source, partition), (at_us, idle, closed_us) in clocks.items():
+        crc = fields_crc(source, partition, at_us, int(idle), closed_us)
+        rows.append((text(source), text(partition), at_us, int(idle), closed_us, crc))
+        tally.replace("event_time", (source, partition), crc)
+    write_rows(
+        connection,
+        "INSERT OR REPLACE INTO event_time(source, partition, at_us, idle, closed_us, crc)",
+        "(CAST(? AS TEXT), CAST(? AS TEXT), ?, ?, ?, ?)",
+        rows,
+    )
 
 
 def check_deltas(ledger: Ledger, deltas: Sequence[Delta]) -> None:

@@ -22,10 +22,11 @@ _OUTLINE: Final = {
     "outbox": "SELECT * FROM outbox WHERE epoch <= (SELECT coalesce(max(epoch), 0) FROM epoch) GROUP BY sink",
     "state_delta": "SELECT * FROM state_delta GROUP BY step",
     "source": "SELECT * FROM source GROUP BY source",
+    "event_time": "SELECT * FROM event_time",
     "seen": "SELECT * FROM seen GROUP BY source",
 }
 """What the manifest check looks at: whether a name has rows, not how many."""
-_FOREIGN_TEXT: Final = ("source", "seen")
+_FOREIGN_TEXT: Final = ("source", "event_time", "seen")
 """Tables whose texts come from brokers and may not be valid UTF-8."""
 _ONE_ENTRY: Final = (
     "WITH RECURSIVE g(n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM g WHERE n < ?) "

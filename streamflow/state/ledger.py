@@ -34,7 +34,7 @@ class Ledger:
         next_seq: Sink -> the sequence number its next chunk must start with, spilled ones included.
         seen: Source -> each blob of remembered ids, oldest first.
         pending: Sink -> each chunk in the outbox, oldest first.
-        crcs: Table -> key -> checksum of its row, for ``source`` and ``sink``.
+        crcs: Table -> key -> checksum of its row, for ``source``, ``event_time`` and ``sink``.
         debt: Step id -> bytes of unfolded deltas.
         row_bytes: Step id -> estimated bytes of its rows.
         checked: Step id -> number of its deltas seen; some are looked at closely.
@@ -53,7 +53,7 @@ class Ledger:
     next_seq: dict[str, int] = field(default_factory=dict)
     seen: dict[str, deque[Held]] = field(default_factory=dict)
     pending: dict[str, deque[Held]] = field(default_factory=dict)
-    crcs: dict[str, dict[Hashable, int]] = field(default_factory=lambda: {"source": {}, "sink": {}})
+    crcs: dict[str, dict[Hashable, int]] = field(default_factory=lambda: {"source": {}, "event_time": {}, "sink": {}})
     debt: dict[int, int] = field(default_factory=dict)
     row_bytes: dict[int, int] = field(default_factory=dict)
     checked: dict[int, int] = field(default_factory=dict)

@@ -6,16 +6,17 @@ import sqlite3
 from dataclasses import replace
 from typing import Final
 
-from streamflow.batch import Position, Taken
+from streamflow.batch import ClockOf, EventClock, Position, Taken
 from streamflow.errors import IncompatibleStateError
 from streamflow.keys import HASH_NAME, KEY_GROUPS
-from streamflow.state.commit import write_taken
+from streamflow.state.commit import write_clocks, write_taken
 from streamflow.state.ledger import Ledger
 from streamflow.state.rows import blob_crc, text, text_back
 from streamflow.state.store import Manifest, TableShape
 from streamflow.state.tally import Tally
 
 TIMERS: Final = "@timers"
+EVENT_TIMERS: Final = "@event-timers"
 """A step's timers are a table of their own: the step's name with this behind it."""
 
 
@@ -51,7 +52,7 @@ def _check_flow(connection: sqlite3.Connection, manifest: Manifest) -> None:
 
 def step_of(table: str) -> str:
     """The name of the step that a table belongs to."""
-    return table.removesuffix(TIMERS)
+    return table.removesuffix(TIMERS).removesuffix(EVENT_TIMERS)
 
 
 def _may_drop(manifest: Manifest, table: str) -> bool:
@@ -180,6 +181,23 @@ def _check_sources(connection: sqlite3.Connection, manifest: Manifest) -> None:
                 connection.execute(f"DELETE FROM {table} WHERE source = CAST(? AS TEXT)", (text(old),))
         else:
             raise _removed("source", old, "its positions")
+    _keep_clocks(connection, manifest)
+
+
+def _keep_clocks(connection: sqlite3.Connection, manifest: Manifest) -> None:
+    """Renames the sources in what is stored of event time, and forgets those that are gone."""
+    query = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), at_us, idle, closed_us FROM event_time"
+    clocks = {ClockOf(text_back(row[0]), text_back(row[1])): EventClock(*row[2:]) for row in connection.execute(query)}
+    kept: dict[ClockOf, EventClock] = {}
+    for place, clock in clocks.items():
+        names = place.source.split("+")
+        names = [manifest.renamed.get(name, name) if name not in manifest.sources else name for name in names]
+        if set(names) <= set(manifest.sources):
+            kept[ClockOf("+".join(names), place.partition)] = clock
+    if kept != clocks:
+        connection.execute("DELETE FROM event_time")
+        # checksums cover the source's name
+        write_clocks(connection, Tally(Ledger()), kept)
 
 
 def _rename_source(connection: sqlite3.Connection, old: str, new: str) -> None:

@@ -104,6 +104,8 @@ class StoreFacts:
         sinks: Sinks that have published, or have something to publish.
         positions: Per source the position of each partition.
         ids: Per source the number of message ids remembered.
+        clocks: Event time in microseconds, and whether it is idle, by source and partition; a source's watermark has
+            the partition ``@watermark``.
     """
 
     flow: str
@@ -116,6 +118,7 @@ class StoreFacts:
     sinks: Mapping[str, PendingFacts]
     positions: Mapping[str, Mapping[str, int]]
     ids: Mapping[str, int]
+    clocks: Mapping[str, Mapping[str, tuple[int, bool]]]
 
 
 def checkpoints(path: str | Path, limit: int = 20) -> list[CheckpointRow]:
@@ -225,7 +228,16 @@ def _describe(db: sqlite3.Connection) -> StoreFacts:
         sinks=_describe_sinks(db, epoch),
         positions=positions,
         ids={text_back(source): count for source, count in ids},
+        clocks=_describe_clocks(db),
     )
+
+
+def _describe_clocks(db: sqlite3.Connection) -> dict[str, dict[str, tuple[int, bool]]]:
+    clocks: dict[str, dict[str, tuple[int, bool]]] = {}
+    where = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), at_us, idle FROM event_time"
+    for source, partition, at_us, idle in db.execute(where):
+        clocks.setdefault(text_back(source), {})[text_back(partition)] = (at_us, bool(idle))
+    return clocks
 
 
 def _describe_tables(db: sqlite3.Connection) -> dict[str, TableFacts]:

@@ -10,7 +10,7 @@ from itertools import repeat
 from typing import Any, Final, TypeVar
 from zlib import crc32
 
-from streamflow.batch import Chunk, Position, Progress, Taken
+from streamflow.batch import Chunk, ClockOf, EventClock, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
 from streamflow.state.content import Total, check_total
 from streamflow.state.ledger import Held, Ledger
@@ -49,6 +49,7 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
         progress=progress,
         pending=pending,
         digest=bytes(digest),
+        clocks=_read_clocks(connection, ledger),
         retyped=frozenset(names[step] for step in ledger.retyped),
     )
 
@@ -101,6 +102,21 @@ def read_chunks(connection: sqlite3.Connection, sink: str, first_seq: int, count
     """
     query = f"{_CHUNKS} WHERE sink = ? AND first_seq >= ? ORDER BY first_seq LIMIT ?"
     return (chunk for chunk, _ in _checked(connection.execute(query, (sink, first_seq, count))))
+
+
+def _read_clocks(connection: sqlite3.Connection, ledger: Ledger) -> dict[ClockOf, EventClock]:
+    clocks = {}
+    query = (
+        "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), at_us, idle, closed_us, crc, "
+        f"{are_texts('source', 'partition')} FROM event_time"
+    )
+    for *names, at_us, idle, closed_us, crc, texts in connection.execute(query):
+        place = ClockOf(*map(text_back, names))
+        if crc != fields_crc(*place, at_us, idle, closed_us) or not texts:
+            raise corrupt(f"the event time of source {place.source!r}, partition {place.partition!r},")
+        ledger.crcs["event_time"][place] = crc
+        clocks[place] = EventClock(at_us, bool(idle), closed_us)
+    return clocks
 
 
 def _checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Chunk, int]]:

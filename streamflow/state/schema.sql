@@ -1,4 +1,4 @@
--- The state file, format 2: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
+-- The state file, format 3: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
 -- which shows the last committed epoch. Texts in `state`, `state_delta` and `seen` are JSON.
 
 -- flow, incarnation, generation, clean, hash, fingerprint, created_ms, and content: what the other tables must hold
@@ -15,6 +15,13 @@ CREATE TABLE epoch(
 CREATE TABLE source(
   source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER NOT NULL, identity TEXT NOT NULL,
   crc INTEGER NOT NULL,
+  PRIMARY KEY(source, partition)
+) WITHOUT ROWID;
+
+-- how far event time is, in microseconds since 1970: per source partition, and per group of sources the watermark
+CREATE TABLE event_time(
+  source TEXT NOT NULL, partition TEXT NOT NULL, at_us INTEGER NOT NULL, idle INTEGER NOT NULL,
+  closed_us INTEGER NOT NULL, crc INTEGER NOT NULL,
   PRIMARY KEY(source, partition)
 ) WITHOUT ROWID;
 

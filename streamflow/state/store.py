@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, overload
 
-from streamflow.batch import Chunk, Progress, Taken
+from streamflow.batch import Chunk, ClockOf, EventClock, Progress, Taken
 
 
 class Entry(NamedTuple):
@@ -96,6 +96,7 @@ class Epoch:
         chunks: Outputs for the outbox, except those spilled before.
         progress: The sinks' progress as known now; rows of chunks below ``next_seq`` may go.
         digest: Computes the digest of state changes and outputs; called once, on the store's thread.
+        clocks: Event time of the partitions and groups of sources where it moved.
         records: Number of input records, for `checkpoints`.
         started: `time.perf_counter` at its barrier, to tell how long it took.
     """
@@ -110,6 +111,7 @@ class Epoch:
     chunks: Sequence[Chunk] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
     digest: Callable[[], bytes] = bytes
+    clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
     records: int = 0
     started: float = 0.0
 
@@ -171,6 +173,7 @@ class Checkpoint:
         pending: Per sink the committed chunks not known to be published, in order; the first have their payload, the
             others are at rest.
         digest: Digest of the last epoch.
+        clocks: Event time of the partitions and groups of sources.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
     """
 
@@ -184,6 +187,7 @@ class Checkpoint:
     pending: Mapping[str, Sequence[Chunk]]
     digest: bytes = b""
     retyped: Set[str] = frozenset()
+    clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
 
 
 Install = Callable[[str, Sequence[Entry]], None]

@@ -43,7 +43,7 @@ class Tally:
         self._totals[table] = total
 
     def replace(self, table: str, key: Hashable, crc: int) -> None:
-        """Counts a row of ``source`` or ``sink``, which takes the place of an older one if there is one."""
+        """Counts a row of one of `Ledger.crcs`, which takes the place of an older one if there is one."""
         old = self.ledger.crcs[table].get(key)
         self.add(table, int(old is None), crc - (old or 0))
         self._crcs.append((table, key, crc))

@@ -7,31 +7,35 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from streamflow.batch import TIME_MAX
 from streamflow.codecs import JsonCodec
 from streamflow.keys import Key, canonical
 from streamflow.state.keyed import MISSING, Table
 
 TIMERS_SUFFIX = "@timers"
+EVENT_TIMERS_SUFFIX = "@event-timers"
 
 _Item = tuple[int, bytes, str, int, Key]
 """What the heap holds: due time, canonical key, name, a serial number (keys need not compare), and the key."""
 
 
 class Timers:
-    """Processing-time timers by (key, name).
+    """Timers by (key, name), in milliseconds of processing time or microseconds of event time.
 
     GUARANTEE: a timer fires once, at the first micro-batch whose time is at or behind its due time, in the order of
-    (due, canonical key, name). Setting one again replaces it. One set while timers fire waits for a later time.
+    (due, canonical key, name). Setting one again replaces it. One set while timers fire waits for a later time;
+    where they are chained, for one behind the due time of the timer that set it.
 
     Args:
         step: Name of the step.
         names: The names that have a handler.
         key_type: Type of the keys where annotations tell it.
+        suffix: Stands behind the step's name in that of the table.
     """
 
-    def __init__(self, step: str, names: Iterable[str], key_type: Any = None) -> None:
+    def __init__(self, step: str, names: Iterable[str], key_type: Any = None, *, suffix: str = TIMERS_SUFFIX) -> None:
         self.names = frozenset(names)
-        self.table: Table[int] = Table(step + TIMERS_SUFFIX, JsonCodec[int](int), subs=True, key_type=key_type)
+        self.table: Table[int] = Table(step + suffix, JsonCodec[int](int), subs=True, key_type=key_type)
         self._heap: list[_Item] = []
         self._armed: dict[tuple[Key, str], _Item] = {}
         self._serial = itertools.count()
@@ -51,8 +55,15 @@ class Timers:
         """Removes a timer, if it is set."""
         self.table.delete((key, name))
 
-    def due(self, now_ms: int) -> Iterator[tuple[Key, str, int]]:
-        """Takes the timers that are due, one by one."""
+    def due(self, now_ms: int, *, chained: bool = False) -> Iterator[tuple[Key, str, int]]:
+        """Takes the timers that are due, one by one.
+
+        Args:
+            now_ms: Up to when.
+            chained: Take those too that are set meanwhile, for behind the due time of the timer at hand: what time
+                has passed at once and what it has passed bit by bit gives the same. Not up to the end of time.
+        """
+        chained = chained and now_ms < TIME_MAX
         self._firing_ms = now_ms
         # a heap of its own for those that wait for a later time: to move a million into the other takes too long
         held, self._held = self._held, []
@@ -75,7 +86,10 @@ class Timers:
                     self._firing_ms = now_ms
                     continue
                 self.table.delete((key, name))
+                if chained:
+                    self._firing_ms = due_ms
                 yield key, name, due_ms
+                self._firing_ms = now_ms
         finally:
             self._firing_ms = None
             if held:

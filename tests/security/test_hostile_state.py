@@ -167,7 +167,7 @@ async def test_a_schema_that_is_not_ours_is_refused_before_it_acts(path: Path, w
         with pytest.raises(StateError):
             read(path)
     # SQLite itself refuses some, since functions in a schema are not trusted
-    with pytest.raises(CorruptStateError, match=r"does not have the tables of format 2|malformed database schema"):
+    with pytest.raises(CorruptStateError, match=r"does not have the tables of format 3|malformed database schema"):
         await new_store(path).open(MANIFEST)
     assert path.read_bytes() == before, "it was written to"
 

@@ -168,7 +168,7 @@ async def test_newer_formats_are_refused(path):
     with sqlite3.connect(path) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    await refused(path, StateError, "format 99.*format 2")
+    await refused(path, StateError, "format 99.*format 3")
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ async def test_a_changed_schema_is_refused(path, change):
     with sqlite3.connect(path) as db:
         db.execute(change)
     db.close()
-    await refused(path, CorruptStateError, "does not have the tables of format 2")
+    await refused(path, CorruptStateError, "does not have the tables of format 3")
 
 
 async def test_views_of_others_do_not_stay(path):

@@ -1,0 +1,224 @@
+"""Kinds of windows, as data: which windows hold a record of a given time. All times are microseconds since 1970.
+
+Windows that are aligned are aligned to 1970-01-01 00:00 UTC plus an offset, never to when a process started. A window
+holds its start and does not hold its end.
+"""
+
+from __future__ import annotations
+
+import datetime
+import zoneinfo
+from dataclasses import dataclass
+from math import gcd
+from typing import ClassVar
+
+from streamflow.clock import Duration, duration_ms
+from streamflow.errors import DefinitionError
+
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+_MICROSECOND = datetime.timedelta(microseconds=1)
+_DAY_US = 86_400_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Tumbling:
+    """Windows of one size, side by side."""
+
+    size_us: int
+    offset_us: int = 0
+    timed: ClassVar[bool] = True
+
+    def start_of(self, time_us: int) -> int:
+        """Start of the window that holds a time."""
+        return time_us - (time_us - self.offset_us) % self.size_us
+
+    def end_of(self, start_us: int) -> int:
+        """End of the window that starts then."""
+        return start_us + self.size_us
+
+    def last_end(self, time_us: int) -> int:
+        """End of the last window that can hold a record of that time."""
+        return self.end_of(self.start_of(time_us))
+
+    def closes(self, time_us: int) -> int:
+        """The watermark at which no window that can hold such a record is open any more."""
+        return self.last_end(time_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Calendar:
+    """Windows of whole days in a time zone: they are 23 or 25 hours long when clocks are changed."""
+
+    days: int
+    zone: str
+    timed: ClassVar[bool] = True
+
+    def start_of(self, time_us: int) -> int:
+        """Start of the window that holds a time."""
+        day = (_EPOCH + time_us * _MICROSECOND).astimezone(_zone(self.zone)).date()
+        return self._midnight(day.toordinal() - (day.toordinal() - _EPOCH.toordinal()) % self.days)
+
+    def end_of(self, start_us: int) -> int:
+        """End of the window that starts then."""
+        day = (_EPOCH + start_us * _MICROSECOND).astimezone(_zone(self.zone)).date()
+        return self._midnight(day.toordinal() + self.days)
+
+    def _midnight(self, ordinal: int) -> int:
+        day = datetime.date.fromordinal(ordinal)
+        midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=_zone(self.zone))
+        return (midnight.astimezone(datetime.UTC) - _EPOCH) // _MICROSECOND
+
+    def last_end(self, time_us: int) -> int:
+        """End of the last window that can hold a record of that time."""
+        return self.end_of(self.start_of(time_us))
+
+    def closes(self, time_us: int) -> int:
+        """The watermark at which no window that can hold such a record is open any more."""
+        return self.last_end(time_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Sliding:
+    """Windows of one size that start every so often; they share panes, so a record costs the same however many."""
+
+    size_us: int
+    every_us: int
+    offset_us: int = 0
+    timed: ClassVar[bool] = True
+
+    @property
+    def pane_us(self) -> int:
+        """Size of the panes that every window is made of."""
+        return gcd(self.size_us, self.every_us)
+
+    def pane_of(self, time_us: int) -> int:
+        """Start of the pane that holds a time."""
+        return time_us - (time_us - self.offset_us) % self.pane_us
+
+    def first_end(self, pane_us: int) -> int:
+        """End of the first window that holds a pane."""
+        earliest = pane_us + self.pane_us - self.size_us - self.offset_us
+        return -(-earliest // self.every_us) * self.every_us + self.offset_us + self.size_us
+
+    def last_end(self, time_us: int) -> int:
+        """End of the last window that can hold a record of that time."""
+        return time_us - (time_us - self.offset_us) % self.every_us + self.size_us
+
+    def end_behind(self, time_us: int) -> int:
+        """The first end of a window behind a time."""
+        past = time_us - self.offset_us - self.size_us
+        return (past // self.every_us + 1) * self.every_us + self.offset_us + self.size_us
+
+    def closes(self, time_us: int) -> int:
+        """The watermark at which no window that can hold such a record is open any more."""
+        return self.last_end(time_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """Records that are no further apart than a gap; a session ends a gap behind its last record."""
+
+    gap_us: int
+    timed: ClassVar[bool] = True
+
+    def last_end(self, time_us: int) -> int:
+        """End of the last window that can hold a record of that time."""
+        return time_us + self.gap_us
+
+    def closes(self, time_us: int) -> int:
+        """The watermark at which no window that can hold such a record is open any more."""
+        # a record exactly a gap later still belongs to it
+        return time_us + self.gap_us + 1
+
+
+@dataclass(frozen=True, slots=True)
+class CountWindow:
+    """The last ``size`` records of a key, every so many of them; event time plays no part."""
+
+    size: int
+    every: int
+    timed: ClassVar[bool] = False
+
+    @property
+    def pane(self) -> int:
+        """Records in each of the panes that every window is made of."""
+        return gcd(self.size, self.every)
+
+
+@dataclass(frozen=True, slots=True)
+class GlobalWindow:
+    """One window per key that never ends; it needs a trigger."""
+
+    timed: ClassVar[bool] = False
+
+
+WindowKind = Tumbling | Calendar | Sliding | Session | CountWindow | GlobalWindow
+
+
+def _zone(name: str) -> zoneinfo.ZoneInfo:
+    return zoneinfo.ZoneInfo(name)
+
+
+def _size_us(what: str, duration: Duration) -> int:
+    size_us = duration_ms(duration) * 1000
+    if size_us <= 0:
+        raise DefinitionError(f"{what} is {duration!r}", hint="Give a duration above 0.")
+    return size_us
+
+
+def tumbling(size: Duration, *, offset: Duration = "0s", tz: str | None = None) -> WindowKind:
+    """Windows of one size, side by side: ``[start, start + size)``.
+
+    Args:
+        size: How long a window is; with ``tz`` a whole number of days.
+        offset: Moves the windows' starts from 1970-01-01 00:00 UTC.
+        tz: Name of a time zone, such as ``"Europe/Berlin"``: windows are calendar days there, from midnight to
+            midnight, 23 or 25 hours long when clocks are changed. Needs the zone on this machine, or ``tzdata``.
+    """
+    size_us = _size_us("the size of a tumbling window", size)
+    if tz is None:
+        return Tumbling(size_us, duration_ms(offset) * 1000 % size_us)
+    if size_us % _DAY_US or duration_ms(offset):
+        raise DefinitionError("windows of a time zone are whole days, without an offset", hint='Write "1d" or "7d".')
+    try:
+        _zone(tz)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        raise DefinitionError(
+            f"{tz!r} is no time zone here: {error}", hint="Install tzdata, or mend the name."
+        ) from None
+    return Calendar(size_us // _DAY_US, tz)
+
+
+def sliding(size: Duration, every: Duration, *, offset: Duration = "0s") -> WindowKind:
+    """Windows of one size, one starting every so often: a record is in ``size / every`` of them.
+
+    Args:
+        size: How long a window is.
+        every: How far apart their starts are; not above the size.
+        offset: Moves the windows' starts from 1970-01-01 00:00 UTC.
+    """
+    size_us, every_us = _size_us("the size of a sliding window", size), _size_us("every= of a sliding window", every)
+    if every_us > size_us:
+        raise DefinitionError(
+            f"sliding windows of {size} every {every} leave out what lies between them",
+            hint="Give an every= that is not above the size.",
+        )
+    return Sliding(size_us, every_us, duration_ms(offset) * 1000 % every_us)
+
+
+def session(gap: Duration) -> WindowKind:
+    """Windows that last as long as a key's records are no further apart than ``gap``."""
+    return Session(_size_us("the gap of a session window", gap))
+
+
+def count_window(size: int, every: int | None = None) -> WindowKind:
+    """The last ``size`` records of a key, given at every ``every``-th record; by default side by side."""
+    step = size if every is None else every
+    if type(size) is not int or type(step) is not int or not 0 < step <= size:
+        raise DefinitionError(f"count_window({size!r}, {every!r}) is no window", hint="Give 0 < every <= size.")
+    return CountWindow(size, step)
+
+
+def global_window() -> WindowKind:
+    """One window per key that never ends: give `KeyedStream.window` an ``early=``, or ``emit="updates"``."""
+    return GlobalWindow()

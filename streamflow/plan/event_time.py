@@ -1,0 +1,52 @@
+"""Which steps want event time, and the groups of sources whose watermarks they go by. Pure, like all of the plan."""
+
+from __future__ import annotations
+
+from streamflow.errors import DefinitionError
+from streamflow.graph import SOURCE, Graph, Step
+
+Group = tuple[str, ...]
+"""Names of sources, in the order of the graph."""
+
+
+def is_timed(source: Step) -> bool:
+    """Whether a source's records have an event time."""
+    return source.options.get("event_time") is not None
+
+
+def sources_of(graph: Graph, step: Step) -> Group:
+    """The sources whose records can reach a step."""
+    names = {found.name for found in graph.upstream(step) if found.kind == SOURCE}
+    return tuple(source.name for source in graph.of_kind(SOURCE) if source.name in names)
+
+
+def acts_on_watermarks(step: Step) -> bool:
+    """Whether a step does something when the watermark moves."""
+    return bool(step.options.get("event_timers")) or (step.kind == "window" and step.options["window"].timed)
+
+
+def reads_times(graph: Graph, step: Step) -> bool:
+    """Whether a step wants to know the event time of its records."""
+    wants = step.kind in ("window", "process", "async_process") or bool(step.options.get("context"))
+    timed = {source.name for source in graph.of_kind(SOURCE) if is_timed(source)}
+    return wants and not timed.isdisjoint(sources_of(graph, step))
+
+
+def watermark_groups(graph: Graph) -> tuple[Group, ...]:
+    """Every group of sources for which numbers carry a watermark: each timed source, then those that steps go by.
+
+    Raises:
+        DefinitionError: A step that goes by event time can get records that have none.
+    """
+    groups: dict[Group, None] = {(source.name,): None for source in graph.of_kind(SOURCE) if is_timed(source)}
+    for step in graph.steps:
+        if acts_on_watermarks(step):
+            group = sources_of(graph, step)
+            for name in group:
+                if not is_timed(graph.step(f"{SOURCE}:{name}")):
+                    raise DefinitionError(
+                        f"{step.kind} step {step.name!r} goes by event time, and source {name!r} has none",
+                        hint=f"Say how to tell it: flow.source(..., name={name!r}, time=lambda record: ...).",
+                    )
+            groups[group] = None
+    return tuple(groups)

@@ -1,0 +1,93 @@
+"""The text of window steps and of what watermarks make due: a record's way into its window, and windows' way out."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from streamflow.graph import Port, Step
+from streamflow.plan.event_time import acts_on_watermarks
+
+if TYPE_CHECKING:
+    from streamflow.plan.loop import LoopWriter
+    from streamflow.plan.steps import Scope
+
+
+def inlined(step: Step) -> bool:
+    """Whether the common case of a window step is written into the loop: a record that no window is closed for."""
+    return step.options["pane"] is not None
+
+
+def write_window(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
+    """Writes what a window step does with a record."""
+    key, value = scope.key, scope.value
+    time, mark = scope.time or "None", scope.mark or "None"
+    if w.handled(step):
+        with w.guarded(n, step, f"r{n} = attempt{n}({key}, {value}, {time}, {mark}, now)"):
+            _given(w, n, step, scope)
+        return
+    if not inlined(step):
+        w.line(f"r{n} = take{n}({key}, {value}, {time}, {mark}, now)")
+        _given(w, n, step, scope)
+        return
+    offset, size = step.options["pane"]
+    moved = f"({time} - {offset})" if offset else time
+    w.line(f"s{n} = {time} - {moved} % {size}")
+    w.line(f"e{n} = s{n} + {size}")
+    with w.block(f"if e{n} > {mark} and e{n} > done{n}:"):
+        w.line(f"h{n} = ({key}, s{n})")
+        w.line(f"a{n} = get{n}(h{n}, MISSING)")
+        with w.block(f"if a{n} is MISSING:"):
+            w.line(f"a{n} = open{n}(h{n})")
+        w.line(f"hot{n}[h{n}] = " + (f"a{n} + 1" if step.options["counts"] else f"add{n}(a{n}, {value})"))
+    with w.block("else:"):
+        w.line(f"r{n} = take{n}({key}, {value}, {time}, {mark}, now)")
+        _given(w, n, step, scope)
+
+
+def _given(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
+    """Writes what happens to what a record made its windows give, and to a record that is late."""
+    with w.block(f"if r{n} is LATE:"):
+        late = (*scope.path, "1") if scope.path else ()
+        w.emit(Port(step.id, 1), replace(scope, path=late))
+    with w.block(f"elif r{n} is not None:"), w.block(f"for j{n}, (v{n}, u{n}) in enumerate(r{n}):"):
+        path = (*scope.path, "0", f"j{n}") if scope.path else ()
+        times = (f"u{n}", f"u{n}") if scope.time else ("", "")
+        w.emit(Port(step.id), replace(scope, value=f"v{n}", path=path, time=times[0], mark=times[1]))
+        w.pause(Port(step.id), path, f"j{n}")
+
+
+def write_watermarks(w: LoopWriter, track: bool) -> None:
+    """Writes what a number's watermarks make due, at its end, step by step."""
+    steps = [n for n, step in enumerate(w.stage.steps) if acts_on_watermarks(step)]
+    if not steps:
+        return
+    w.step = -1
+    with w.block("if last and moved(batch):"):
+        with w.block("try:"):
+            for n in steps:
+                w.step, w.key = n, ""
+                with w.block(f"if advance{n}(batch.watermarks):"):
+                    write = _closing if w.stage.steps[n].kind == "window" else _event_timers
+                    write(w, n, w.stage.steps[n], track)
+        w.step = -1
+        with w.block("except Exception as error:"):
+            w.line("raise fail(error, part, -1) from error")
+
+
+def _closing(w: LoopWriter, n: int, step: Step, track: bool) -> None:
+    w.key = "k"
+    with w.block(f"for j, (k, v, t, about) in enumerate(closing{n}()):"):
+        if track:
+            w.line(f"o = (END, {w.graph.steps.index(step)}, j, mark{n}(k, about))")
+        w.line("w = t")
+        w.emit(Port(step.id), w.scope(("*o",) if track else ()))
+        w.pause(Port(step.id), ("*o",), "j")
+
+
+def _event_timers(w: LoopWriter, n: int, step: Step, track: bool) -> None:
+    w.key = "k"
+    with w.block(f"for j, (k, name, at) in enumerate(eventdue{n}(upto{n}(batch.watermarks))):"):
+        w.line(f"o = (END, {w.graph.steps.index(step)}, j, mark{n}(k, name, at))")
+        w.line(f"c{n}.time = t = w = at")
+        w.fired_timer(n, step, track)

@@ -1,0 +1,80 @@
+"""What windows must give, from their definitions alone: no panes, no state, no watermark but a running maximum."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: partition, key, event time in whole seconds, and a number that is its own."""
+
+    partition: str
+    key: str
+    at: int
+    number: int
+
+
+Found = list[tuple[str, int, int, list[int]]]
+"""Key, start, end, numbers of the records: in the order of (end, key)."""
+
+
+def before(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, float]]:
+    """Each record with the watermark of its own partition just before it."""
+    latest: dict[str, float] = defaultdict(lambda: float("-inf"))
+    for record in records:
+        yield record, latest[record.partition] - lateness
+        latest[record.partition] = max(latest[record.partition], record.at)
+
+
+def aligned(records: Sequence[Record], lateness: int, size: int, every: int, offset: int) -> tuple[Found, list[int]]:
+    """Tumbling and sliding windows, and the records that no window takes."""
+    windows: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    late = []
+    for record, mark in before(records, lateness):
+        starts = [start for start in range(record.at - size + 1, record.at + 1) if (start - offset) % every == 0]
+        taken = [start for start in starts if start + size > mark]
+        for start in taken:
+            windows[start + size, record.key, start].append(record.number)
+        if not taken:
+            late.append(record.number)
+    return [(key, start, end, numbers) for (end, key, start), numbers in sorted(windows.items())], late
+
+
+def sessions(records: Sequence[Record], lateness: int, gap: int) -> tuple[Found, list[int]]:
+    """Sessions: a record joins every session of its key within the gap that its own watermark left open."""
+    found: list[dict[str, Any]] = []
+    late = []
+    for record, mark in before(records, lateness):
+        if record.at + gap < mark:
+            late.append(record.number)
+            continue
+        near = [
+            session
+            for session in found
+            if session["key"] == record.key
+            and session["first"] - gap <= record.at <= session["last"] + gap
+            and session["last"] + gap >= mark
+        ]
+        for session in near:
+            found.remove(session)
+        times = [record.at, *(session["first"] for session in near), *(session["last"] for session in near)]
+        numbers = sorted([record.number, *(number for session in near for number in session["numbers"])])
+        found.append({"key": record.key, "first": min(times), "last": max(times), "numbers": numbers})
+    rows = sorted((session["last"] + gap, session["key"], session["first"], session["numbers"]) for session in found)
+    return [(key, first, end, numbers) for end, key, first, numbers in rows], late
+
+
+def counted(records: Sequence[Record], size: int, every: int) -> list[tuple[str, list[int]]]:
+    """Count windows: after a key's records number ``size``, ``size + every`` ... the last ``size`` of them."""
+    kept: dict[str, list[int]] = defaultdict(list)
+    rows = []
+    for record in records:
+        numbers = kept[record.key]
+        numbers.append(record.number)
+        if len(numbers) >= size and (len(numbers) - size) % every == 0:
+            rows.append((record.key, numbers[-size:]))
+    return rows
