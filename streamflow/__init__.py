@@ -36,6 +36,7 @@ from streamflow.state.collections import ListState, MapState
 
 stop = OnError.STOP
 skip = OnError.SKIP
+dead_letter = OnError.DEAD_LETTER
 
 
 def otherwise(record: object) -> bool:
@@ -71,6 +72,7 @@ __all__ = [
     "collect",
     "count",
     "count_window",
+    "dead_letter",
     "distinct",
     "first",
     "global_window",

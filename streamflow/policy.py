@@ -20,6 +20,8 @@ class OnError(StrEnum):
     """The flow stops and names the place; nothing of the epoch is committed."""
     SKIP = "skip"
     """The record is left out, counted under the step's name and logged."""
+    DEAD_LETTER = "dead_letter"
+    """The record is left out, and kept as it came, with the error, by the commit that leaves it out."""
 
 
 WAIT_SECONDS_MAX: Final = 30.0

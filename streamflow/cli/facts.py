@@ -27,6 +27,8 @@ def words_of(step: Step) -> str:
         words.append(f"{retry.times + 1} attempts")
     if step.options.get("on_error") is OnError.SKIP:
         words.append("errors are left out")
+    if step.options.get("on_error") is OnError.DEAD_LETTER:
+        words.append("errors become dead letters")
     return "; ".join(words)
 
 

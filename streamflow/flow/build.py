@@ -195,7 +195,9 @@ def check_policy(on_error: Any) -> OnError:
     try:
         return OnError(on_error)
     except ValueError:
-        raise DefinitionError(f"{on_error!r} is no error policy here", hint="Use sf.stop or sf.skip.") from None
+        raise DefinitionError(
+            f"{on_error!r} is no error policy here", hint="Use sf.stop, sf.skip or sf.dead_letter."
+        ) from None
 
 
 def retrying(function: Callable[..., Any], on_error: Any) -> tuple[Callable[..., Any], dict[str, Any]]:

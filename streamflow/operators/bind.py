@@ -19,12 +19,13 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any, TypeVar
 
-from streamflow.batch import END, Fragment, MicroBatch, Watermark
+from streamflow.batch import END, DeadLetter, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import CALL_OUTPUTS_MAX, CLEARED, Context, timer_mark, window_mark
+from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.step_clock import StepClock, clock_of
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.windows import LATE, Windows, windows_of
@@ -90,6 +91,10 @@ def json_codec(kind: Any) -> Codec[Any]:
     return JsonCodec[Any](kind)
 
 
+def _nowhere(stage: int, letter: DeadLetter) -> None:
+    raise AssertionError("a stage whose steps have dead letters has a place for them")
+
+
 @dataclass(slots=True)
 class BoundStage:
     """A stage with the objects its steps work with.
@@ -98,6 +103,7 @@ class BoundStage:
         graph: The graph.
         stage: The stage.
         report: Called for each record that a policy leaves out, with step name, place and error.
+        bury: Called besides for each that is to be kept as a dead letter, with the number of the stage.
         monotonic: Seconds that never go back.
 
     Attributes:
@@ -109,6 +115,7 @@ class BoundStage:
     stage: Stage
     report: Callable[[str, str, Exception], None]
     monotonic: Callable[[], float] = time.monotonic
+    bury: Callable[[int, DeadLetter], None] = _nowhere
     env: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
@@ -298,8 +305,11 @@ class BoundStage:
         if step.options["on_error"] is OnError.STOP:
             self.blamed = (n, key)
             raise error
+        place = self.place(part, row, key)
+        if step.options["on_error"] is OnError.DEAD_LETTER:
+            self.bury(self.stage.index, letter_of("step", step.name, place, error, spot_of(part, row)))
         self.skipped[step.name] += 1
-        self.report(step.name, self.place(part, row, key), error)
+        self.report(step.name, place, error)
 
     def place(self, part: Fragment, row: int, key: Key = MISSING) -> str:
         """Says where a row of a fragment came from."""

@@ -59,7 +59,7 @@ class Exits:
             rows = Rows()
         keys = (rows.keys or [None] * len(rows.values)) if exit.keyed else None
         if exit.edge is None:
-            return Fragment(like.batch, rows.values, like.last, keys, upto=like.upto)
+            return Fragment(like.batch, rows.values, like.last, keys, None, rows.origins, like.upto)
         ports = rows.outs
         if ports is None:
             ports = [self._consumers[0][0][1]] * len(rows.values)

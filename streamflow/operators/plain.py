@@ -79,17 +79,20 @@ class _Plain:
         yield self._fragments(part, None, last=part.last)
 
     def _fragments(self, part: Fragment, left: _Left | None, *, last: bool) -> tuple[Fragment, ...]:
-        exits = [(exit.keyed, exit.edge is not None, bool(exit.edge and exit.edge.timed)) for exit in self._exits]
-        exits += [(False, False, False)] * len(self.taps)
+        exits = [
+            (exit.keyed, exit.edge is not None, bool(exit.edge and exit.edge.timed), exit.traced)
+            for exit in self._exits
+        ]
+        exits += [(False, False, False, False)] * len(self.taps)
         upto = part.upto if left is None else left[3]
         out = []
-        for x, (keyed, edge, timed) in enumerate(exits):
+        for x, (keyed, edge, timed, traced) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
             if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes:
                 rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
-            columns = (keys if keyed else None, ports if edge else None, origins if edge else None)
+            columns = (keys if keyed else None, ports if edge else None, origins if edge or traced else None)
             times = ([row.time for _, row, *_ in rows], [row.mark for _, row, *_ in rows]) if timed else (None, None)
             out.append(Fragment(part.batch, values, last, *columns, upto, *times))
         return tuple(out)

@@ -261,7 +261,10 @@ class LoopWriter:
     def _exits(self) -> list[str]:
         """Per exit and tap the letters of its columns: values, keys, ports and origins, times and watermarks."""
         return [
-            f"v{'k' if exit.keyed else ''}{'po' if exit.edge else ''}{'tw' if exit.edge and exit.edge.timed else ''}"
+            "v"
+            + ("k" if exit.keyed else "")
+            + ("po" if exit.edge else "o" if exit.traced else "")
+            + ("tw" if exit.edge and exit.edge.timed else "")
             for exit in self.stage.exits
         ] + ["v" for _ in self.taps]
 

@@ -51,7 +51,9 @@ class StageView:
 
 def tracks_origins(stage: Stage) -> bool:
     """Whether rows need their origin: a step asks for its context, or rows go on to another stage."""
-    return any(exit.edge is not None for exit in stage.exits) or any(takes_context(step) for step in stage.steps)
+    return any(exit.edge is not None or exit.traced for exit in stage.exits) or any(
+        takes_context(step) for step in stage.steps
+    )
 
 
 def takes_context(step: Step) -> bool:

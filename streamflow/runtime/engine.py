@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from time import sleep as block
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Taken
+from streamflow.batch import Chunk, DeadLetter, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -23,6 +23,7 @@ from streamflow.plan import Plan, Stage
 from streamflow.plan.event_time import is_timed, watermark_groups
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.dead import DeadLetters, requeued
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.event_time import EventTimes, SourceTimes
 from streamflow.runtime.idleness import IdleWatch
@@ -31,7 +32,7 @@ from streamflow.runtime.journal import JournalIntake, RecordedEpoch
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import Pump, World
+from streamflow.runtime.pump import SOURCES, Pump, World
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
@@ -124,7 +125,8 @@ class Engine:
         self.careful = careful
         self.ready = asyncio.Event()
         self.bound = [
-            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages
+            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic, self._bury)
+            for stage in job.plan.stages
         ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
@@ -225,7 +227,18 @@ class Engine:
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
+        self.dead = DeadLetters(checkpoint.dead, settings.dead_letters_max, self._buried)
+        self.world = World(
+            job.clock,
+            settings,
+            job.instrument,
+            self._skipped,
+            self._pin,
+            self._spill,
+            job.point,
+            self._bury,
+            self.dead.seal,
+        )
         self.outboxes = {
             step.name: Outbox(
                 step.name,
@@ -251,7 +264,9 @@ class Engine:
         self.channels = [Channel(settings.channel_fragments, checkpoint.number) for _ in job.plan.edges]
         self.gate = Gate(len(self.bound))
         self._build_intake(checkpoint)
-        parts = Parts(list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest)
+        parts = Parts(
+            list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest, self.dead
+        )
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
@@ -288,7 +303,7 @@ class Engine:
                 frozenset(taken.ids),
                 job.settings.message_bytes_max,
                 job.point,
-                leaves_out=step.options["on_error"] is OnError.SKIP,
+                leaves_out=step.options["on_error"] is not OnError.STOP,
             )
             times = None if self.times is None else self.times.sources.get(step.name)
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world, times=times))
@@ -303,7 +318,8 @@ class Engine:
         self.intake.times = self.times
         self.intake.stamps = job.plan.stages[0].timed
         self.intake.moved = self._watermarks_moved
-        self.intake.push(self._pushes)
+        self.intake.ended = partial(self.dead.seal, SOURCES)
+        self.intake.push([*requeued(graph, checkpoint, self._pushes), *self._pushes])
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
 
@@ -444,6 +460,7 @@ class Engine:
 
     def arrive(self, epoch: int, stage: int) -> None:
         """Part of `operators.operator.Shard`."""
+        self.dead.seal(stage, epoch)
         self.gate.arrive(epoch, stage)
 
     def wake_at(self, stage: int, now_ms: int | None) -> None:
@@ -461,6 +478,12 @@ class Engine:
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
+
+    def _bury(self, place: Hashable, letter: DeadLetter) -> None:
+        self.dead.add(place, letter)
+
+    def _buried(self, letter: DeadLetter) -> None:
+        self.job.instrument.dead_letter(letter.kind, letter.name, letter.error)
 
     def _skipped(self, step: str, place: str, error: Exception) -> None:
         _log.warning("step %s left out a record (%s): %s", step, place, error)

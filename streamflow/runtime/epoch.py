@@ -19,6 +19,7 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
+from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.intake import Cut, Intake
 from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
@@ -104,6 +105,7 @@ class Parts:
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
     digest: bytes
+    dead: DeadLetters
 
 
 class Digest:
@@ -255,6 +257,7 @@ class Committer:
         digest = Digest(self._digest, deltas, outputs)
         progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
         taken = cut.taken()
+        revived = [push.letter for push in cut.pushed if push.letter is not None]
         epoch = Epoch(
             epoch=cut.epoch,
             number=cut.number,
@@ -265,6 +268,8 @@ class Committer:
             deltas=deltas,
             chunks=[chunk for staged in outputs for chunk in staged.chunks],
             progress=progress,
+            dead=self._parts.dead.take(cut.epoch),
+            revived=revived,
             digest=digest.compute,
             clocks=cut.clocks,
             records=cut.records,
@@ -283,6 +288,7 @@ class Committer:
         for staged in outputs:
             self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
         self._committed.set()
+        self._parts.dead.revived(len(revived))
         self._world.point("epoch.appended")
         self._tell(cut)
         self._pacer.committed(self._cost_seconds)

@@ -20,6 +20,7 @@ from streamflow.connect.contracts import Sink, SinkContext
 from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
+from streamflow.operators.letters import letter_of, spot_of
 from streamflow.runtime.pump import BACKOFF_SECONDS, STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
@@ -231,6 +232,7 @@ class Staging:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
         self._sealed[epoch], self._staged = self._staged, Staged(self.step.name)
+        self._world.sealed(self.step.id, epoch)
         self._chunks_bytes = self._ahead_bytes = 0
         self._epoch += 1
 
@@ -252,9 +254,14 @@ class Staging:
                 found += self.encoder.encode(one)
             except Exception as error:
                 refused = refused_by_sink(self.step.name, value, f"number {part.batch.number}", error)
-                if self.step.options["on_error"] is not OnError.SKIP:
+                policy, place = self.step.options["on_error"], f"number {part.batch.number}"
+                if policy is OnError.STOP:
                     raise refused from error
-                self._world.skipped(self.step.name, f"number {part.batch.number}", refused)
+                if policy is OnError.DEAD_LETTER:
+                    self._world.bury(
+                        self.step.id, letter_of("sink", self.step.name, place, refused, spot_of(part, row))
+                    )
+                self._world.skipped(self.step.name, place, refused)
         return found
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
+from streamflow.batch import Chunk, DeadLetter, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import Source, SourceContext
@@ -16,9 +16,13 @@ from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
+from streamflow.operators.letters import letter_of
 from streamflow.points import Point
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.settings import Settings
+
+SOURCES: Final = "sources"
+"""Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to open a connector again; the last one repeats."""
@@ -298,10 +302,10 @@ class Pump:
                 raise ValueError("too large")
             values = list(map(codec.decode, payloads))
         except Exception:
-            return self._decode_singly(batch, codec, skip=self.step.options["on_error"] is OnError.SKIP)
+            return self._decode_singly(batch, codec)
         return [Ready(batch, self._messages(batch, values))]
 
-    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any], *, skip: bool) -> list[Ready]:
+    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any]) -> list[Ready]:
         """Finds the records that cannot be decoded; each becomes a run of its own without a value."""
         found: list[Ready] = []
         start = 0
@@ -321,14 +325,26 @@ class Pump:
                 values.append(codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)
-                if not skip:
-                    raise refused from error
-                self._world.skipped(self.name, "undecodable", refused)
+                self._leave_out(batch, at, "undecodable", refused, error)
                 end_run(at)
                 found.append(Ready(batch.cut(at, at + 1), []))
                 start = at + 1
         end_run(len(batch))
         return found
+
+    def _leave_out(self, records: SourceBatch, at: int, why: str, refused: StreamflowError, error: Exception) -> None:
+        """Leaves a record out, where the source's policy says so; else raises.
+
+        Raises:
+            StreamflowError: The flow is to stop.
+        """
+        policy = self.step.options["on_error"]
+        if policy is OnError.STOP:
+            raise refused from error
+        if policy is OnError.DEAD_LETTER:
+            letter = letter_of("source", self.name, why, refused, (records, self.name, at))
+            self._world.bury(SOURCES, letter)
+        self._world.skipped(self.name, why, refused)
 
     # -- event time -------------------------------------------------------------------------------
 
@@ -346,9 +362,7 @@ class Pump:
                 stamped.append(ready)
             except TimeRefused as error:
                 refused = self._without_time(records, error)
-                if self.step.options["on_error"] is not OnError.SKIP:
-                    raise refused from error
-                self._world.skipped(self.name, "without a usable event time", refused)
+                self._leave_out(records, error.at, "without a usable event time", refused, error)
                 at, count = error.at, len(records)
                 todo.append(Ready(records.cut(at + 1, count), values[at + 1 :]))
                 todo.append(Ready(records.cut(at, at + 1), []))
@@ -405,6 +419,8 @@ class World:
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
     spill: Callable[[Sequence[Chunk]], Awaitable[None]]
     point: Point
+    bury: Callable[[Hashable, DeadLetter], None]
+    sealed: Callable[[Hashable, int], None]
 
 
 async def _quietly_close(source: Source) -> None:

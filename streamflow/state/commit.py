@@ -11,6 +11,7 @@ from typing import Final
 from streamflow.batch import Chunk, ClockOf, EventClock, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.content import count_steps
+from streamflow.state.dead import delete_dead, write_dead
 from streamflow.state.ledger import Held, Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
 from streamflow.state.splitting import delta_fields
@@ -47,6 +48,8 @@ def write_epoch(connection: sqlite3.Connection, tally: Tally, epoch: Epoch, at_m
         if payload:
             row = (epoch.epoch, payload, blob_crc(epoch.epoch, payload))
             connection.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", row)
+    write_dead(connection, tally, epoch.epoch, at_ms, epoch.dead)
+    delete_dead(connection, tally, epoch.revived)
     _write_deltas(connection, tally, epoch.epoch, epoch.deltas)
     write_chunks(connection, tally, epoch.chunks)
     write_progress(connection, tally, epoch.progress)

@@ -13,6 +13,7 @@ from streamflow.batch import Chunk, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced, StateError
 from streamflow.state import commit as writing
 from streamflow.state.claim import StoreOptions, claim, verify
+from streamflow.state.dead import StoredLetter, delete_dead, mark_requeued, read_dead
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
 from streamflow.state.ledger import Ledger
@@ -185,6 +186,32 @@ class SqliteStore:
         tally.apply()
         ledger.spilled_bytes += sum(len(chunk.payload) for chunk in chunks)
         self._options.point("spill.done")
+
+    async def edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
+        """Drops dead letters, or marks some to be taken in again; all of it or nothing."""
+        await self._executor.run(self._edit_dead, drop, requeue)
+
+    def _edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
+        ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
+
+        def write() -> None:
+            writing.check_generation(connection, ledger)
+            delete_dead(connection, tally, drop)
+            mark_requeued(connection, tally, requeue)
+            tally.write(connection, notes=1)
+
+        self._write("changing dead letters", write)
+        tally.apply()
+        self._tell_witness()
+
+    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, or some by their ids."""
+        return await self._executor.run(self._dead_letters, ids)
+
+    def _dead_letters(self, ids: Sequence[int]) -> Sequence[StoredLetter]:
+        with reading(self.path):
+            return read_dead(self._open_connection(), ids=ids)
 
     async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
         """Reads outbox chunks back, on the store's thread."""
