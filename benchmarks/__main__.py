@@ -6,8 +6,8 @@ import importlib
 import sys
 
 ALL = ("keyed", "latency", "async", "exactly_once", "nats_latency", "commits", "recovery")
-BY_NAME = ("store",)
-"""What `commits` and `recovery` sum up, in more detail."""
+BY_NAME = ("store", "kafka")
+"""What `commits` and `recovery` sum up, in more detail; and what needs a broker that takes long to get."""
 
 
 def main() -> None:

@@ -74,6 +74,7 @@ class Shard:
         self.slices_ms: list[float] = []
         self._store = SqliteStore(path)
         self._table = Table("accounts", JsonCodec[Account](Account), Account)
+        self._table.in_place = True
         self._chosen = random.Random(size)
         self._epoch = 0
 

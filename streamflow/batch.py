@@ -48,6 +48,8 @@ class SourceBatch:
         headers: One mapping or None per record.
         keys: One key or None per record, as the broker holds it.
         timestamps_ms: The broker's time per record, in milliseconds since the epoch.
+        resume: Where to resume once all records are taken, if that is beyond the last record's position: behind what
+            the broker holds there besides records. Such a batch may have no records at all.
     """
 
     partition: Partition
@@ -58,9 +60,16 @@ class SourceBatch:
     headers: Sequence[Headers | None] | None = None
     keys: Sequence[bytes | None] | None = None
     timestamps_ms: Sequence[int] | None = None
+    resume: int | None = None
 
     def __len__(self) -> int:
         return len(self.payloads)
+
+    @property
+    def end(self) -> int:
+        """Where to resume once all records are taken; only for batches with positions."""
+        assert self.positions is not None, "a batch with ids has no positions"
+        return self.positions[-1] if self.resume is None else self.resume
 
     def cut(self, start: int, stop: int) -> SourceBatch:
         """Returns the records ``start:stop`` as a batch of their own."""
@@ -77,6 +86,7 @@ class SourceBatch:
             part(self.headers),
             part(self.keys),
             part(self.timestamps_ms),
+            self.resume if stop >= len(self) else None,
         )
 
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tests.blocking import BlockingDetector
-from tests.brokers import NATS, NatsServer, use_broker
+from tests.brokers import KAFKA, NATS, KafkaServer, NatsServer, use_broker
+from tests.brokers.required import missing_lines, need
 from tests.unpickling import UnpicklingDetector
 
 
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.skip(reason="long; `make faults` runs it"))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says aloud which broker could not be had, so that nobody takes its tests for passed."""
+    for line in missing_lines():
+        terminalreporter.write_sep("!", "a broker is missing", red=True, bold=True)
+        terminalreporter.write_line(line, red=True)
 
 
 @pytest.fixture(scope="session")
@@ -40,6 +48,14 @@ def nats_url() -> Iterator[str]:
 def nats_server() -> Iterator[NatsServer]:
     """A private NATS of this test's own, to be killed, frozen and restarted at will."""
     with NatsServer() as server:
+        yield server
+
+
+@pytest.fixture
+def kafka_server() -> Iterator[KafkaServer]:
+    """A private Kafka of this test's own, to be killed, frozen and restarted at will."""
+    need(KAFKA)
+    with KafkaServer() as server:
         yield server
 
 

@@ -1,4 +1,4 @@
-"""Runs the tests part by part, one folder each, and says how long every part took."""
+"""Runs the tests part by part, one folder each, two at a time where that does no harm, and says how long each took."""
 
 from __future__ import annotations
 
@@ -7,16 +7,45 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).parent
 # Fast parts first, so that a plain mistake shows at once; folders that are not named here come after them.
 ORDER = ("unit", "typing", "golden", "docs", "connectors", "security", "simulation", "faults")
+SPLIT = ("connectors", "faults")
+"""Folders whose own folders are parts: one for each broker."""
+ALONE = ("unit", "faults", "faults/traps")
+"""Parts that measure how long something takes: they have the machine to themselves."""
+SECOND_LANE = ("kafka", "rabbitmq")
+"""Brokers whose parts run beside the others: mostly they wait for a broker to come back."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A folder of tests, without the folders in it that are parts of their own."""
+
+    name: str
+    without: tuple[str, ...] = ()
+
+    @property
+    def alone(self) -> bool:
+        return self.name in ALONE
+
+    @property
+    def lane(self) -> int:
+        return int(self.name.rpartition("/")[2] in SECOND_LANE)
+
+    def arguments(self) -> list[str]:
+        """What pytest is told to run."""
+        return [f"{TESTS.name}/{self.name}", *(f"--ignore={TESTS.name}/{folder}" for folder in self.without)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,14 +70,16 @@ class Outcome:
 def main() -> int:
     """Run the parts that the command line asks for, all by default; return the exit code."""
     options, pytest_arguments = _parse_arguments()
-    parts = [part for part in _existing_parts() if not options.only or part in options.only]
+    wanted = options.only or []
+    parts = [part for part in _existing_parts() if not wanted or {part.name, part.name.partition("/")[0]} & {*wanted}]
     if not parts:
-        print(f"Nothing to run yet: there are no tests in {', '.join(options.only or ['tests'])}.")
+        print(f"Nothing to run yet: there are no tests in {', '.join(wanted or ['tests'])}.")
         return 0
     if options.long:
         pytest_arguments = ["--long", *pytest_arguments]
-    outcomes = [_run(part, pytest_arguments) for part in parts]
-    _print_summary(outcomes)
+    began = time.monotonic()
+    outcomes = Runner(pytest_arguments).run(parts)
+    _print_summary(outcomes, time.monotonic() - began)
     return 0 if all(outcome.succeeded for outcome in outcomes) else 1
 
 
@@ -59,45 +90,83 @@ def _parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     return parser.parse_known_args()
 
 
-def _existing_parts() -> list[str]:
-    folders = {path.relative_to(TESTS).parts[0] for path in TESTS.glob("*/**/test_*.py")}
-    return sorted(folders, key=lambda part: (ORDER.index(part) if part in ORDER else len(ORDER), part))
+def _existing_parts() -> list[Part]:
+    folders = [path.relative_to(TESTS).parent for path in TESTS.glob("*/**/test_*.py")]
+    names = {"/".join(folder.parts[: 2 if folder.parts[0] in SPLIT else 1]) for folder in folders}
+    parts = [Part(name, tuple(sorted(other for other in names if other.startswith(f"{name}/")))) for name in names]
+    return sorted(parts, key=_place)
 
 
-def _run(part: str, pytest_arguments: list[str]) -> Outcome:
-    print(f"\n── {part} " + "─" * (70 - len(part)), flush=True)
-    color = "yes" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "no"
-    command = [sys.executable, "-m", "pytest", f"--color={color}", "--durations=3", "--durations-min=1"]
-    started = time.monotonic()
-    with subprocess.Popen(
-        [*command, f"{TESTS.name}/{part}", *pytest_arguments],
-        cwd=TESTS.parent,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-    ) as process:
-        closing_line = _pass_on_output(process)
-    return Outcome(part, process.returncode, time.monotonic() - started, closing_line)
+def _place(part: Part) -> tuple[int, str]:
+    folder = part.name.partition("/")[0]
+    return (ORDER.index(folder) if folder in ORDER else len(ORDER)), part.name
 
 
-def _pass_on_output(process: subprocess.Popen[bytes]) -> str:
-    """Show the output as it comes (also half lines: the progress dots) and return its last line."""
-    assert process.stdout is not None
-    tail = b""
-    while chunk := os.read(process.stdout.fileno(), 65536):
-        sys.stdout.buffer.write(chunk)
-        sys.stdout.buffer.flush()
-        tail = (tail + chunk)[-4096:]
-    lines = ANSI.sub("", tail.decode(errors="replace")).strip().splitlines()
-    return lines[-1].strip("= ") if lines else ""
+class Runner:
+    """Runs parts in two lanes, and those that must be alone before and after."""
+
+    def __init__(self, pytest_arguments: Sequence[str]) -> None:
+        self._pytest_arguments = pytest_arguments
+        self._screen = threading.Lock()
+
+    def run(self, parts: Sequence[Part]) -> list[Outcome]:
+        """Run all of them; return the outcomes in the order in which they are told."""
+        shared = [part for part in parts if not part.alone]
+        first = [part for part in parts if part.alone and _place(part) < _place(shared[0])] if shared else parts
+        last = [part for part in parts if part.alone and part not in first]
+        lanes = [lane for lane in ([part for part in shared if part.lane == number] for number in (0, 1)) if lane]
+        outcomes = [self._run(part, live=True) for part in first]
+        with ThreadPoolExecutor(max(1, len(lanes))) as threads:
+            for lane in list(threads.map(lambda lane: self._run_lane(lane, live=len(lanes) == 1), lanes)):
+                outcomes += lane
+        return outcomes + [self._run(part, live=True) for part in last]
+
+    def _run_lane(self, parts: Sequence[Part], *, live: bool) -> list[Outcome]:
+        return [self._run(part, live=live) for part in parts]
+
+    def _run(self, part: Part, *, live: bool) -> Outcome:
+        """Run one part: its output is shown as it comes, or, beside another, when it is done."""
+        title = f"── {part.name} " + "─" * max(3, 70 - len(part.name))
+        print(f"\n{title}" if live else f"   {part.name} has begun", flush=True)
+        color = "yes" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "no"
+        command = [sys.executable, "-m", "pytest", f"--color={color}", "--durations=3", "--durations-min=1"]
+        began = time.monotonic()
+        with subprocess.Popen(
+            [*command, *part.arguments(), *self._pytest_arguments],
+            cwd=TESTS.parent,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        ) as process:
+            output = self._read(process, live=live)
+        if not live:
+            with self._screen:
+                print(f"\n{title}", flush=True)
+                sys.stdout.buffer.write(output)
+                sys.stdout.buffer.flush()
+        lines = ANSI.sub("", output[-4096:].decode(errors="replace")).strip().splitlines()
+        closing_line = lines[-1].strip("= ") if lines else ""
+        return Outcome(part.name, process.returncode, time.monotonic() - began, closing_line)
+
+    @staticmethod
+    def _read(process: subprocess.Popen[bytes], *, live: bool) -> bytes:
+        """Return the output; show it as it comes (also half lines: the progress dots)."""
+        assert process.stdout is not None
+        output = bytearray()
+        while chunk := os.read(process.stdout.fileno(), 65536):
+            output += chunk
+            if live:
+                sys.stdout.buffer.write(chunk)
+                sys.stdout.buffer.flush()
+        return bytes(output)
 
 
-def _print_summary(outcomes: list[Outcome]) -> None:
+def _print_summary(outcomes: Sequence[Outcome], seconds: float) -> None:
     print("\n── time of each part " + "─" * 51)
     for outcome in outcomes:
         verdict = "ok    " if outcome.succeeded else "FAILED"
-        print(f"{outcome.part:<12} {outcome.seconds:7.1f} s  {verdict}  {outcome.closing_line}")
-    print(f"{'all':<12} {sum(outcome.seconds for outcome in outcomes):7.1f} s")
+        print(f"{outcome.part:<19} {outcome.seconds:7.1f} s  {verdict}  {outcome.closing_line}")
+    print(f"{'all':<19} {seconds:7.1f} s")
     passed = sum(outcome.count("passed", "xfailed") for outcome in outcomes)
     failed = sum(outcome.count("failed", "error", "errors", "xpassed") for outcome in outcomes)
     # A part that broke off (usage error, crash) counts no failed test and has failed all the same.

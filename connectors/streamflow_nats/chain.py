@@ -12,7 +12,7 @@ from streamflow.batch import Chunk, Progress
 from streamflow.connect.contracts import SinkContext
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import Fenced, ForeignWriter, ProgressUnknown, SinkAhead, Unavailable
-from streamflow_nats.batching import Batching
+from streamflow_nats.batching import FEW, Batching
 from streamflow_nats.fence import take_over
 from streamflow_nats.frames import unpack
 from streamflow_nats.jetstream import (
@@ -149,14 +149,15 @@ class ChainSink(NatsSink):
                 return at
 
     async def _publish_until(self, chunks: Sequence[Chunk], at: Progress, end: int) -> Progress:
-        """Publishes one piece of a run, in one of the two ways, and times it."""
-        self._in_batches = self._batching is not None and self._batching.worth(end - at.next_seq)
+        """Publishes one piece of a run, in one of the two ways, and learns from it."""
+        batching = self._batching
+        self._in_batches = batching is not None and batching.choose(end - at.next_seq)
         began = time.monotonic()
         progress = at
         for attempt in range(ROUNDS_MAX):
             if progress.next_seq >= end:
-                if self._batching is not None and attempt == 1:
-                    self._batching.took(end - at.next_seq, time.monotonic() - began, batched=self._in_batches)
+                if batching is not None and attempt == 1:
+                    await self._learn(batching, at, progress, time.monotonic() - began)
                 return progress
             brief = attempt == 0 and not self._in_batches
             progress, outcome = await self._send(chunks, progress, end, brief=brief)
@@ -170,6 +171,18 @@ class ChainSink(NatsSink):
             f"stream {self._settings.name} refuses the sequence that it names itself",
             hint="Is its cluster changing its leader? It is tried again.",
         )
+
+    async def _learn(self, batching: Batching, before: Progress, after: Progress, seconds: float) -> None:
+        """Notes what a piece took that landed at once."""
+        if self._in_batches:
+            batching.took(after.next_seq - before.next_seq, seconds)
+            return
+        first, last = (msgspec.json.decode(at.cursor, type=Cursor).seq for at in (before, after))
+        if not batching.tried and last - first > FEW:
+            ends = [await self._stream.message(seq=seq) for seq in (first + 1, last)]
+            times = [message.stored_at for message in ends if message is not None]
+            stored_seconds = (times[1] - times[0]).total_seconds() if len(times) == 2 else None
+            batching.stored(last - first - 1, stored_seconds)
 
     async def _send(self, chunks: Sequence[Chunk], at: Progress, end: int, *, brief: bool) -> tuple[Progress, Outcome]:
         """Publishes what is not there yet, up to ``end`` or the first refusal."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+from datetime import datetime
 from typing import Any, Final, TypeVar
 
 import msgspec
@@ -75,11 +76,13 @@ class StoredMessage(msgspec.Struct, frozen=True):
     seq: int
     headers: bytes
     data: bytes
+    stored_at: datetime
 
 
 class _RawMessage(msgspec.Struct):
     subject: str
     seq: int
+    time: datetime
     hdrs: str = ""
     data: str = ""
 
@@ -153,7 +156,7 @@ class JetStream:
             headers, data = base64.b64decode(raw.hdrs), base64.b64decode(raw.data)
         except ValueError as error:
             raise self._unreadable(error) from None
-        return StoredMessage(raw.subject, raw.seq, headers.partition(b"\r\n")[2], data)
+        return StoredMessage(raw.subject, raw.seq, headers.partition(b"\r\n")[2], data, raw.time)
 
     async def make_consumer(self, config: dict[str, Any]) -> ConsumerState:
         """Makes the consumer that ``config`` names, or finds the one that has these settings.

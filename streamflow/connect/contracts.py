@@ -57,6 +57,10 @@ class Probe:
     hint: str = ""
 
 
+async def _pinned_nowhere(starts: Mapping[Partition, Position]) -> None:
+    """What `SourceContext.pin` is where nothing is stored."""
+
+
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What a source learns about where it runs.
@@ -72,6 +76,8 @@ class SourceContext:
         point: To be called at the crash points of a source, if it has some.
         leaves_out: Whether records that are refused are left out and counted by the engine. Then a source hands one
             that is too large over, whole or as its first ``message_bytes_max + 1`` bytes; else it may raise instead.
+        pin: Commits where partitions start that `Source.open` did not know yet. To be awaited before a record of
+            them is handed out: then a start that follows a crash gives them to `open`.
     """
 
     flow: str
@@ -83,6 +89,7 @@ class SourceContext:
     message_bytes_max: int = 8 * 1024 * 1024
     point: Point = no_point
     leaves_out: bool = False
+    pin: Callable[[Mapping[Partition, Position]], Awaitable[None]] = _pinned_nowhere
 
 
 async def _at_hand(chunk: Chunk) -> Chunk:
@@ -169,7 +176,9 @@ class Source(Connector, Protocol):
         ...
 
     async def read(self) -> SourceBatch | None:
-        """Waits for records; returns a non-empty batch, or None at the end of a bounded source.
+        """Waits for records; returns a batch, or None at the end of a bounded source.
+
+        A batch has records, or moves a position on without any (``resume``).
 
         Cancellation-safe: a cancelled call loses nothing.
 
@@ -265,6 +274,19 @@ class SourceSpec(Protocol[T]):
         ...
 
     def source(self) -> Source: ...
+
+
+@runtime_checkable
+class TakesNulls(Protocol):
+    """What a source spec may offer besides: whether a payload that is missing (None) is the value None."""
+
+    @property
+    def nulls(self) -> bool: ...
+
+
+def takes_nulls(spec: object) -> bool:
+    """Whether records without a payload are values None; else they are refused as undecodable."""
+    return isinstance(spec, TakesNulls) and spec.nulls
 
 
 @runtime_checkable

@@ -91,7 +91,7 @@ def call_limits(step: str, options: AsyncOptions | CallOptions, size: int = 1, w
     timeout = _seconds(step, "timeout", options["timeout"]) if "timeout" in options else None
     if timeout is not None and timeout > deadline:
         raise DefinitionError(
-            f"timeout={options['timeout']!r} of step {step!r} is longer than its deadline of {deadline:g} s",
+            f"timeout of {timeout:g} s of step {step!r} is longer than its deadline of {deadline:g} s",
             hint="Give deadline= too: it bounds a call with all its attempts.",
         )
     ordered = bool(given_order.get("ordered", True))

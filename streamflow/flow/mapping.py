@@ -233,7 +233,7 @@ class MappingVerbs(Generic[T]):
         name: str | None = None,
         on_error: Policy = OnError.STOP,
         **limits: Unpack[AsyncOptions],
-    ) -> Stream[U]:
+    ) -> Any:
         """Calls the function with many records at once, for NumPy, Arrow, Polars, or a service that takes lists.
 
         A plain function gets all records of a micro-batch (1 to about 1000). An async one gets up to ``size``; fewer

@@ -387,6 +387,7 @@ class Process:
         self.step = step
         self.spec: StateSpec = options["state"]
         self.table: Table[Any] = self.spec.table(step.name, options["key_type"])
+        self.table.in_place = self.spec.kind == "value"
         bound.tables[step.name] = self.table
         self.timers: Timers | None = None
         self.event_timers: Timers | None = None

@@ -59,7 +59,7 @@ def letter_of(kind: str, name: str, place: str, error: BaseException, spot: Spot
         "" if records.ids is None else records.ids[at],
         None if records.keys is None else records.keys[at],
         None if records.headers is None else records.headers[at],
-        payload if isinstance(payload, bytes) else _as_bytes(payload),
+        payload if isinstance(payload, bytes) else b"" if payload is None else _as_bytes(payload),
     )
 
 

@@ -10,7 +10,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import groupby, islice
 from time import sleep as block  # on purpose: see Committer.breathe
@@ -105,7 +105,7 @@ class Parts:
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
     digest: bytes
-    dead: DeadLetters
+    dead: DeadLetters = field(default_factory=lambda: DeadLetters(0, 0, lambda letter: None))
 
 
 class Digest:

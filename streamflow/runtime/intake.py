@@ -367,11 +367,12 @@ class Intake:
         cut.records += len(records)
         self.records += len(records)
         if records.positions is not None:
-            at = records.positions[-1]
+            at = records.end
             before = cut.positions.setdefault(source, {}).get(records.partition)
             assert before is None or before.at < at, f"position of {source} goes back from {before} to {at}"
             cut.positions[source][records.partition] = Position(at, records.identity)
-            line.append((source, records.partition, len(records), at))
+            if len(records):
+                line.append((source, records.partition, len(records), at))
         else:
             assert records.ids is not None, "a batch has positions or ids"
             cut.ids.setdefault(source, []).extend(records.ids)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from streamflow.batch import Chunk, DeadLetter, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Source, SourceContext
+from streamflow.connect.contracts import Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
@@ -81,7 +81,7 @@ class Pump:
         self.ended = False
         self.opened = False
         self.source: Source | None = None
-        self._ctx = ctx
+        self._ctx = replace(ctx, pin=self._pin)
         self._taken = dict(resume)
         self._wake = wake
         self._world = world
@@ -90,6 +90,7 @@ class Pump:
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
         self._uses_ids = self._fruitful = False
+        self._nulls = takes_nulls(step.options["spec"])
         self._ahead = 0
 
     @property
@@ -145,11 +146,7 @@ class Pump:
             self._world.point("source.opened")
             if self._goal is None:
                 self._goal = await source.ends()
-            new = {partition: start for partition, start in starts.items() if partition not in self._taken}
-            if new:
-                await self._world.pin(self.name, new)
-                self._world.point("source.pinned")
-                self._taken |= new
+            await self._pin(starts)
         except BaseException:
             await _quietly_close(source)
             raise
@@ -159,6 +156,19 @@ class Pump:
             self.times.expect(starts or ([] if known else [""]))
             self.silence_begins()
         self._wake()
+
+    async def _pin(self, starts: Mapping[Partition, Position]) -> None:
+        """Stores where partitions start that were not there before."""
+        new = {partition: start for partition, start in starts.items() if partition not in self._taken}
+        if new:
+            await self._world.pin(self.name, new)
+            self._world.point("source.pinned")
+            self._taken |= new
+        if self.times is not None:
+            # one that appears while the source is open may hold anything, and is waited for like the others
+            self.times.expect(new)
+            self.silent_since |= dict.fromkeys(new, self._world.clock.monotonic())
+            self.heard.set()
 
     async def _read(self) -> None:
         assert self.source is not None
@@ -205,7 +215,7 @@ class Pump:
             self.silent_since[batch.partition] = self._world.clock.monotonic()
             self.heard.set()
         decodes = self.step.options["spec"].codec is not None
-        size = sum(map(len, batch.payloads)) if decodes else 0
+        size = _size_bytes(batch.payloads) if decodes else 0
         self._buffer.append((batch, size))
         self._records += len(batch)
         self._bytes += size
@@ -261,7 +271,7 @@ class Pump:
         self._bytes -= size
         if batch.positions is not None:
             before = self._taken.get(batch.partition)
-            position = batch.positions[-1]
+            position = batch.end
             assert before is None or before.at < position, f"{self.name}: position {position} behind {before}"
             self._taken[batch.partition] = Position(position, batch.identity)
         if self._records <= self._world.settings.intake_records_max // 2:
@@ -295,12 +305,20 @@ class Pump:
     def _decode(self, batch: SourceBatch) -> list[Ready]:
         codec: Codec[Any] | None = self.step.options["spec"].codec
         payloads = batch.payloads
+        if not payloads:
+            return [Ready(batch, [])]
         if codec is None:
             return [Ready(batch, self._messages(batch, payloads if isinstance(payloads, list) else list(payloads)))]
         try:
-            if max(map(len, payloads)) > self._ctx.message_bytes_max:
+            if (
+                max(map(len, filter(None, payloads) if self._nulls else payloads), default=0)
+                > self._ctx.message_bytes_max
+            ):
                 raise ValueError("too large")
-            values = list(map(codec.decode, payloads))
+            if self._nulls:
+                values = [None if payload is None else codec.decode(payload) for payload in payloads]
+            else:
+                values = list(map(codec.decode, payloads))
         except Exception:
             return self._decode_singly(batch, codec)
         return [Ready(batch, self._messages(batch, values))]
@@ -320,9 +338,11 @@ class Pump:
         limit = self._ctx.message_bytes_max
         for at, payload in enumerate(batch.payloads):
             try:
-                if len(payload) > limit:
+                if payload is not None and len(payload) > limit:
                     raise ValueError(f"it is larger than message_bytes_max = {limit} bytes")
-                values.append(codec.decode(payload))
+                if payload is None and not self._nulls:
+                    raise ValueError("it has no value (a tombstone)")
+                values.append(None if payload is None else codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)
                 self._leave_out(batch, at, "undecodable", refused, error)
@@ -383,12 +403,17 @@ class Pump:
             f"before position {batch.positions[at]}" if batch.positions is not None else f"{(batch.ids or ())[at]}"
         )
 
-    def _refused(self, batch: SourceBatch, at: int, payload: bytes, error: Exception) -> StreamflowError:
-        start = bytes(payload[:40])
+    def _refused(self, batch: SourceBatch, at: int, payload: bytes | None, error: Exception) -> StreamflowError:
+        if payload is None:
+            shown = ""
+            hint = "Give the source nulls=True to get None for it, or leave such records out with on_error=sf.skip."
+        else:
+            shown = f" (bytes {bytes(payload[:40])!r})"
+            hint = "Fix the producer, give the source another value=, or leave such records out with on_error=sf.skip."
         return DecodeError(
-            f"source {self.name!r} cannot decode the record {self._spot(batch, at)}: {error} (bytes {start!r})",
+            f"source {self.name!r} cannot decode the record {self._spot(batch, at)}: {error}{shown}",
             step=self.name,
-            hint="Fix the producer, give the source another value=, or leave such records out with on_error=sf.skip.",
+            hint=hint,
         )
 
     def _messages(self, batch: SourceBatch, values: list[Any]) -> list[Any]:
@@ -421,6 +446,14 @@ class World:
     point: Point
     bury: Callable[[Hashable, DeadLetter], None]
     sealed: Callable[[Hashable, int], None]
+
+
+def _size_bytes(payloads: Sequence[Any]) -> int:
+    """Bytes of the payloads; one that is missing has none."""
+    try:
+        return sum(map(len, payloads))
+    except TypeError:
+        return sum(len(payload) for payload in payloads if payload is not None)
 
 
 async def _quietly_close(source: Source) -> None:

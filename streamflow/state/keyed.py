@@ -36,7 +36,6 @@ CHECKED_EVERY: Final = 1000
 RELEASED_MAX: Final = 5_000
 """Entries of an encoded layer that are let go at once: to free a million takes too long for one turn of the loop."""
 
-
 _DIRECT_KEYS: Final = frozenset({str, int})
 """Key types that are written to JSON as they are."""
 
@@ -82,6 +81,8 @@ class Table(Generic[V]):
         self.undo: dict[Any, _Before] | None = None
         self.bound: KeyBound | None = None
         self.items_max: int | None = None
+        self.in_place = False
+        """Whether values are replaced by `put` only, not in ``hot``: then a changed one is in the base already."""
         self._initial = initial
         self._absent: V = MISSING
         self._deleted = Deletions()
@@ -90,6 +91,8 @@ class Table(Generic[V]):
         self._early: dict[Any, bytes] = {}
         self._unwritten: Iterator[Any] = iter(())
         self._base: dict[Any, V] = {}
+        self._new: set[Any] = set()
+        self._new_sealed: set[Any] = set()
         self._expires: dict[Any, int] = {}
         self._expires_hot: dict[Any, int] = {}
         self._expires_sealed: dict[Any, int] = {}
@@ -118,6 +121,8 @@ class Table(Generic[V]):
             if self._initial is None:
                 return value
             value = self._initial()
+            if self.in_place:
+                self._new.add(key)
             if self._deleted.size:
                 self._deleted.discard(key)
         self.hot[key] = value
@@ -168,6 +173,8 @@ class Table(Generic[V]):
         if self._deleted.size:
             self._deleted.discard(key)
         self.hot[key] = value
+        if self.in_place:
+            self._new.add(key)
         if self.subs:
             self.index.setdefault(key[0], {})[key[1]] = None
 
@@ -299,6 +306,7 @@ class Table(Generic[V]):
         """
         assert not self._sealed and not self._early, f"{self.name}: sealed twice before it was encoded"
         self._sealed, self.hot = self.hot, {}
+        self._new_sealed, self._new = self._new, set()
         self._expires_sealed, self._expires_hot = self._expires_hot, {}
         if self._deleted.size:
             self._gone, self._deleted = self._deleted, Deletions()
@@ -336,21 +344,25 @@ class Table(Generic[V]):
         if payload.count(b"null") > len(keys):
             return None
         self._encode_late(keys[0], values[0])  # looks at it closely now and then
-        self._base.update(zip(keys, values, strict=True))
+        if not self.in_place:
+            self._base.update(zip(keys, values, strict=True))
+        elif self._new_sealed:
+            self._base.update((key, self._sealed[key]) for key in self._new_sealed.intersection(keys))
         return payload
 
     def _release(self) -> bool:
         """Lets the encoded layer go, a large one in several calls; says whether it is gone."""
         self._unwritten = iter(())
-        if self._gone.size:
-            self._gone.release(RELEASED_MAX)
-        for layer in (self._sealed, self._early, self._expires_sealed):
+        gone = self._gone.release(RELEASED_MAX)
+        layers = self._sealed, self._early, self._expires_sealed, self._new_sealed
+        for layer in layers:
             if len(layer) > RELEASED_MAX:
+                take = layer.pop if isinstance(layer, set) else layer.popitem
                 for _ in range(RELEASED_MAX):
-                    layer.popitem()
+                    take()
             else:
                 layer.clear()
-        return not (self._gone.size or self._sealed or self._early or self._expires_sealed)
+        return gone and not any(layers)
 
     def _entry(self, key: Any) -> bytes:
         try:
@@ -363,7 +375,8 @@ class Table(Generic[V]):
             return b"[" + address + b"]"
         early = self._early.get(key)
         encoded = self._encode_late(key, value) if early is None else early
-        self._base[key] = value
+        if not self.in_place or key in self._new_sealed:
+            self._base[key] = value
         expires = self._expires_sealed.get(key, self._expires.get(key)) if self.ttl_ms is not None else None
         if expires is None:
             return b"[" + address + b"," + encoded + b",null]"
@@ -445,6 +458,7 @@ class Table(Generic[V]):
                     continue
                 if migrate is not None:
                     self.hot[key] = migrated(self.name, migrate, key, raw)
+                    self._new.add(key)
                 else:
                     self._base[key] = decode(raw)
                 if expires is not None:

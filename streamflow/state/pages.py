@@ -8,7 +8,9 @@ fetched.
 from __future__ import annotations
 
 import sqlite3
+import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby
 from operator import itemgetter
@@ -24,6 +26,9 @@ LOAD_ROWS: Final = 256
 JOINED_FROM: Final = 4096
 """With fewer rows than this, looking for their key groups costs more than joining saves."""
 
+GIVEN_SECONDS: Final = 20e-6
+"""So long the interpreter is given to the thread that reads ahead: it would get it only when the page is done."""
+
 
 def are_texts(*columns: str) -> str:
     """An expression that is false where a column holds bytes: its checksum may be right, but it sorts elsewhere."""
@@ -37,8 +42,9 @@ _FETCHED: Final = (
     f"{_TEXTS} FROM state"
 )
 _JOINED: Final = (
-    "SELECT count(*), CAST(group_concat(key, x'0A') AS BLOB), CAST(group_concat(value, x'0A') AS BLOB), "
-    f"'[' || group_concat(crc) || ']' FROM state WHERE key_group = ? AND step = ? AND {_PLAIN}"
+    "SELECT count(*), (SELECT count(*) FROM state WHERE key_group = ?1 AND step = ?2), "
+    "CAST(group_concat(key, x'0A') AS BLOB), CAST(group_concat(value, x'0A') AS BLOB), "
+    f"'[' || group_concat(crc) || ']' FROM state WHERE key_group = ?1 AND step = ?2 AND {_PLAIN}"
 )
 _NEXT_PLACE: Final = (
     "SELECT key_group, step FROM state WHERE (key_group, step) > (?, ?) ORDER BY key_group, step LIMIT 1"
@@ -73,13 +79,27 @@ def read_pages(connection: sqlite3.Connection) -> Iterator[Page]:
     ((total,),) = connection.execute("SELECT count(*) FROM state").fetchall()
     if total < JOINED_FROM:
         yield from _fetched(connection, "ORDER BY key_group, step, key, sub", ())
-        return
-    for place in _places(connection):
-        joined = _joined(connection, place)
-        if joined is not None:
-            yield from joined
-        rest = "" if joined is None else f"AND NOT ({_PLAIN})"
-        yield from _fetched(connection, f"WHERE key_group = ? AND step = ? {rest}", place)
+    else:
+        yield from _ahead(_by_place(connection))
+
+
+def _by_place(connection: sqlite3.Connection) -> Iterator[Page]:
+    for place in list(_places(connection)):
+        page, rest = _joined(connection, place)
+        if page is not None:
+            yield page
+        if rest is not None:
+            yield from _fetched(connection, f"WHERE key_group = ? AND step = ? {rest}", place)
+
+
+def _ahead(pages: Iterator[Page]) -> Iterator[Page]:
+    """Reads the next page while one is looked at: SQLite needs no interpreter for most of it."""
+    with ThreadPoolExecutor(1, "streamflow-load") as thread:
+        following = thread.submit(next, pages, None)
+        while (page := following.result()) is not None:
+            following = thread.submit(next, pages, None)
+            time.sleep(GIVEN_SECONDS)
+            yield page
 
 
 def _places(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
@@ -90,23 +110,25 @@ def _places(connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
         yield at
 
 
-def _joined(connection: sqlite3.Connection, place: tuple[int, int]) -> list[Page] | None:
-    """The plain rows of a place; None if they cannot be told apart any more.
+def _joined(connection: sqlite3.Connection, place: tuple[int, int]) -> tuple[Page | None, str | None]:
+    """The plain rows of a place, if they can be told apart, and the condition of those that are still to be fetched.
 
     JSON holds no line feed within a text, but between its parts it may: a codec of somebody's own may write one.
     """
     try:
-        ((count, *texts),) = connection.execute(_JOINED, place).fetchall()
+        ((count, held, *texts),) = connection.execute(_JOINED, place).fetchall()
     except (sqlite3.DataError, sqlite3.OperationalError):
-        return None  # too long a text; whatever else it is comes up again when rows are fetched
+        return None, ""  # too long a text; whatever else it is comes up again when rows are fetched
+    # looking for others where there are none would look at every row once more
+    rest = None if count == held else f"AND NOT ({_PLAIN})"
     if not count:
-        return []
+        return None, rest
     keys, values = texts[0].split(b"\n"), texts[1].split(b"\n")
     if not len(keys) == len(values) == count:
-        return None
+        return None, ""
     group, step = place
     entries = Entries(keys, [PLAIN_SUB] * count, values, [None] * count)
-    return [Page(group << 24 | step, entries, _integers(texts[2]), texts=True)]
+    return Page(group << 24 | step, entries, _integers(texts[2]), texts=True), rest
 
 
 def _fetched(connection: sqlite3.Connection, which: str, parameters: tuple[int, ...]) -> Iterator[Page]:

@@ -11,7 +11,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.clock import Duration, VirtualClock, duration_ms
-from streamflow.connect.contracts import row_encoder
+from streamflow.codecs import Codec
+from streamflow.connect.contracts import row_encoder, takes_nulls
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
@@ -267,9 +268,25 @@ class FlowTest:
             topic = spec.empty_copy()
         else:
             codec = getattr(spec, "codec", None)
+            if codec is not None and takes_nulls(spec):
+                codec = _Nullable(codec)
             topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
         self._topics[step.id] = topic
         options = {**step.options, "spec": topic}
         if step.kind == SINK:
             options["row_encoder"] = row_encoder(topic, step.options["sink_options"], step.options["on_error"])
         return dataclasses.replace(step, options=options)
+
+
+class _Nullable:
+    """A codec with a byte in front that tells None, for which a memory topic has no payload, from all else."""
+
+    def __init__(self, codec: Codec[Any]) -> None:
+        self.name = f"nullable {codec.name}"
+        self._codec = codec
+
+    def encode(self, value: Any, /) -> bytes:
+        return b"0" if value is None else b"1" + self._codec.encode(value)
+
+    def decode(self, data: bytes, /) -> Any:
+        return None if data[:1] == b"0" else self._codec.decode(data[1:])

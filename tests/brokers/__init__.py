@@ -1,24 +1,31 @@
 """Real brokers for tests and the demo, with or without Docker.
 
-Two ways to get one. `use_broker(BROKERS["nats"])` gives the shared one, which nobody may kill. `NatsServer`
-starts a private one on a free port, for whatever wants to kill, freeze or reconfigure it.
+Two ways to get one. `use_broker(BROKERS["nats"])` gives the shared one, which nobody may kill. `NatsServer` and
+`KafkaServer` start a private one on free ports, for whatever wants to kill, freeze or reconfigure it. What cannot be
+had here (no Java, say) is for `tests.brokers.required` to judge.
 """
 
 from __future__ import annotations
 
+from tests.brokers.kafka import KAFKA
+from tests.brokers.kafka_server import KafkaServer
 from tests.brokers.kind import BrokerError, BrokerKind, NothingListensError
 from tests.brokers.nats import NATS
 from tests.brokers.nats_server import NatsServer
+from tests.brokers.server import BrokerServer
 from tests.brokers.shared import Shared, down, status, up, use_broker
 
-# Kafka and RabbitMQ join here, each with a module of its own next to nats.py.
-BROKERS: dict[str, BrokerKind] = {NATS.name: NATS}
+# RabbitMQ joins here, with a module of its own next to nats.py.
+BROKERS: dict[str, BrokerKind] = {kind.name: kind for kind in (NATS, KAFKA)}
 
 __all__ = [
     "BROKERS",
+    "KAFKA",
     "NATS",
     "BrokerError",
     "BrokerKind",
+    "BrokerServer",
+    "KafkaServer",
     "NatsServer",
     "NothingListensError",
     "Shared",

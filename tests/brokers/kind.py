@@ -31,6 +31,8 @@ class BrokerKind:
         probe: Returns a line about the broker that answers at a URL. Raises NothingListensError where
             nobody listens, BrokerError where somebody does but is not (yet) a usable broker.
         native_command: Writes the configuration into a folder and returns the command that serves the URL.
+        install: Gets what `native_command` needs, from a cache or by a download. Raises BrokerError, with what to
+            do about it, where that cannot be had.
     """
 
     name: str
@@ -39,6 +41,7 @@ class BrokerKind:
     port_variable: str
     probe: Callable[[str], str]
     native_command: Callable[[str, Path], list[str]]
+    install: Callable[[], object]
 
     @property
     def url(self) -> str:

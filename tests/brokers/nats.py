@@ -128,4 +128,5 @@ NATS = BrokerKind(
     port_variable="STREAMFLOW_NATS_PORT",
     probe=probe,
     native_command=native_command,
+    install=server_binary,
 )

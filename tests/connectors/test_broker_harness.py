@@ -18,8 +18,8 @@ import pytest
 
 from tests.brokers import NATS, BrokerError, NatsServer, NothingListensError, down, status, up, use_broker
 from tests.brokers.__main__ import main
-from tests.brokers.nats_server import free_port
 from tests.brokers.process import identity, stop_pid
+from tests.brokers.server import free_port
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,10 +69,10 @@ async def test_acknowledged_messages_survive_kill_9_on_the_same_port(nats_server
 async def test_a_frozen_server_answers_only_when_it_goes_on(monkeypatch):
     monkeypatch.setattr("tests.brokers.nats.PROBE_SECONDS", 0.2)
     async with NatsServer() as server:
-        server.pause()
+        server.freeze()
         with pytest.raises(BrokerError, match="does not answer"):
             await asyncio.to_thread(NATS.probe, server.url)
-        server.resume()
+        server.thaw()
         assert "JetStream" in await asyncio.to_thread(NATS.probe, server.url)
 
 
@@ -202,9 +202,9 @@ def test_a_pid_that_now_belongs_to_another_process_is_left_alone():
 
 def test_command_line(shared_elsewhere, capsys):
     assert main(["status", "nats"]) == 1
-    assert main(["up"]) == 0
-    assert main(["status"]) == 0
-    assert main(["down"]) == 0
+    assert main(["up", "nats"]) == 0
+    assert main(["status", "nats"]) == 0
+    assert main(["down", "nats"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[1] for line in lines] == ["nothing", "started:", f"{shared_elsewhere}:", "stopped"]
     with pytest.raises(SystemExit, match="2"):

@@ -10,12 +10,21 @@ from typing import Any
 
 import pytest
 
+import streamflow_kafka  # noqa: F401 - as the next
 import streamflow_nats  # noqa: F401 - imported before the loop runs: importing reads files
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = sorted(
     path
-    for folder in (".", "docs", "docs/adr", "examples", "connectors/streamflow_nats")
+    for folder in (
+        ".",
+        "docs",
+        "docs/adr",
+        "docs/brokers",
+        "examples",
+        "connectors/streamflow_kafka",
+        "connectors/streamflow_nats",
+    )
     for path in (ROOT / folder).glob("*.md")
     if path.name != "0000-template.md"
 )

@@ -16,7 +16,7 @@ from streamflow.connect.secret import Secret, redact
 from streamflow.errors import SettingsError, StreamflowError
 from streamflow_nats import Creds, Nats, NKey, Token, UserPassword
 from tests.brokers import NatsServer
-from tests.brokers.nats_server import free_port
+from tests.brokers.server import free_port
 from tests.connectors.nats.keys import make_seed, public
 from tests.unit.cli.conftest import Project
 

@@ -321,7 +321,7 @@ def test_nats_headers(long_run: bool) -> None:
     def decode(data: bytes) -> None:
         headers = parse_headers(data)
         assert all(isinstance(name, str) and isinstance(value, str) for name, value in headers.items())
-        mark = _mark(StoredMessage("s", 1, data, b""))
+        mark = _mark(StoredMessage("s", 1, data, b"", datetime.datetime.now(datetime.UTC)))
         if mark is None:
             raise ValueError
         assert mark.seq >= 0

@@ -12,7 +12,7 @@ from subprocess import Popen
 import pytest
 
 from tests.brokers import NatsServer
-from tests.brokers.nats_server import free_port
+from tests.brokers.server import free_port
 from tests.unit.cli.conftest import Project
 
 COUNTED = """

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import awaiting, stateful, wired
+from tests.simulation import awaiting, stateful, windowed, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -30,6 +30,8 @@ CELLS: tuple[Cell, ...] = (
     Cell("spread-out", wired.spread_out, wired.check_spread_out),
     Cell("blind", wired.blind, wired.check_blind, blind=frozenset({"out"})),
     Cell("pushes", wired.pushes, wired.check_pushes, ("a", "b"), pushed="b", queue=True),
+    Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
+    Cell("reminders", windowed.reminders, windowed.check_reminders, adapt=windowed.to_its_end),
     Cell("aliases", stateful.aliases, stateful.check_aliases),
     Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
     Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),

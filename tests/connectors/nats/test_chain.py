@@ -58,7 +58,7 @@ class Stage:
 async def stage(broker, request, monkeypatch):
     """A stream without atomic batches; one on which every run is a batch; and one on which every other run is."""
     choices = itertools.cycle([True] if request.param == "in batches" else [True, False])
-    monkeypatch.setattr("streamflow_nats.batching.Batching.worth", lambda self, messages: next(choices))
+    monkeypatch.setattr("streamflow_nats.batching.Batching.choose", lambda self, messages: next(choices))
     each = Stage(broker, await broker.stream("{}.x", allow_atomic=request.param != "one by one"))
     yield each
     await each.close()
@@ -418,7 +418,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
     await sink.open(sink_context())
     stored = await sink.recover(None, [])
     run = chunk(sink, 1, 1, values(0, 300))
-    mortal.server.pause()
+    mortal.server.freeze()
     try:
         with pytest.raises(Unavailable, match="acknowledged nothing"):
             async with asyncio.timeout(5):
@@ -426,7 +426,7 @@ async def test_a_frozen_server_is_unavailable_in_time(mortal):
         async with asyncio.timeout(5):
             await sink.close()
     finally:
-        mortal.server.resume()
+        mortal.server.thaw()
     sink = mortal.nats.stream(name, value=str).sink(SinkOptions())
     await sink.open(sink_context(2))
     await sink.publish([run], await sink.recover(stored, [run]))

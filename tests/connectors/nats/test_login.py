@@ -15,7 +15,7 @@ from streamflow.errors import ConnectorError, NotFound, SettingsError, Streamflo
 from streamflow_nats import Creds, Nats, NKey, Tls, Token, UserPassword
 from streamflow_nats.link import Link
 from tests.brokers import NatsServer
-from tests.brokers.nats_server import free_port
+from tests.brokers.server import free_port
 from tests.connectors.nats.keys import certificates, make_seed, operator_setup, public
 from tests.connectors.nats.kit import chunk, opened, sink_context, source_context, take
 

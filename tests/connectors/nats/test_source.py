@@ -318,14 +318,14 @@ async def test_a_frozen_server_is_noticed(mortal, monkeypatch):
     monkeypatch.setattr(pulls, "SILENCE_SECONDS", 0.5)
     name = await mortal.stream("{}.x")
     source = await opened(Nats(mortal.server.url, timeout_seconds=1).stream(name))
-    mortal.server.pause()
+    mortal.server.freeze()
     try:
         with pytest.raises(Unavailable):
             async with asyncio.timeout(10):
                 await source.read()
         await source.close()
     finally:
-        mortal.server.resume()
+        mortal.server.thaw()
 
 
 async def test_a_kill_is_noticed_although_the_client_fails_to_flush(mortal, monkeypatch):

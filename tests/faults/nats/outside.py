@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
-from collections import Counter
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -16,11 +14,8 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.brokers import NatsServer
+from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
 
-KEYS = 20
-BURSTS = (1, 20, 150, 400, 1300)
-"""How many records the feeder publishes at a time: single ones, and more than fit into one write or one batch."""
-AHEAD_RECORDS_MAX = 3000
 UNKNOWN_SECONDS = 10.0
 
 
@@ -76,41 +71,18 @@ class Outsider:
         return found
 
 
-class Feeder:
-    """Publishes records to a stream, per key numbered from 1, until its block ends.
+class NatsFeeder(Feeder):
+    """Publishes to a stream.
 
-    It keeps ahead of the flow's results, though not by more than `AHEAD_RECORDS_MAX`. It is the only publisher: after
-    a lost connection the stream's last sequence tells what landed, and the rest is published again. (Message ids alone
-    would not do: a server that was killed forgets those of messages that had left a queue.)
+    It is the only publisher: after a lost connection the stream's last sequence tells what landed, and the rest is
+    published again. (Message ids alone would not do: a server that was killed forgets those of messages that had left a
+    queue.)
     """
 
     def __init__(self, server: NatsServer, stream: str, results: str, seed: int, bursts: Sequence[int]) -> None:
-        self.sent: Counter[str] = Counter()
-        self.total = 0
-        self.acknowledged = 0
-        self.paused = False
-        self.taken_away = 0
-        """How many results somebody has taken out of the stream."""
+        super().__init__(seed, bursts)
         self._last_seq = 0
         self._server, self._stream, self._results = server, stream, results
-        self._rng, self._bursts = random.Random(seed), bursts
-        self._stopping = False
-        self._task: asyncio.Task[None] | None = None
-
-    async def __aenter__(self) -> Self:
-        self._task = asyncio.create_task(self._feed())
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.stop()
-
-    async def stop(self) -> None:
-        """Feeds no more; returns when the last record is acknowledged."""
-        self._stopping = True
-        assert self._task is not None
-        await self._task
 
     async def feed(self, count: int) -> None:
         """Publishes records now, instead of by itself while a block lasts."""
@@ -128,7 +100,7 @@ class Feeder:
                     self._last_seq = last_seq
                     while not self._stopping or pending:
                         if not pending and await self._may_feed(outsider):
-                            pending = [self._record() for _ in range(self._rng.choice(self._bursts))]
+                            pending = self._burst()
                         await _publish(outsider.client, self._stream.lower(), pending)
                         pending.clear()
                         self.acknowledged = self.total
@@ -139,15 +111,6 @@ class Feeder:
 
     async def _may_feed(self, outsider: Outsider) -> bool:
         return not self.paused and self.total - await outsider.count(self._results) < AHEAD_RECORDS_MAX
-
-    def _key(self, rng: random.Random) -> str:
-        return f"k{rng.randrange(KEYS)}"
-
-    def _record(self) -> tuple[str, bytes]:
-        key = self._key(self._rng)
-        self.sent[key] += 1
-        self.total += 1
-        return f"{key}-{self.sent[key]}", json.dumps({"key": key, "n": self.sent[key]}).encode()
 
 
 async def _connect(url: str) -> Client:

@@ -22,7 +22,7 @@ from typing import Any
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.brokers import NatsServer
-from tests.faults.nats.outside import Feeder, Outsider
+from tests.faults.nats.outside import NatsFeeder, Outsider
 from tests.faults.nats.trial import Kind, Trial
 
 KEPT_MESSAGES = 300_000
@@ -69,7 +69,7 @@ class Oracle:
         self.seen[key] = due
 
 
-class SteadyFeeder(Feeder):
+class SteadyFeeder(NatsFeeder):
     """Feeds at a steady rate, whatever the flow does; fails when the flow falls far behind."""
 
     keys = 5000

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Trap
-from tests.faults.nats.outside import Feeder
-from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, check_at_least_once
+from tests.faults.feeder import Feeder
+from tests.faults.flow import Trap
+from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
+from tests.faults.oracle import check_at_least_once
 
 SERVED = (*KINDS, MSGID, Kind("workqueue"))
 
@@ -90,7 +92,7 @@ async def kill_servers(folder: Path, rounds: int) -> int:
         return kills
 
 
-async def kill_when_idle(server: NatsServer, trials: list[Trial], feeders: list[Feeder]) -> None:
+async def kill_when_idle(server: NatsServer, trials: Sequence[Trial], feeders: Sequence[Feeder]) -> None:
     for feeder in feeders:
         feeder.paused = True
     for trial, feeder in zip(trials, feeders, strict=True):

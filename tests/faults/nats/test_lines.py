@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Trap
-from tests.faults.nats.outside import Feeder
-from tests.faults.nats.proxy import Line
+from tests.faults.feeder import Feeder
+from tests.faults.flow import Trap
 from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
+from tests.faults.proxy import Line
 
 
 class Lines:

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Trap
-from tests.faults.nats.outside import Feeder, Outsider, make_stream
-from tests.faults.nats.process import copy_state
+from tests.faults.feeder import Feeder
+from tests.faults.flow import Trap
+from tests.faults.nats.outside import Outsider, make_stream
 from tests.faults.nats.trial import (
     KINDS,
     MSGID,
@@ -21,8 +21,9 @@ from tests.faults.nats.trial import (
     Kind,
     Trial,
     at_once,
-    check_at_least_once,
 )
+from tests.faults.oracle import check_at_least_once
+from tests.faults.process import copy_state
 
 WINDOW_SECONDS = 1.0
 AWAY_SECONDS = 2.5

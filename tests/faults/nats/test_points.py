@@ -12,10 +12,11 @@ import pytest
 from streamflow.points import POINTS
 from streamflow.state.files import destroy
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Trap
-from tests.faults.nats.outside import Feeder, Outsider
-from tests.faults.nats.process import copy_state
+from tests.faults.feeder import Feeder
+from tests.faults.flow import Trap
+from tests.faults.nats.outside import Outsider
 from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
+from tests.faults.process import copy_state
 
 FIRST_LIFE = ("source.pinned", "sink.baseline")
 RECOVERY = ("store.claimed", "store.opened", "state.loaded", "source.opened", "sink.fenced", "sink.asked")

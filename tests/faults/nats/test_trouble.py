@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Target, Trap
+from tests.faults.flow import Trap
+from tests.faults.nats.flow import Target
 from tests.faults.nats.outside import Outsider, make_stream
-from tests.faults.nats.proxy import Line
-from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, at_once, check
+from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial, at_once
+from tests.faults.oracle import check
+from tests.faults.proxy import Line
 
 SOURCES = (Kind(), Kind("workqueue", "batch", atomic=True), Kind("interest", atomic=True))
 """Each kind of source, each way to guard a sink."""

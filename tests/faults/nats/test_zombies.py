@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import NatsServer
-from tests.faults.nats.flow import Trap
+from tests.faults.flow import Trap
 from tests.faults.nats.outside import Outsider
-from tests.faults.nats.process import FlowProcess, copy_state
 from tests.faults.nats.trial import KINDS, QUEUES, Kind, Trial
+from tests.faults.process import FlowProcess, copy_state
 
 FREEZES = (
     Trap("publish.part", 3, "freeze"),  # in the middle of a publish: a part has left

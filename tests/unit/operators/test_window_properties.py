@@ -60,7 +60,7 @@ def steps_of(flow: sf.Flow, lateness: int) -> tuple[Any, dict[str, Any]]:
     )
     mixed = source.key_by(lambda record: record.key, name="mixed")
     apart = source.key_by(lambda record: record.partition + record.key, name="apart")
-    numbers = sf.collect(lambda record: record.number)
+    numbers: sf.Aggregator[Record, list[int], list[int]] = sf.collect(lambda record: record.number)
     found = {}
     for size, every, offset in ALIGNED:
         kind = sf.sliding(f"{size}s", f"{every}s", offset=f"{offset}s")

@@ -271,7 +271,9 @@ async def test_a_result_that_raises_is_left_out_and_its_state_is_freed(plain: bo
         return 1 / (len(kept) - 1)
 
     def build(keyed: Any) -> Any:
-        kept = sf.aggregator(list, lambda kept, record: [*kept, record[1]], lambda a, b: a + b, result)
+        kept: sf.Aggregator[Any, list[Any], float] = sf.aggregator(
+            list, lambda kept, record: [*kept, record[1]], lambda a, b: a + b, result
+        )
         return keyed.window(sf.tumbling("10s")).agg(kept, name="odd", on_error=sf.skip)
 
     flow, records, odd = flow_of(build)
@@ -297,10 +299,11 @@ async def test_state_that_cannot_be_stored_names_the_step() -> None:
     flow, records, _ = flow_of(
         lambda keyed: keyed.window(sf.tumbling("10s")).agg(sf.collect(lambda record: object()), name="bad")
     )
+    t = FlowTest(flow)
+    await t.__aenter__()
+    await t.send(records, ("k", 1))
     with pytest.raises((EncodeError, StepError), match="bad"):
-        async with FlowTest(flow) as t:
-            await t.send(records, ("k", 1))
-            await t.advance("1m")
+        await t.advance("1m")
 
 
 @pytest.mark.parametrize(

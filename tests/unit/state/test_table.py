@@ -51,6 +51,7 @@ class TableMachine(RuleBasedStateMachine):
         self.tables = [
             Table[dict[str, int]]("t", JsonCodec(dict[str, int]), dict, ttl_ms=self.ttl, key_type=str) for _ in range(3)
         ]
+        self.tables[0].in_place = self.tables[2].in_place = True
         self.sizes = (1, 2, 1000)
         self.now = 100
         self.model: dict[str, dict[str, int]] = {}

@@ -152,3 +152,28 @@ def test_one_key_by_takes_keys_of_one_type(others):
     check.check(first)
     with pytest.raises(TypeError):
         check.check(second)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_is_put_in_place_of_a_value_stays(in_place):
+    """A table whose values change in place writes only what is new into its base."""
+    table: Table[dict[str, int]] = Table("t", JsonCodec(dict[str, int]), dict)
+    table.in_place = in_place
+
+    def end_epoch() -> None:
+        table.seal()
+        while table.encode(10) is not None:
+            pass
+
+    table.get("a")["x"] = 1
+    end_epoch()
+    table.put("a", {"x": 2})
+    end_epoch()
+    assert table.snapshot() == {"a": {"x": 2}}
+    table.get("a")["x"] += 1
+    end_epoch()
+    assert table.snapshot() == {"a": {"x": 3}}
+    table.delete("a")
+    table.get("a")["x"] = 5
+    end_epoch()
+    assert table.snapshot() == {"a": {"x": 5}}

@@ -15,15 +15,20 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tests.faults.nats.flow import Setup, Trap, live
+from tests.faults.flow import Setup, Trap, live
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
 
 # One process imports everything, once; each life of a flow is a fork of it, alive after 10 ms instead of 400.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
+        # what is not there, or not installed, is left out
+        "tests.faults.kafka.flow",
+        "aiokafka",
+        "streamflow_kafka.sink",
+        "streamflow_kafka.source",
         "tests.faults.nats.flow",
         "nats",
         "streamflow.flow.running",

@@ -8,13 +8,13 @@ import random
 from types import TracebackType
 from typing import Self
 
-from tests.brokers import NatsServer
+from tests.brokers import BrokerServer
 
 READ_BYTES = 16 * 1024
 
 
 class Line:
-    """A TCP proxy in front of a NATS server, on a free loopback port.
+    """A TCP proxy in front of a broker, on a free loopback port.
 
     cut: connections end at once, with data on their way. silence: connections stay, nothing passes any more, in either
     direction, and nobody is told; what was sent meanwhile can be let through later, when the sender has long given it
@@ -22,7 +22,14 @@ class Line:
     unless the line refuses them.
     """
 
-    def __init__(self, server: NatsServer) -> None:
+    def __init__(self, server: BrokerServer, port: int = 0) -> None:
+        """Prepares a line.
+
+        Args:
+            server: Where it leads.
+            port: To which port; by default that of clients.
+        """
+        self.port = port or server.port
         self.cuts = self.silences = self.late_bytes = 0
         self.delay_seconds = 0.0
         self._server = server
@@ -45,7 +52,7 @@ class Line:
     @property
     def url(self) -> str:
         host, port = self._listener.sockets[0].getsockname()
-        return f"nats://{host}:{port}"
+        return self._server.url.replace(f"{self._server.host}:{self._server.port}", f"{host}:{port}")
 
     def cut(self) -> int:
         """Cuts every connection; returns how many there were."""
@@ -88,7 +95,7 @@ class Line:
             writer.transport.abort()
             return
         try:
-            far_reader, far_writer = await asyncio.open_connection(self._server.host, self._server.port)
+            far_reader, far_writer = await asyncio.open_connection(self._server.host, self.port)
         except OSError:
             writer.transport.abort()
             return

@@ -1,0 +1,219 @@
+"""Frames: one record as key, value, headers and partition in one piece of bytes.
+
+Layout: one byte of flags, then what they announce: the partition (four bytes), the key (its length in four bytes, then
+itself), the headers (their length in four bytes, then themselves), and the value, which takes the rest. Inside the
+headers each name and value has its length in two and four bytes before it. Numbers have the big end first. An empty
+frame stands for a record that was given up (dead letter): its number is used, and nothing is published.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+import msgspec
+
+from streamflow.batch import Fragment
+from streamflow.codecs import Codec
+from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.errors import EncodeError
+
+HAS_KEY: Final = 1
+HAS_PARTITION: Final = 2
+HAS_HEADERS: Final = 4
+NO_VALUE: Final = 8
+PLAIN: Final = b"\0"
+TOMBSTONE: Final = b"\x08"
+PARTITION_MAX: Final = 2**31 - 1
+
+_KEY_HEAD: Final = struct.Struct(">BI")
+_UINT: Final = struct.Struct(">I")
+_NAME_SIZE: Final = struct.Struct(">H")
+_HEADER_NAME: Final = re.compile(r"[\x21-\x7e]{1,256}")
+_dumps = msgspec.json.Encoder().encode
+
+KafkaHeaders = list[tuple[str, bytes]]
+
+
+class Frame(NamedTuple):
+    """What is published for one record, before its number is known to the broker."""
+
+    key: bytes | None
+    value: bytes | None
+    partition: int | None = None
+    headers: KafkaHeaders = []  # noqa: RUF012 - never changed; aiokafka wants a list
+
+
+def unpack(frame: bytes) -> Frame:
+    """Splits a frame that is not empty.
+
+    Raises:
+        ValueError: It is cut off.
+    """
+    flags, at = frame[0], 1
+    key = partition = None
+    headers: KafkaHeaders = []
+    try:
+        if flags & HAS_PARTITION:
+            (partition,), at = _UINT.unpack_from(frame, at), at + 4
+        if flags & HAS_KEY:
+            key, at = _sized(frame, at)
+        if flags & HAS_HEADERS:
+            packed, at = _sized(frame, at)
+            headers = _unpack_headers(packed)
+    except struct.error as error:
+        raise ValueError(f"a frame of {len(frame)} bytes is cut off") from error
+    return Frame(key, None if flags & NO_VALUE else frame[at:], partition, headers)
+
+
+def key_bytes(key: Any) -> bytes:
+    """A key as other producers write it: text in UTF-8, bytes as they are, integers and UUIDs as text, all else JSON.
+
+    Java's ``LongSerializer`` writes eight bytes instead: pass bytes where such a consumer reads.
+    """
+    if type(key) is str:
+        return key.encode()
+    if isinstance(key, bytes):
+        return key
+    if isinstance(key, str):
+        return str(key.value if hasattr(key, "value") else key).encode()
+    if isinstance(key, UUID):
+        return str(key).encode()
+    return _dumps(key)
+
+
+class FrameEncoder:
+    """Turns records into frames: pure, without I/O, also before the sink is open.
+
+    Args:
+        codec: Encodes values.
+        options: Key, headers and partition, as `to` was given them.
+        nulls: Whether None is a record without a value.
+        sink: Name for errors.
+    """
+
+    def __init__(self, codec: Codec[Any], options: SinkOptions, sink: str, *, nulls: bool = False) -> None:
+        self.sink = sink
+        self.frame_bytes_max = 0
+        """Largest frame that the topic takes, known once the sink is open; 0 before."""
+        self.partitions = 0
+        """How many there are, known once the sink is open; 0 before."""
+        self._codec, self._options = codec, options
+        self._value = value_packer(codec, nulls=nulls)
+
+    def encode(self, records: Fragment) -> Frames:
+        """Returns one frame per row.
+
+        Raises:
+            EncodeError: A value, key, header or partition is refused, or the record is too large.
+        """
+        options, pack = self._options, self._value
+        plain = options.headers is None and options.partition is None
+        try:
+            if plain and options.key is None and records.keys is None:
+                frames = [pack(value) for value in records.values]
+            else:
+                keys = records.keys or [None] * len(records.values)
+                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+        except (ValueError, TypeError, OverflowError) as error:
+            raise EncodeError(
+                f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
+                step=self.sink,
+                hint="Emit values that fit the type given to kafka.topic(value=...).",
+            ) from error
+        if self.frame_bytes_max and frames and len(max(frames, key=len)) > self.frame_bytes_max:
+            raise EncodeError(
+                f"a record for {self.sink} has {len(max(frames, key=len))} bytes; topic and settings take "
+                f"{self.frame_bytes_max}",
+                step=self.sink,
+                hint="Raise max.message.bytes of the topic and Options.message_bytes_max, or emit smaller values.",
+            )
+        return frames
+
+    def _frame(self, value: Any, key: Any) -> bytes:
+        options = self._options
+        packed = self._value(value)
+        if options.key is not None:
+            key = options.key(value)
+        flags, parts = packed[0], [b""]
+        if options.partition is not None:
+            flags |= HAS_PARTITION
+            parts.append(_UINT.pack(self._partition(options.partition(value))))
+        if key is not None:
+            encoded = key_bytes(key)
+            if flags == 0 and options.headers is None:
+                return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
+            flags |= HAS_KEY
+            parts += [_UINT.pack(len(encoded)), encoded]
+        if options.headers is not None and (headers := options.headers(value)):
+            flags |= HAS_HEADERS
+            encoded = self._pack_headers(headers)
+            parts += [_UINT.pack(len(encoded)), encoded]
+        parts[0] = bytes((flags,))
+        parts.append(packed[1:])
+        return b"".join(parts)
+
+    def _partition(self, partition: Any) -> int:
+        if type(partition) is not int or not 0 <= partition <= PARTITION_MAX:
+            raise self._refused(f"{partition!r} is no partition", "Let partition= return a number from 0 up.")
+        if self.partitions and partition >= self.partitions:
+            raise self._refused(
+                f"there is no partition {partition}: the topic has {self.partitions}",
+                "Add partitions to the topic, or let partition= return a smaller number.",
+            )
+        return partition
+
+    def _pack_headers(self, headers: Mapping[str, str]) -> bytes:
+        parts = []
+        for name, value in headers.items():
+            if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+                raise self._refused(f"{name!r} is no header name", "Use up to 256 printable characters, no blanks.")
+            if name.lower().startswith("sf-"):
+                raise self._refused(f"header {name} belongs to the connector", "Use another name.")
+            if not isinstance(value, str):
+                raise self._refused(f"header {name} is no text", "Encode the value, as JSON for example.")
+            encoded_name, encoded = name.encode(), value.encode()
+            parts += [_NAME_SIZE.pack(len(encoded_name)), encoded_name, _UINT.pack(len(encoded)), encoded]
+        return b"".join(parts)
+
+    def _refused(self, what: str, hint: str) -> EncodeError:
+        return EncodeError(f"sink {self.sink}: {what}", step=self.sink, hint=hint)
+
+    def _culprit(self, records: Fragment) -> str:
+        for value in records.values:
+            try:
+                self._value(value)
+            except Exception:
+                return type(value).__qualname__
+        return "unknown"
+
+
+def value_packer(codec: Codec[Any], *, nulls: bool) -> Callable[[Any], bytes]:
+    """Returns the function that makes the frame of a value that has nothing beside it."""
+    encode = codec.encode
+    if not nulls:
+        return lambda value: PLAIN + encode(value)
+    return lambda value: TOMBSTONE if value is None else PLAIN + encode(value)
+
+
+def _sized(frame: bytes, at: int) -> tuple[bytes, int]:
+    """Bytes with their length before them, and where they end."""
+    start = at + 4
+    end = start + int(_UINT.unpack_from(frame, at)[0])
+    if end > len(frame):
+        raise ValueError(f"a frame of {len(frame)} bytes says that a part of it ends at byte {end}")
+    return frame[start:end], end
+
+
+def _unpack_headers(packed: bytes) -> KafkaHeaders:
+    headers: KafkaHeaders = []
+    at = 0
+    while at < len(packed):
+        end = at + 2 + int(_NAME_SIZE.unpack_from(packed, at)[0])
+        name = packed[at + 2 : end].decode()
+        value, at = _sized(packed, end)
+        headers.append((name, value))
+    return headers
