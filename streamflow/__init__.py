@@ -31,6 +31,7 @@ from streamflow.operators.sketches import approx_distinct, quantiles
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
 from streamflow.policy import retry
+from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
 
@@ -60,6 +61,7 @@ __all__ = [
     "OnError",
     "Output",
     "Process",
+    "Resource",
     "Running",
     "Settings",
     "Stream",
@@ -69,6 +71,7 @@ __all__ = [
     "WindowedStream",
     "aggregator",
     "approx_distinct",
+    "circuit_breaker",
     "collect",
     "count",
     "count_window",

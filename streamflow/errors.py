@@ -7,6 +7,7 @@
     ├── ConnectorError             a broker or file said no
     │   ├── Unavailable            it may work again later: retried with back-off
     │   ├── NotFound               a stream, topic, queue or file does not exist
+    │   ├── CircuitOpen            a resource is left alone after failures
     │   ├── RecordRejected         the broker refuses one record for good
     │   └── Refusal                the world went back or ahead: going on could lose or double records
     │       ├── RetentionGap       records after the stored position are gone
@@ -85,6 +86,10 @@ class Unavailable(ConnectorError):
 
 class NotFound(ConnectorError):
     """The stream, topic, queue or file does not exist."""
+
+
+class CircuitOpen(ConnectorError):
+    """A resource has failed several times in a row and is left alone for a while."""
 
 
 class RecordRejected(ConnectorError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from streamflow.codecs import JsonCodec
@@ -18,6 +18,7 @@ from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
 from streamflow.runtime.intake import Pushed
+from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.store import Store, StoredLetter
 
@@ -105,6 +106,11 @@ class Running:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))
         return await done
+
+    async def health(self) -> Mapping[str, str]:
+        """Per resource an empty text, or what is wrong with it."""
+        engine = self._supervisor.engine
+        return {} if engine is None else await health(engine.job.resources)
 
     async def dead_letters(self) -> Sequence[StoredLetter]:
         """The records that ``on_error=sf.dead_letter`` put aside, oldest first, as of the last commit."""

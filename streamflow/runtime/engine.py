@@ -33,6 +33,7 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, Pump, World
+from streamflow.runtime.resources import Resource, opened
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
@@ -63,6 +64,7 @@ class Job:
         point: Called at the crash points of everything but the store, which has its own.
         watch: Have a thread name steps that keep the event loop to themselves.
         give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
+        resources: What steps use, to be opened with the shard.
         journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one.
     """
 
@@ -78,6 +80,7 @@ class Job:
     watch: bool = False
     give_way: Callable[[float], object] = block
     journal: Sequence[RecordedEpoch] = ()
+    resources: Sequence[Resource[Any]] = ()
 
     def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
         """What the store holds the flow against."""
@@ -158,8 +161,12 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
-            self._build(self.checkpoint)
-            await self._supervise()
+            async with opened(job.resources):
+                try:
+                    self._build(self.checkpoint)
+                    await self._supervise()
+                finally:
+                    await self._close()  # what was opened outlives the calls that use it
         finally:
             await self._close()
 

@@ -254,7 +254,15 @@ class FlowTest:
     def _job(self) -> Job:
         flow = self._flow
         store = SqliteStore(self._path, executor=InlineExecutor())
-        return Job(make_plan(self._graph), store, self._settings, self.clock, drop=flow.drop, renamed=flow.renamed)
+        return Job(
+            make_plan(self._graph),
+            store,
+            self._settings,
+            self.clock,
+            drop=flow.drop,
+            renamed=flow.renamed,
+            resources=flow.resources,
+        )
 
     def _in_memory(self, graph: Graph) -> Graph:
         """The same graph with a memory topic for each source and sink."""
