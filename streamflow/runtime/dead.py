@@ -34,7 +34,12 @@ class DeadLetters:
         self._sealed: dict[int, list[DeadLetter]] = {}
 
     def add(self, place: Hashable, letter: DeadLetter) -> None:
-        """Takes a letter.
+        """Takes a letter; raises as `admit`."""
+        self.admit(letter)
+        self._open.setdefault(place, []).append(letter)
+
+    def admit(self, letter: DeadLetter) -> None:
+        """Counts a letter.
 
         Raises:
             StepError: There is no room.
@@ -47,7 +52,6 @@ class DeadLetters:
                 hint="Look at them: streamflow dead TARGET list; then requeue or drop them, or raise the limit.",
             )
         self._stored += 1
-        self._open.setdefault(place, []).append(letter)
         self._told(letter)
 
     def seal(self, place: Hashable, epoch: int) -> None:

@@ -245,6 +245,7 @@ class Engine:
             job.point,
             self._bury,
             self.dead.seal,
+            self.dead.admit,
         )
         self.outboxes = {
             step.name: Outbox(

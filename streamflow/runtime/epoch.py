@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from time import sleep as block  # on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
+from streamflow.batch import Chunk, DeadLetter, Fragment, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.dead import DeadLetters
@@ -238,6 +238,10 @@ class Committer:
         """Reads chunks back that are at rest."""
         found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
         return found
+
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Stores a chunk in which a frame was given up, and what it was."""
+        await self._on_thread(self._store.bury(chunk, letter))
 
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""

@@ -446,6 +446,7 @@ class World:
     point: Point
     bury: Callable[[Hashable, DeadLetter], None]
     sealed: Callable[[Hashable, int], None]
+    admit: Callable[[DeadLetter], None]
 
 
 def _size_bytes(payloads: Sequence[Any]) -> int:

@@ -245,6 +245,18 @@ def write_chunks(connection: sqlite3.Connection, tally: Tally, chunks: Sequence[
         tally.add_chunk(sink, Held(first_seq, count, crc))
 
 
+def replace_chunk(connection: sqlite3.Connection, tally: Tally, chunk: Chunk) -> None:
+    """Writes other bytes for a chunk that is in the outbox."""
+    (before,) = (held for held in tally.ledger.pending[chunk.sink] if held.at == chunk.first_seq)
+    crc = chunk_crc(chunk)
+    cursor = connection.execute(
+        "UPDATE outbox SET payload = ?, crc = ? WHERE sink = ? AND first_seq = ? AND count = ?",
+        (chunk.payload, crc, chunk.sink, chunk.first_seq, chunk.count),
+    )
+    assert cursor.rowcount == 1, f"sink {chunk.sink}: no chunk from {chunk.first_seq} in the outbox"
+    tally.add("outbox", 0, crc - before.crc)
+
+
 def write_progress(connection: sqlite3.Connection, tally: Tally, progress: Mapping[str, Progress]) -> None:
     """Writes how far brokers are, and deletes the chunks that are published whole."""
     rows = []

@@ -84,7 +84,7 @@ def mark_requeued(connection: sqlite3.Connection, tally: Tally, requeue: Mapping
         (found,) = letters
         if not found.letter.source:
             raise StateError(
-                f"dead letter {id} is a timer of step {found.letter.name!r} and no record",
+                f"dead letter {id} of {found.letter.kind} {found.letter.name!r} is no record of a source",
                 hint="Drop it: streamflow dead TARGET drop.",
             )
         fields = _fields(found.epoch, found.at_ms, found.letter)

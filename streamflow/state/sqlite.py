@@ -9,14 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from streamflow.batch import Chunk, Progress, Taken
+from streamflow.batch import Chunk, DeadLetter, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced, StateError
 from streamflow.state import commit as writing
 from streamflow.state.claim import StoreOptions, claim, verify
-from streamflow.state.dead import StoredLetter, delete_dead, mark_requeued, read_dead
+from streamflow.state.dead import StoredLetter, delete_dead, mark_requeued, read_dead, write_dead
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
-from streamflow.state.ledger import Ledger
+from streamflow.state.ledger import Held, Ledger
 from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
     as_checkpoint_error,
@@ -27,6 +27,7 @@ from streamflow.state.opening import (
     transaction,
 )
 from streamflow.state.recovery import load_entries, read_checkpoint, read_chunks
+from streamflow.state.rows import chunk_crc
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
 from streamflow.state.tally import Tally
 from streamflow.state.wal import WalKeeper
@@ -203,6 +204,26 @@ class SqliteStore:
 
         self._write("changing dead letters", write)
         tally.apply()
+        self._tell_witness()
+
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Replaces a chunk of the outbox, and keeps what it has lost."""
+        await self._executor.run(self._bury, chunk, letter)
+
+    def _bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
+        held = Held(chunk.first_seq, chunk.count, chunk_crc(chunk))
+
+        def write() -> None:
+            writing.check_generation(connection, ledger)
+            writing.replace_chunk(connection, tally, chunk)
+            write_dead(connection, tally, 0, self._options.clock.now_ms(), [letter])
+            tally.write(connection, notes=1)
+
+        self._write("giving up a record", write)
+        tally.apply()
+        ledger.replace_chunk(chunk.sink, held)
         self._tell_witness()
 
     async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:

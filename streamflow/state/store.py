@@ -293,6 +293,13 @@ class Store(Protocol):
         """
         ...
 
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Replaces a chunk of the outbox by one in which a frame is empty, and keeps the letter, in one transaction.
+
+        The broker refuses that frame for good: its number is used, and nothing is published for it.
+        """
+        ...
+
     async def fold(self, *, idle: bool = True) -> bool:
         """Merges one slice (about 20 ms) of deltas into rows; returns False when nothing is left.
 

@@ -158,3 +158,29 @@ def check_async_processing(inputs: Inputs, outputs: Outputs) -> None:
         assert count > 0
         told[name] = told.get(name, 0) + count
     assert told == {name: len(values) for name, values in by(inputs["b"], key).items()}
+
+
+def refusing() -> Flow:
+    """A broker that refuses records for good, and steps whose errors are put aside: nothing else is missing."""
+    flow = Flow("refusing")
+
+    def picky(v: int) -> int:
+        if v % 7 == 3:
+            raise ValueError("no")
+        return v
+
+    async def slow(v: int) -> int:
+        await asyncio.sleep(pause(v))
+        return picky(v + 1)
+
+    sink = topic("out")
+    sink.refuse(lambda v: v % 5 == 0)
+    source = flow.source(topic("a"))
+    source.map(picky, on_error=sf.dead_letter).to(sink, on_error=sf.dead_letter)
+    source.map(slow, concurrency=3, on_error=sf.dead_letter).to(topic("slow"))
+    return flow
+
+
+def check_refusing(inputs: Inputs, outputs: Outputs) -> None:
+    assert outputs["out"] == [v for v in inputs["a"] if v % 7 != 3 and v % 5]
+    assert outputs["slow"] == [v + 1 for v in inputs["a"] if (v + 1) % 7 != 3]

@@ -36,6 +36,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
     Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),
     Cell("async-processing", awaiting.async_processing, awaiting.check_async_processing, ("a", "b"), timed=True),
+    Cell("refusing", awaiting.refusing, awaiting.check_refusing),
     Cell("unordered", awaiting.unordered, awaiting.check_unordered, ordered=False),
 )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ import pytest
 
 import streamflow as sf
 from streamflow.batch import DeadLetter
-from streamflow.errors import DecodeError, StateError, StepError
+from streamflow.errors import DecodeError, RecordRejected, StateError, StepError
+from streamflow.runtime.engine import Engine
 from streamflow.state.reader import dead_letters
 from tests.unit.operators.test_async_map import flow_in, send, topics
 from tests.unit.runtime.test_engine import until
@@ -166,7 +168,7 @@ async def test_a_timer_has_no_record(tmp_path):
         await until(lambda: sink.values == [1])
         while not (found := await run.dead_letters()):
             await asyncio.sleep(0.005)
-        with pytest.raises(StateError, match="is a timer of step 'step'"):
+        with pytest.raises(StateError, match="of step 'step' is no record of a source"):
             await run.engine.job.store.edit_dead([], {found[0].id: b""})
     assert (found[0].letter.source, found[0].letter.payload) == ("", b"")
     assert "a timer, key 'k1'" in found[0].letter.error
@@ -237,8 +239,6 @@ async def test_a_letter_requeued_at_rest_is_taken_in_by_the_next_run_through_its
     flow.source(source).map(boom, on_error=sf.dead_letter).to(sink)
     await run_over(flow, source, [3, 6])
     job = flow.job()
-    from streamflow.runtime.engine import Engine
-
     await job.store.open(job.manifest(Engine(job).bound))
     await job.store.edit_dead([1], {2: b"7"})
     await job.store.close()
@@ -275,3 +275,55 @@ async def test_a_letter_is_dropped_while_the_flow_runs(tmp_path):
         send(source, 6, 2)  # there is room again
         await until(lambda: len(sink.values) == 2)
         assert [found.letter.payload for found in await run.dead_letters()] == [b"6"]
+
+
+@pytest.mark.parametrize("at_rest", [False, True])
+async def test_a_record_that_the_broker_refuses_for_good_is_given_up_and_the_rest_goes_on(tmp_path, at_rest):
+    source, sink = topics()
+    memory = {"outbox_memory_bytes_max": 1} if at_rest else {}
+    flow = flow_in(tmp_path, chunk_bytes=8, **memory)
+    sink.refuse(lambda v: v % 3 == 0)
+    flow.source(source).to(sink, on_error=sf.dead_letter)
+    await run_over(flow, source, range(1, 10))
+    assert sink.values == [1, 2, 4, 5, 7, 8]
+    found = letters(flow.state_path)
+    assert [(letter.kind, letter.name, letter.source) for letter in found] == [("sink", "out", "")] * 3
+    assert [letter.payload[-1:] for letter in found] == [b"3", b"6", b"9"]
+    assert "refuses record 3" in found[0].error
+    sink.refuse(None)
+    await flow.run()  # given up for good
+    assert sink.values == [1, 2, 4, 5, 7, 8]
+
+
+async def test_a_record_that_the_broker_refuses_stops_the_flow_by_default(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    sink.refuse(lambda v: v == 2)
+    flow.source(source).to(sink)
+    with pytest.raises(RecordRejected, match="refuses record 2"):
+        await run_over(flow, source, [1, 2, 3])
+    assert sink.values == [1]
+    assert letters(flow.state_path) == []
+
+
+async def test_a_crash_before_or_behind_the_burial_neither_loses_nor_doubles_the_letter(tmp_path):
+    source, sink = topics()
+    sink.refuse(lambda v: v == 2)
+    flow = flow_in(tmp_path)
+    flow.source(source).to(sink, on_error=sf.dead_letter)
+    send(source, 1, 2, 3)
+    source.close_input()
+    died = 0
+    for point in ("publish.begun", "record.buried"):
+
+        def die(name: str, at: str = point) -> None:
+            if name == at:
+                raise RuntimeError(f"died at {at}")
+
+        with pytest.raises(RuntimeError, match="died at"):
+            await Engine(replace(flow.job(), point=die)).run()
+        died += 1
+    await flow.run()
+    assert died == 2
+    assert sink.values == [1, 3]
+    assert len(letters(flow.state_path)) == 1
