@@ -1,9 +1,12 @@
 """streamflow: stateful stream processing for asyncio, exactly-once, with one SQLite file as its commit point."""
 
 from streamflow.clock import Duration
+from streamflow.codecs import MemorySchemaRegistry, avro, msgpack, protobuf
 from streamflow.connect.contracts import Guarantee, Level
 from streamflow.connect.file import jsonl, lines
 from streamflow.connect.memory import MemoryTopic
+from streamflow.connect.schema_registry import HttpSchemaRegistry
+from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
 from streamflow.flow.state import list_state, map_state
@@ -51,11 +54,13 @@ __all__ = [
     "Duration",
     "Flow",
     "Guarantee",
+    "HttpSchemaRegistry",
     "Instrument",
     "KeyedStream",
     "Level",
     "ListState",
     "MapState",
+    "MemorySchemaRegistry",
     "MemoryTopic",
     "Message",
     "OnError",
@@ -66,11 +71,13 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Tls",
     "WindowResult",
     "Windowed",
     "WindowedStream",
     "aggregator",
     "approx_distinct",
+    "avro",
     "circuit_breaker",
     "collect",
     "count",
@@ -87,7 +94,9 @@ __all__ = [
     "max",
     "mean",
     "min",
+    "msgpack",
     "otherwise",
+    "protobuf",
     "quantiles",
     "reduce",
     "retry",

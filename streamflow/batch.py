@@ -171,6 +171,7 @@ class MicroBatch:
         barrier: The epoch that is complete after this number, or None.
         fires: Whether timers may fire: not before the backlog found at start has been read.
         watermarks: Per group of sources (`streamflow.plan.event_time`), as of the number's end.
+        traced: Whether a record has trace context in its headers, which travels on to what is made of it.
     """
 
     number: int
@@ -179,6 +180,7 @@ class MicroBatch:
     barrier: int | None = None
     fires: bool = True
     watermarks: tuple[Watermark, ...] = ()
+    traced: bool = False
 
     def locate(self, row: int) -> tuple[SourceInput, int] | None:
         """Finds the input and the offset in it that row ``row`` came from; None for rows that no record caused."""
@@ -187,13 +189,21 @@ class MicroBatch:
                 return part, row - part.first_row
         return None
 
+    def headers(self, origin: Origin) -> Headers | None:
+        """The headers of the record that led to a row; None if it had none, or no record led to it."""
+        found = self.locate(origin[0]) if origin else None
+        if found is None or found[0].records.headers is None:
+            return None
+        return found[0].records.headers[found[1]]
+
 
 class Fragment(NamedTuple):
     """The rows of one number on one edge, or the next part of them; ``last`` marks the final one.
 
     ``keys``, ``ports`` and ``origins`` are parallel to ``values`` where the edge carries them; so are ``times``, event
     times in microseconds, and ``marks``, the watermark of a record's own partition just before it. ``upto`` promises
-    that nothing at or before that origin will still come on this edge; None on the last fragment.
+    that nothing at or before that origin will still come on this edge; None on the last fragment. What reaches a
+    sink has ``origins`` only in a number that is traced.
     """
 
     batch: MicroBatch

@@ -18,7 +18,7 @@ import msgspec
 
 from streamflow.batch import Fragment
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.connect.contracts import Frames, SinkOptions, row_headers
 from streamflow.errors import EncodeError
 
 HAS_KEY: Final = 1
@@ -111,13 +111,15 @@ class FrameEncoder:
             EncodeError: A value, key, header or partition is refused, or the record is too large.
         """
         options, pack = self._options, self._value
-        plain = options.headers is None and options.partition is None
         try:
+            headers = row_headers(options, records)
+            plain = headers is None and options.partition is None
             if plain and options.key is None and records.keys is None:
                 frames = [pack(value) for value in records.values]
             else:
                 keys = records.keys or [None] * len(records.values)
-                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+                rows = zip(records.values, keys, headers or [None] * len(keys), strict=True)
+                frames = [self._frame(value, key, given) for value, key, given in rows]
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodeError(
                 f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
@@ -133,7 +135,7 @@ class FrameEncoder:
             )
         return frames
 
-    def _frame(self, value: Any, key: Any) -> bytes:
+    def _frame(self, value: Any, key: Any, headers: Mapping[str, str] | None) -> bytes:
         options = self._options
         packed = self._value(value)
         if options.key is not None:
@@ -144,11 +146,11 @@ class FrameEncoder:
             parts.append(_UINT.pack(self._partition(options.partition(value))))
         if key is not None:
             encoded = key_bytes(key)
-            if flags == 0 and options.headers is None:
+            if flags == 0 and not headers:
                 return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
             flags |= HAS_KEY
             parts += [_UINT.pack(len(encoded)), encoded]
-        if options.headers is not None and (headers := options.headers(value)):
+        if headers:
             flags |= HAS_HEADERS
             encoded = self._pack_headers(headers)
             parts += [_UINT.pack(len(encoded)), encoded]

@@ -16,7 +16,7 @@ import msgspec
 
 from streamflow.batch import Fragment
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.connect.contracts import Frames, SinkOptions, row_headers
 from streamflow.errors import EncodeError
 from streamflow_nats.subjects import covers, is_literal
 
@@ -79,13 +79,16 @@ class FrameEncoder:
             EncodeError: A value, key, header or subject is refused, or the message is too large.
         """
         options, encode = self._options, self._codec.encode
-        plain = options.headers is None and options.subject is None
         try:
+            rows_headers = row_headers(options, records)
+            plain = rows_headers is None and options.subject is None
             if plain and options.key is None and records.keys is None:
                 frames = [_PLAIN + encode(value) for value in records.values]
             else:
                 keys = records.keys or [None] * len(records.values)
-                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+                headers = rows_headers or [None] * len(records.values)
+                rows = zip(records.values, keys, headers, strict=True)
+                frames = [self._frame(value, key, given) for value, key, given in rows]
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodeError(
                 f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
@@ -101,15 +104,15 @@ class FrameEncoder:
             )
         return frames
 
-    def _frame(self, value: Any, key: Any) -> bytes:
+    def _frame(self, value: Any, key: Any, given: Mapping[str, str] | None) -> bytes:
         options = self._options
         headers = b""
         if options.key is not None:
             key = options.key(value)
         if key is not None:
             headers = b"sf-key: %s\r\n" % _key_text(key)
-        if options.headers is not None:
-            headers += self._header_lines(options.headers(value))
+        if given is not None:
+            headers += self._header_lines(given)
         subject = b"" if options.subject is None else self._subject(options.subject(value))
         return b"".join((_LENGTHS.pack(len(subject), len(headers)), subject, headers, self._codec.encode(value)))
 

@@ -11,6 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
 from streamflow.connect.secret import Secret, as_secret
+from streamflow.connect.tls import Tls
 from streamflow.errors import SettingsError
 from streamflow_nats.subjects import check_name, check_pattern, is_literal
 
@@ -97,31 +98,6 @@ def _check_path(path: str | Path, what: str) -> None:
             f"{what}= is given what looks like a secret itself, not the path of a file that holds it",
             hint="Write it into a file that only its owner may read, and pass the path.",
         )
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS 1.2 or newer, host name checked; there is no way to turn that off.
-
-    Args:
-        ca: File with the authorities to trust; the system's by default.
-        cert: File with the client's certificate, where the server wants one.
-        key: File with the client's private key.
-        server_name: The name the server's certificate must carry; the URL's host by default.
-    """
-
-    ca: str | Path | None = None
-    cert: str | Path | None = None
-    key: str | Path | None = None
-    server_name: str | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Reads the files and returns the context; blocks."""
-        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert is not None:
-            context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
-        return context
 
 
 @dataclass(frozen=True, slots=True)

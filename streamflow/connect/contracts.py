@@ -16,6 +16,7 @@ from streamflow.batch import Chunk, Fragment, Headers, Partition, Position, Prog
 from streamflow.codecs import Codec
 from streamflow.graph import OnError
 from streamflow.points import Point, no_point
+from streamflow.trace import carried, is_traced
 
 T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
@@ -137,6 +138,25 @@ class SinkOptions:
     partition: Callable[[Any], int] | None = None
 
 
+def row_headers(options: SinkOptions, records: Fragment) -> Sequence[Headers | None] | None:
+    """The headers of each row: what ``.to(headers=...)`` gives, and the trace context of the record it came from.
+
+    A sink whose broker has headers writes them all; where the user gives a traceparent, that one counts.
+
+    Returns:
+        None if no row has any.
+    """
+    given = None if options.headers is None else list(map(options.headers, records.values))
+    if records.origins is None:
+        return given
+    found = [carried(records.batch.headers(origin)) for origin in records.origins]
+    if given is None:
+        return found if any(found) else None
+    return [
+        {**trace, **own} if trace and not is_traced([own]) else own for trace, own in zip(found, given, strict=True)
+    ]
+
+
 class Connector(Protocol):
     """What sources and sinks share."""
 
@@ -233,6 +253,9 @@ class Sink(Connector, Protocol):
 
     def encode(self, records: Fragment) -> Frames:
         """Turns rows into frames: pure, one frame per row, at once, complete for `publish` (subject, headers ...).
+
+        Headers, where the broker has some, are those of `row_headers`. A row without any has the same frame whatever
+        other rows have.
 
         Raises:
             EncodeError: A value cannot be encoded or is larger than the broker takes.

@@ -9,9 +9,9 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 import msgspec
 
 from streamflow.batch import Headers, Partition
-from streamflow.codecs import Codec, codec_for
+from streamflow.codecs import Codec, JsonCodec, codec_for, unprepared
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
-from streamflow.connect.memory_frames import Extras, take_apart
+from streamflow.connect.memory_frames import BARE, Extras, take_apart
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink, MemorySinkSettings
 from streamflow.connect.memory_source import MemorySource
@@ -30,7 +30,7 @@ _BY_TRUTH: Final = Guarantee(
 )
 _BLIND: Final = Guarantee(Level.AT_LEAST_ONCE, "a blind topic cannot tell what arrived, so a crash publishes again")
 
-_encode_untyped = msgspec.json.Encoder().encode
+_encode_untyped = JsonCodec[Any](Any).encode
 _decode_untyped = msgspec.json.Decoder().decode
 
 
@@ -160,7 +160,8 @@ class MemoryTopic(Generic[T]):
         """Makes a sink, not yet opened."""
         codec = self._codec
         encode = _encode_untyped if codec is None else codec.encode
-        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options))
+        mark = BARE if self.row_encoder(SinkOptions()) is None else b""
+        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options, mark))
 
     def row_encoder(self, options: SinkOptions) -> Callable[[T], bytes] | None:
         """JSON of the value is a frame by itself, where nothing is to be kept beside it."""
@@ -224,10 +225,10 @@ class MemoryTopic(Generic[T]):
         return [self._decoded(payload) for part in self._log.partitions.values() for payload in part.payloads]
 
     def empty_copy(self) -> MemoryTopic[T]:
-        """Makes another topic with the same settings and no records."""
+        """Makes another topic with the same settings and no records; its codec looks nothing up."""
         copy: MemoryTopic[Any] = MemoryTopic(
             self.name,
-            value=self._codec,
+            value=None if self._codec is None else unprepared(self._codec),
             partitions=tuple(self._log.partitions),
             ids=self._ids,
             blind=self._blind,

@@ -8,8 +8,8 @@ from itertools import repeat
 from operator import add
 from typing import Any
 
-from streamflow.batch import Chunk, Fragment, Partition, Progress
-from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions
+from streamflow.batch import Chunk, Fragment, Headers, Partition, Progress
+from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions, row_headers
 from streamflow.connect.memory_frames import BARE, Heads, dressed, may_hold_dead, names_partitions
 from streamflow.connect.memory_log import Fence, TopicLog
 from streamflow.connect.memory_source import probe_log
@@ -28,6 +28,7 @@ class MemorySinkSettings:
         guarantee: What the sink gives.
         blind: Whether it does without the topic's truth, and so without a fence.
         options: What ``Stream.to`` added.
+        mark: What stands in front of a value without key and headers.
     """
 
     log: TopicLog
@@ -35,6 +36,7 @@ class MemorySinkSettings:
     guarantee: Guarantee
     blind: bool
     options: SinkOptions
+    mark: bytes = BARE
 
 
 class MemorySink:
@@ -78,9 +80,10 @@ class MemorySink:
         try:
             # the stream's own key is left out: it costs as much as encoding a small value, and few look at it
             keys = None if options.key is None else list(map(options.key, values))
-            if options.headers is not None or options.partition is not None:
-                return list(map(self._dressed, values, keys or repeat(None)))
-            heads = self._heads.of(keys) if keys else repeat(BARE)
+            headers = row_headers(options, records)
+            if headers is not None or options.partition is not None:
+                return self._dressed_where_needed(values, keys, headers)
+            heads = self._heads.of(keys) if keys else repeat(self._settings.mark)
             return list(map(add, heads, map(self._settings.encode, values)))
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodeError(
@@ -134,9 +137,21 @@ class MemorySink:
     async def close(self) -> None:
         self._holder = 0
 
-    def _dressed(self, value: Any, key: Any) -> bytes:
+    def _dressed_where_needed(
+        self, values: Sequence[Any], keys: Sequence[Any] | None, headers: Sequence[Headers | None] | None
+    ) -> Frames:
         options = self._settings.options
-        headers = None if options.headers is None else options.headers(value)
+        if headers is not None and options.headers is None and options.partition is None:
+            # trace context alone: rows without it are what they are elsewhere
+            heads = self._heads.of(keys) if keys else [self._settings.mark] * len(values)
+            return [
+                head + self._settings.encode(value) if one is None else self._dressed(value, key, one)
+                for value, key, head, one in zip(values, keys or [None] * len(values), heads, headers, strict=True)
+            ]
+        return list(map(self._dressed, values, keys or repeat(None), headers or repeat(None)))
+
+    def _dressed(self, value: Any, key: Any, headers: Headers | None) -> bytes:
+        options = self._settings.options
         partition = self._partition(0 if options.partition is None else options.partition(value))
         return dressed(self._settings.encode(value), partition, key, headers)
 

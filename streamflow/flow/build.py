@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from streamflow.errors import DefinitionError
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
-from streamflow.operators.bind import all_of
 from streamflow.operators.context import Context
+from streamflow.operators.stateful import all_of
 from streamflow.policy import Retry
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")

@@ -9,7 +9,8 @@ from streamflow.operators.context import Context
 
 if TYPE_CHECKING:
     from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction
-    from streamflow.flow.keyed import KeyedStream, Process
+    from streamflow.flow.keyed import KeyedStream
+    from streamflow.flow.process import Process
     from streamflow.flow.stream import Stream
 
 U = TypeVar("U")

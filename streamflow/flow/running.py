@@ -7,9 +7,10 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
-from streamflow.codecs import JsonCodec
+from streamflow.codecs import JsonCodec, prepare_encoding
 from streamflow.errors import DefinitionError, StateError, StreamflowError
-from streamflow.flow.keyed import KeyedStream, Process
+from streamflow.flow.keyed import KeyedStream
+from streamflow.flow.process import Process
 from streamflow.flow.stream import Stream
 from streamflow.graph import SOURCE, Port, Step
 from streamflow.keys import canonical
@@ -101,6 +102,7 @@ class Running:
         event_time = step.options["event_time"]
         if event_time is not None and event_time.of is not None:
             microseconds(event_time.of(record))  # a record without a time is the caller's error, not the flow's
+        await prepare_encoding([step.options["spec"]])
         codec = step.options["spec"].codec
         payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()

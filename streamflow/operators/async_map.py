@@ -12,11 +12,12 @@ from streamflow.batch import FRAGMENT_ROWS_MAX, Fragment
 from streamflow.clock import Cancellable, Clock
 from streamflow.graph import Step
 from streamflow.operators.async_stage import AsyncStage
-from streamflow.operators.bind import BoundStage, all_of
+from streamflow.operators.bind import BoundStage
 from streamflow.operators.calls import Call
 from streamflow.operators.context import CALL_OUTPUTS_MAX, Context
 from streamflow.operators.line import Failed, Flight
 from streamflow.operators.operator import Shard
+from streamflow.operators.stateful import all_of
 from streamflow.policy import CallLimits
 
 BEGUN_AT_ONCE: Final = 32

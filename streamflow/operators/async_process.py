@@ -14,11 +14,12 @@ from streamflow.clock import Clock
 from streamflow.keys import Key
 from streamflow.operators.async_map import BEGUN_AT_ONCE, all_given
 from streamflow.operators.async_stage import AsyncStage
-from streamflow.operators.bind import BoundStage, Process, all_of
+from streamflow.operators.bind import BoundStage
 from streamflow.operators.calls import Call
 from streamflow.operators.context import Context, timer_mark
 from streamflow.operators.line import Failed, Flight, Sided
 from streamflow.operators.operator import Shard
+from streamflow.operators.stateful import Process, all_of
 from streamflow.operators.values import own
 from streamflow.plan import handled
 from streamflow.state.images import KeyImage, verify

@@ -116,10 +116,7 @@ class Context(Generic[K, S]):
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers of the source record that led here; empty if it had none, and for timers."""
-        found = self.batch.locate(self.origin[0]) if self.origin else None
-        if found is None or found[0].records.headers is None:
-            return {}
-        return found[0].records.headers[found[1]] or {}
+        return self.batch.headers(self.origin) or {}
 
     @property
     def now_ms(self) -> int:

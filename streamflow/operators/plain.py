@@ -17,6 +17,7 @@ from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
 from streamflow.operators.windows import LATE
 from streamflow.plan import Entry, Exit, handled, leaving
+from streamflow.plan.view import keyed_sink
 from streamflow.state.keyed import MISSING
 
 
@@ -79,20 +80,25 @@ class _Plain:
         yield self._fragments(part, None, last=part.last)
 
     def _fragments(self, part: Fragment, left: _Left | None, *, last: bool) -> tuple[Fragment, ...]:
+        traced = part.batch.traced
         exits = [
-            (exit.keyed, exit.edge is not None, bool(exit.edge and exit.edge.timed), exit.traced)
+            (
+                keyed_sink(self.bound.graph, exit) if traced and not exit.edge else exit.keyed,
+                exit.edge is not None,
+                bool(exit.edge and exit.edge.timed),
+                traced or exit.placed,
+            )
             for exit in self._exits
-        ]
-        exits += [(False, False, False, False)] * len(self.taps)
+        ] + [(False, False, False, False)] * len(self.taps)
         upto = part.upto if left is None else left[3]
         out = []
-        for x, (keyed, edge, timed, traced) in enumerate(exits):
+        for x, (keyed, edge, timed, placed) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
-            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes:
+            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes and not traced:
                 rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
-            columns = (keys if keyed else None, ports if edge else None, origins if edge or traced else None)
+            columns = (keys if keyed else None, ports if edge else None, origins if edge or placed else None)
             times = ([row.time for _, row, *_ in rows], [row.mark for _, row, *_ in rows]) if timed else (None, None)
             out.append(Fragment(part.batch, values, last, *columns, upto, *times))
         return tuple(out)

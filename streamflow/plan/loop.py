@@ -22,7 +22,7 @@ from streamflow.graph import Graph, Port, Step
 from streamflow.plan.event_time import acts_on_watermarks
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
-from streamflow.plan.view import StageView, handled, takes_context, tracks_origins
+from streamflow.plan.view import StageView, handled, keyed_sink, takes_context, tracks_origins
 from streamflow.plan.window_text import write_watermarks
 
 BLOCKS_MAX = 10
@@ -46,7 +46,14 @@ class LoopText:
     step_of_line: dict[int, tuple[int, str]]
 
 
-def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: int = FRAGMENT_ROWS_MAX) -> LoopText:
+def loop_text(
+    graph: Graph,
+    stage: Stage,
+    taps: Sequence[Port] = (),
+    rows_max: int = FRAGMENT_ROWS_MAX,
+    *,
+    traced: bool = False,
+) -> LoopText:
     """Writes the loop of a stage.
 
     Args:
@@ -54,8 +61,9 @@ def loop_text(graph: Graph, stage: Stage, taps: Sequence[Port] = (), rows_max: i
         stage: A stage that is no boundary.
         taps: Ports whose rows are wanted besides, for subscribers and tests.
         rows_max: A loop that gives many rows for one pauses after so many.
+        traced: Whether sinks get rows with their origins, never frames, so that headers can be found for them.
     """
-    return LoopWriter(graph, stage, tuple(taps), rows_max).write()
+    return LoopWriter(graph, stage, tuple(taps), rows_max, traced).write()
 
 
 @dataclass(slots=True)
@@ -66,6 +74,7 @@ class LoopWriter:
     stage: Stage
     taps: tuple[Port, ...]
     rows_max: int
+    traced: bool = False
     lines: list[tuple[str, int, str]] = field(default_factory=list)
     depth: int = 0
     blocks: int = 0
@@ -73,9 +82,11 @@ class LoopWriter:
     key: str = ""
     length: int = 0
     wanted: list[Port] = field(default_factory=list)
+    track: bool = field(init=False)
     view: StageView = field(init=False)
 
     def __post_init__(self) -> None:
+        self.track = self.traced or tracks_origins(self.stage)
         self.view = StageView(self.graph, self.stage, self.taps)
 
     def scope(self, path: tuple[str, ...]) -> Scope:
@@ -98,7 +109,7 @@ class LoopWriter:
         self.blocks -= nests
 
     def write(self) -> LoopText:
-        track = tracks_origins(self.stage)
+        track = self.track
         with self.block("def make(env):"):
             self.line("values_of = env.__getitem__")
             for name in self._bound_names():
@@ -260,13 +271,12 @@ class LoopWriter:
 
     def _exits(self) -> list[str]:
         """Per exit and tap the letters of its columns: values, keys, ports and origins, times and watermarks."""
-        return [
-            "v"
-            + ("k" if exit.keyed else "")
-            + ("po" if exit.edge else "o" if exit.traced else "")
-            + ("tw" if exit.edge and exit.edge.timed else "")
-            for exit in self.stage.exits
-        ] + ["v" for _ in self.taps]
+        found = []
+        for exit in self.stage.exits:
+            keyed = keyed_sink(self.graph, exit) if self.traced and not exit.edge else exit.keyed
+            places = "po" if exit.edge else "o" if self.traced or exit.placed else ""
+            found.append(f"v{'k' if keyed else ''}{places}{'tw' if exit.edge and exit.edge.timed else ''}")
+        return found + ["v" for _ in self.taps]
 
     def _fragments(self, last: str, upto: str, *, copy: bool) -> str:
         parts = []
@@ -277,7 +287,7 @@ class LoopWriter:
         return f"({', '.join(parts)}{',' if parts else ''})"
 
     def _leave(self, x: int, port: Port, scope: Scope, port_number: int) -> None:
-        if x < len(self.stage.exits) and self.stage.exits[x].encodes:
+        if x < len(self.stage.exits) and self.stage.exits[x].encodes and not self.traced:
             # blamed on the sink, which stands behind the steps
             before = self.step, self.key
             self.step, self.key = len(self.stage.steps) + x, scope.value
@@ -305,7 +315,7 @@ class LoopWriter:
 
     def _look(self, condition: str, path: Sequence[str]) -> None:
         """Writes a pause: what is there leaves, complete up to a path."""
-        upto = f"({', '.join(path)}, END)" if tracks_origins(self.stage) else "None"
+        upto = f"({', '.join(path)}, END)" if self.track else "None"
         with self.block(f"if {condition}:"):
             self.line(f"yield flush({upto})")
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streamflow.graph import Graph, OnError, Port, Step
-from streamflow.plan.stages import Entry, Stage, leaving
+from streamflow.graph import SINK, Graph, OnError, Port, Step
+from streamflow.plan.stages import Entry, Exit, Stage, leaving
 
 
 class StageView:
@@ -51,9 +51,14 @@ class StageView:
 
 def tracks_origins(stage: Stage) -> bool:
     """Whether rows need their origin: a step asks for its context, or rows go on to another stage."""
-    return any(exit.edge is not None or exit.traced for exit in stage.exits) or any(
+    return any(exit.edge is not None or exit.placed for exit in stage.exits) or any(
         takes_context(step) for step in stage.steps
     )
+
+
+def keyed_sink(graph: Graph, exit: Exit) -> bool:
+    """Whether the rows of a sink have keys, also where its frames are made in the loop, which needs none."""
+    return graph.step(f"{SINK}:{exit.name}").keyed
 
 
 def takes_context(step: Step) -> bool:

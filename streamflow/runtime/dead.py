@@ -23,10 +23,10 @@ class DeadLetters:
     Args:
         stored: Letters in the store.
         most: Most of them.
-        told: Called for each.
+        told: Called for each with what refused it, kind and name, and the error.
     """
 
-    def __init__(self, stored: int, most: int, told: Callable[[DeadLetter], None]) -> None:
+    def __init__(self, stored: int, most: int, told: Callable[[str, str, str], None]) -> None:
         self._stored = stored
         self._most = most
         self._told = told
@@ -52,7 +52,7 @@ class DeadLetters:
                 hint="Look at them: streamflow dead TARGET list; then requeue or drop them, or raise the limit.",
             )
         self._stored += 1
-        self._told(letter)
+        self._told(letter.kind, letter.name, letter.error)
 
     def seal(self, place: Hashable, epoch: int) -> None:
         """A barrier passes a place."""

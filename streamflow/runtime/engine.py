@@ -5,39 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from time import sleep as block
 from typing import Any, Final
 
 from streamflow.batch import Chunk, DeadLetter, Taken
-from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
+from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
 from streamflow.graph import SINK, SOURCE, OnError, Port
-from streamflow.instrument import Instrument
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
-from streamflow.plan import Plan, Stage
+from streamflow.plan import Stage
 from streamflow.plan.event_time import is_timed, watermark_groups
-from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.event_time import EventTimes, SourceTimes
 from streamflow.runtime.idleness import IdleWatch
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
-from streamflow.runtime.journal import JournalIntake, RecordedEpoch
+from streamflow.runtime.job import Job
+from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, Pump, World
-from streamflow.runtime.resources import Resource, opened
-from streamflow.runtime.settings import Settings
+from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
-from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
+from streamflow.state.store import Checkpoint, Entry
+
+__all__ = ["Engine", "Job"]
 
 _log = logging.getLogger("streamflow")
 
@@ -46,68 +44,6 @@ IDLE_NOTE_SECONDS: Final = 0.2
 
 CANCEL_AGAIN_SECONDS: Final = 5.0
 """Tasks of a shard that ends are cancelled again after this time; closing a connector takes less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What an engine runs, and on what.
-
-    Args:
-        plan: The flow.
-        store: Its state, unopened.
-        settings: Limits and paces.
-        clock: The time.
-        instrument: Whom to tell.
-        drop: Names whose stored state may go.
-        renamed: Old names and what they are called now.
-        accept_missing: Open even if the epoch witness is missing.
-        point: Called at the crash points of everything but the store, which has its own.
-        watch: Have a thread name steps that keep the event loop to themselves.
-        give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
-        resources: What steps use, to be opened with the shard.
-        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one.
-    """
-
-    plan: Plan
-    store: Store
-    settings: Settings = field(default_factory=Settings)
-    clock: Clock = field(default_factory=SystemClock)
-    instrument: Instrument = field(default_factory=Instrument)
-    drop: frozenset[str] = frozenset()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    accept_missing: bool = False
-    point: Point = no_point
-    watch: bool = False
-    give_way: Callable[[float], object] = block
-    journal: Sequence[RecordedEpoch] = ()
-    resources: Sequence[Resource[Any]] = ()
-
-    def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
-        """What the store holds the flow against."""
-        from streamflow.codecs import fingerprint, type_name
-
-        graph = self.plan.graph
-        tables: dict[str, TableShape] = {}
-        for stage in bound:
-            for step in stage.stage.steps:
-                if step.traits.stateful:
-                    spec, key = step.options["state"], step.options["key_type"]
-                    key_name = "" if key is None else type_name(key)
-                    tables[step.name] = TableShape(
-                        spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None
-                    )
-            for timers in (*stage.timers.values(), *stage.event_timers.values()):
-                tables[timers.table.name] = TableShape("timers", "int")
-        return Manifest(
-            graph.flow,
-            graph.fingerprint(),
-            tables,
-            [PUSHED, *(step.name for step in graph.of_kind(SOURCE))],
-            [step.name for step in graph.of_kind(SINK)],
-            self.drop,
-            self.renamed,
-            self.accept_missing,
-        )
 
 
 class Engine:
@@ -234,7 +170,7 @@ class Engine:
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        self.dead = DeadLetters(checkpoint.dead, settings.dead_letters_max, self._buried)
+        self.dead = DeadLetters(checkpoint.dead, settings.dead_letters_max, job.instrument.dead_letter)
         self.world = World(
             job.clock,
             settings,
@@ -489,9 +425,6 @@ class Engine:
 
     def _bury(self, place: Hashable, letter: DeadLetter) -> None:
         self.dead.add(place, letter)
-
-    def _buried(self, letter: DeadLetter) -> None:
-        self.job.instrument.dead_letter(letter.kind, letter.name, letter.error)
 
     def _skipped(self, step: str, place: str, error: Exception) -> None:
         _log.warning("step %s left out a record (%s): %s", step, place, error)

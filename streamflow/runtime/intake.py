@@ -31,6 +31,7 @@ from streamflow.runtime.channel import Channel
 from streamflow.runtime.event_time import PUSHES, EventTimes, TimeRefused
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, Ready
+from streamflow.trace import is_traced
 
 PUSHED: Final = "@push"
 """Name of the internal source by which records enter from inside the process."""
@@ -139,6 +140,7 @@ class Intake:
         self.rows_max = FRAGMENT_ROWS_MAX
         self.records = 0
         self._channel = channel
+        self._traces = any(pump.traces for pump in pumps)
         self._pacer = pacer
         self._clock = clock
         self._number, self._epoch, self._now_ms = start.number, start.epoch, start.now_ms
@@ -316,8 +318,14 @@ class Intake:
             if self.times.advance():
                 self.moved()
             marks = self.times.watermarks
-        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires, marks)
+        traced = self._is_traced(rows)
+        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires, marks, traced)
         return Fragment(batch, rows.values, True, None, rows.ports, None, None, rows.times, rows.marks)
+
+    def _is_traced(self, rows: Taking) -> bool:
+        return self._traces and any(
+            part.records.headers is not None and is_traced(part.records.headers) for part in rows.inputs
+        )
 
     def _barrier(self) -> int | None:
         at = self._pacer.due_at(pending=self._dirty, closing=self.closing)

@@ -15,6 +15,7 @@ import msgspec
 
 from streamflow.batch import Partition
 from streamflow.clock import Clock
+from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start, Taking
@@ -118,6 +119,7 @@ class JournalIntake(Intake):
         for epoch in self._journal:
             assert epoch.epoch == self._epoch + 1, f"the journal goes on with epoch {epoch.epoch} after {self._epoch}"
             pushed = iter(epoch.pushed)
+            await self._prepare(epoch.pushed)
             for number in epoch.numbers:
                 await self._until_held(number)
                 last = number is epoch.numbers[-1]
@@ -178,6 +180,12 @@ class JournalIntake(Intake):
                 hint="A queue that was read cannot be replayed from the broker.",
             )
         return found
+
+    async def _prepare(self, pushed: Sequence[tuple[str, bytes]]) -> None:
+        for source, payload in pushed:
+            codec = self._by_name[source].step.options["spec"].codec
+            if isinstance(codec, Prepared):
+                await codec.prepare_decoding([payload])
 
     def _enter_recorded_push(self, push: tuple[str, bytes], rows: Taking) -> None:
         source, payload = push

@@ -56,12 +56,13 @@ class Outbox:
         self, sink: str, pending: Sequence[Chunk], progress: Progress | None, memory_bytes_max: int = 1 << 62
     ) -> None:
         self.sink = sink
-        self.chunks: deque[Chunk] = deque(pending)
+        self.chunks: deque[Chunk] = deque()
         self.progress = progress
-        self.size_bytes = sum(chunk.size_bytes for chunk in pending)
-        self.memory_bytes = sum(len(chunk.payload) for chunk in pending)
+        self.size_bytes = 0
+        self.memory_bytes = 0
         self.arrived = asyncio.Event()
         self._memory_bytes_max = memory_bytes_max
+        self.append(pending)
 
     @property
     def next_seq(self) -> int:
@@ -207,7 +208,8 @@ class Staging:
     async def put(self, part: Fragment) -> None:
         """Takes a fragment; closes the epoch's chunks at a barrier."""
         if part.values:
-            frames = part.values if self._encoded else self._encode(part)
+            # a number that is traced comes with values, for its frames hold headers
+            frames = part.values if self._encoded and part.origins is None else self._encode(part)
             # joined while they are at hand: thousands of small objects kept until the chunk is cut cost more
             joined = b"".join(frames)
             self._count += len(frames)
@@ -268,8 +270,9 @@ class Staging:
         """Finds the row that cannot be encoded."""
         found: list[bytes] = []
         for row, value in enumerate(part.values):
-            key = part.keys[row] if part.keys is not None else None
-            one = Fragment(part.batch, [value], False, None if part.keys is None else [key])
+            keys = None if part.keys is None else part.keys[row : row + 1]
+            origins = None if part.origins is None else part.origins[row : row + 1]
+            one = Fragment(part.batch, [value], False, keys, origins=origins)
             try:
                 found += self.encoder.encode(one)
             except Exception as error:

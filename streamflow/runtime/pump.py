@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from streamflow.batch import Chunk, DeadLetter, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
-from streamflow.codecs import Codec
+from streamflow.codecs import Codec, Prepared
 from streamflow.connect.contracts import Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
@@ -92,10 +92,17 @@ class Pump:
         self._uses_ids = self._fruitful = False
         self._nulls = takes_nulls(step.options["spec"])
         self._ahead = 0
+        codec = step.options["spec"].codec
+        self._prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
 
     @property
     def name(self) -> str:
         return self.step.name
+
+    @property
+    def traces(self) -> bool:
+        """Whether trace context travels on from its records."""
+        return self._world.settings.trace_context
 
     @property
     def waiting(self) -> bool:
@@ -184,8 +191,10 @@ class Pump:
                 self.heard.set()
                 self._wake()
                 return
-            self._fruitful = True
             self._uses_ids = batch.ids is not None
+            if self._prepare is not None:
+                await self._prepare(batch.payloads)
+            self._fruitful = True
             self._put(batch)
             self._wake()
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streamflow.clock import sleep
+from streamflow.codecs import prepare_encoding
 from streamflow.errors import Fenced, FoundLate, StreamflowError, Unavailable
-from streamflow.graph import Port
+from streamflow.graph import SINK, Port
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.pump import BACKOFF_SECONDS
@@ -54,6 +55,7 @@ class Supervisor:
                 engine.stop()
             announce = asyncio.create_task(self._announce(engine))
             try:
+                await prepare_encoding(step.options["spec"] for step in job.plan.graph.of_kind(SINK))
                 await engine.run()
                 return
             except (Unavailable, Fenced, FoundLate) as error:

@@ -26,7 +26,7 @@ class KeyImage:
         self._timers = timers
         self._key = key
         self._entries = {at: table.codec.encode(table.peek(at)) for at in addresses(table, key)}
-        self._expires = table.expiry(key)
+        self._expires = table.expires.get(key)
         self._due: dict[str, int] = {}
         if timers is not None:
             due = {name: timers.table.peek((key, name)) for name in sorted(timers.names)}
@@ -65,4 +65,5 @@ def verify(table: Table[Any], key: Key) -> None:
         EncodeError: It cannot be stored, so the call that made it must not stand.
     """
     for at in addresses(table, key):
-        table.verify_entry(at)
+        table.address(at)
+        table.encoded(at, table.peek(at))

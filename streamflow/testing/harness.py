@@ -10,8 +10,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from streamflow.batch import Headers
 from streamflow.clock import Duration, VirtualClock, duration_ms
-from streamflow.codecs import Codec
+from streamflow.codecs import Codec, unprepared
 from streamflow.connect.contracts import row_encoder, takes_nulls
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
@@ -86,6 +87,7 @@ class FlowTest:
         *records: T,
         partition: str = "",
         key: bytes | None = None,
+        headers: Headers | None = None,
         settle: bool = True,
     ) -> None:
         """Lets a source's stream receive records, and waits until all that follows from them is done.
@@ -95,6 +97,7 @@ class FlowTest:
             *records: What arrives, in order.
             partition: In which partition.
             key: The records' key at the broker.
+            headers: Their headers at the broker.
             settle: Whether to wait; without it a `crash` can follow while the flow is at work.
 
         Raises:
@@ -105,7 +108,7 @@ class FlowTest:
         if step.kind != SOURCE:
             raise DefinitionError(f"send goes to a source's stream, {step.name!r} is a {step.kind}")
         for record in records:
-            self._topics[step.id].send(record, partition, key=key)
+            self._topics[step.id].send(record, partition, key=key, headers=headers)
         if settle:
             await self.settle()
 
@@ -276,6 +279,7 @@ class FlowTest:
             topic = spec.empty_copy()
         else:
             codec = getattr(spec, "codec", None)
+            codec = None if codec is None else unprepared(codec)
             if codec is not None and takes_nulls(spec):
                 codec = _Nullable(codec)
             topic = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)

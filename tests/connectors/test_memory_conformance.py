@@ -62,6 +62,9 @@ class TestMemorySink(SinkConformance):
     async def visible(self) -> list[Any]:
         return self.topic.values
 
+    async def traceparents(self) -> list[str | None]:
+        return [(record.headers or {}).get("traceparent") for record in self.topic.records]
+
     async def write_foreign(self, values: Sequence[Any]) -> None:
         self.topic.send_all(values)
 

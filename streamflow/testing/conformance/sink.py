@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from streamflow.batch import Chunk, Progress
+from streamflow.batch import Chunk, Progress, pack_frames
 from streamflow.connect.contracts import Level, Sink, SinkOptions
 from streamflow.errors import DefinitionError, EncodeError, Fenced, ForeignWriter, Refusal, SinkAhead, Unavailable
-from streamflow.testing.conformance.sink_kit import SinkKit, first_frames, fragment
+from streamflow.testing.conformance.sink_kit import SINK, SinkKit, first_frames, fragment, traced
 
 
 class SinkConformance(SinkKit):
@@ -45,6 +45,19 @@ class SinkConformance(SinkKit):
         with pytest.raises(EncodeError) as caught:
             sink.encode(fragment([value]))
         assert caught.value.hint
+
+    async def test_trace_context_travels_on(self) -> None:
+        """Rows that come from a record with a traceparent have it in their headers; others are encoded as ever."""
+        texts = [f"00-{seq:032x}-{seq:016x}-01" if seq != 2 else None for seq in range(1, 4)]
+        values = [self.value(seq) for seq in range(1, 4)]
+        frames = list(self.make(self.spec()).encode(traced(values, texts)))
+        plain = self.encoded(values)
+        assert [frame == other for frame, other in zip(frames, plain, strict=True)].count(True) in (1, 3)
+        assert frames[1] == plain[1]
+        sink, baseline = await self.reopened(None, [])
+        await self.publish(sink, [Chunk(SINK, 1, 0, 1, 3, pack_frames(frames))], baseline)
+        await self.sees(3)
+        assert await self.traceparents() == texts
 
     # Publishing.
 

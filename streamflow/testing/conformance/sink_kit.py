@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from streamflow.batch import Chunk, Fragment, MicroBatch, Progress, pack_frames, unpack_frames
+from streamflow.batch import Chunk, Fragment, MicroBatch, Progress, SourceBatch, SourceInput, pack_frames, unpack_frames
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkContext, SinkOptions, SinkSpec
 from streamflow.testing.conformance.connector import ConnectorConformance, unsupported
 
@@ -48,6 +48,10 @@ class SinkKit(ConnectorConformance):
     async def write_foreign(self, values: Sequence[Any]) -> None:
         """Appends values to the same target as another program would, not as this sink."""
         unsupported("write_foreign", "nobody else can write there")
+
+    async def traceparents(self) -> list[str | None]:
+        """Returns the header ``traceparent`` of each record that `visible` gives."""
+        unsupported("traceparents", "the target has no headers")
 
     # Verbs.
 
@@ -130,6 +134,14 @@ class SinkKit(ConnectorConformance):
 def fragment(values: Sequence[Any]) -> Fragment:
     """A fragment of bare values."""
     return Fragment(MicroBatch(1, 0), list(values), True)
+
+
+def traced(values: Sequence[Any], traceparents: Sequence[str | None]) -> Fragment:
+    """A fragment whose rows come from records with these headers."""
+    headers = [None if text is None else {"traceparent": text, "other": "stays"} for text in traceparents]
+    records = SourceBatch("", list(values), positions=range(1, len(values) + 1), headers=headers)
+    batch = MicroBatch(1, 0, (SourceInput("source", 0, records),), traced=True)
+    return Fragment(batch, list(values), True, origins=[(row,) for row in range(len(values))])
 
 
 def first_frames(chunks: Sequence[Chunk], count: int) -> list[Chunk]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from streamflow.batch import Chunk, Progress
-from streamflow.codecs import Codec
+from streamflow.codecs import Codec, unprepared
 from streamflow.connect.contracts import Guarantee, Sink, SinkOptions, Source, row_encoder
 from streamflow.connect.memory import MemoryTopic
 from streamflow.graph import SINK, SOURCE, Graph, Step
@@ -108,7 +108,7 @@ class Model:
         spec = step.options["spec"]
         if not isinstance(spec, MemoryTopic):
             codec = getattr(spec, "codec", None)
-            spec = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=codec)
+            spec = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=unprepared(codec))
         slot = Slot(spec, step.name)
         (self.sources if step.kind == SOURCE else self.sinks)[step.name] = slot
         options = {**step.options, "spec": slot}

@@ -147,6 +147,9 @@ class Recorder:
         for pump in engine.intake.pumps:
             limit = settings.intake_records_max + READ_RECORDS_MAX
             hold(pump.buffered < limit, f"I10: {pump.name} read {pump.buffered} records ahead")
+        for outbox in engine.outboxes.values():
+            held, most = sum(len(chunk.payload) for chunk in outbox.chunks), settings.outbox_memory_bytes_max
+            hold(held <= most, f"I10: {outbox.sink} holds {held} bytes in memory")
         if records:
             for outbox in engine.outboxes.values():
                 size = outbox.size_bytes

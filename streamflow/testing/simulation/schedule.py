@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from streamflow.points import POINTS
@@ -80,7 +80,7 @@ def quiet(*kills: Kill, settings: Settings | None = None) -> Schedule:
 def draw(seed: int) -> Schedule:
     """Draws a schedule. Rates themselves are drawn (swarm): many runs know only some kinds of faults."""
     chance = random.Random(seed)
-    return Schedule(
+    drawn = Schedule(
         seed=seed,
         order=_order(chance),
         faults=_faults(chance),
@@ -92,6 +92,8 @@ def draw(seed: int) -> Schedule:
         closes=chance.random() < 0.4,
         again=chance.random() < 0.1,
     )
+    memory_bytes_max = chance.choice((1, 300, 1 << 20, 1 << 20))
+    return replace(drawn, settings=replace(drawn.settings, outbox_memory_bytes_max=memory_bytes_max))
 
 
 def _order(chance: random.Random) -> Order:

@@ -122,6 +122,10 @@ class Broker:
 
     async def values(self, topic: str) -> list[bytes | None]:
         """The values of a topic's committed records, partition by partition."""
+        return [record.value for record in await self.records(topic)]
+
+    async def records(self, topic: str) -> list[Any]:
+        """A topic's committed records, partition by partition."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.server.url, isolation_level="read_committed", enable_auto_commit=False
         )
@@ -131,12 +135,12 @@ class Broker:
             places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
             consumer.assign(places)
             await consumer.seek_to_beginning(*places)
-            found: dict[Any, list[bytes | None]] = {place: [] for place in places}
+            found: dict[Any, list[Any]] = {place: [] for place in places}
             # to the last record, not to the last committed one: a commit is visible a moment after it is answered
             while any([consumer.highwater(place) != await consumer.position(place) for place in places]):
                 for place, records in (await consumer.getmany(timeout_ms=20)).items():
-                    found[place] += [record.value for record in records]
-            return [value for place in places for value in found[place]]
+                    found[place] += records
+            return [record for place in places for record in found[place]]
         finally:
             await consumer.stop()
 

@@ -33,6 +33,10 @@ class TestKafkaSink(SinkConformance):
     async def visible(self) -> list[Any]:
         return [(value or b"").decode() for value in await self.environment.values(self.topic)]
 
+    async def traceparents(self) -> list[str | None]:
+        found = [dict(record.headers).get("traceparent") for record in await self.environment.records(self.topic)]
+        return [None if text is None else text.decode() for text in found]
+
     def oversized(self) -> Any:
         return "x" * (1024 * 1024)
 

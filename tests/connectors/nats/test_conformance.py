@@ -101,6 +101,10 @@ class SinkStage(NatsStage, SinkConformance):
     async def visible(self) -> list[Any]:
         return await self.environment.values(NAME)
 
+    async def traceparents(self) -> list[str | None]:
+        messages = [message for message in await self.environment.all(NAME) if "sf-marker" not in message.headers]
+        return [message.headers.get("traceparent") for message in messages]
+
     def oversized(self) -> Any:
         return "x" * (1024 * 1024)
 

@@ -1,0 +1,32 @@
+"""TLS as every client here uses it: files of certificates, and no way to do without checks."""
+
+from __future__ import annotations
+
+import ssl
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """TLS 1.2 or newer, host name checked; there is no way to turn that off.
+
+    Args:
+        ca: File with the authorities to trust; the system's by default.
+        cert: File with the client's certificate, where the server wants one.
+        key: File with the client's private key.
+        server_name: The name the server's certificate must carry; the URL's host by default.
+    """
+
+    ca: str | Path | None = None
+    cert: str | Path | None = None
+    key: str | Path | None = None
+    server_name: str | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """Reads the files and returns the context; blocks."""
+        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if self.cert is not None:
+            context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
+        return context
