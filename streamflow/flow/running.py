@@ -99,6 +99,11 @@ class Running:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
         if self._task is None or self._task.done():
             raise StreamflowError("the flow has ended")
+        if self._supervisor.is_inside:
+            raise DefinitionError(
+                f"a step of the flow pushes to {step.name!r}, and would wait for a commit that waits for the step",
+                hint="Give the records as the step's output, or as a side output of a process step.",
+            )
         event_time = step.options["event_time"]
         if event_time is not None and event_time.of is not None:
             microseconds(event_time.of(record))  # a record without a time is the caller's error, not the flow's
@@ -133,7 +138,7 @@ class Running:
         self._check_letter(letter, there=bool(found))
         graph = self.engine.job.plan.graph
         data = found[0].letter.payload if payload is None else payload
-        push = revived(graph, letter, found[0].letter.source, data)
+        push = await revived(graph, letter, found[0].letter.source, data)
         self._supervisor.push(push)
         return await push.done
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Hashable, Sequence
 
 from streamflow.batch import DeadLetter
-from streamflow.codecs import JsonCodec
+from streamflow.codecs import JsonCodec, Prepared
 from streamflow.errors import DecodeError, StepError
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.context import Message
@@ -68,7 +68,7 @@ class DeadLetters:
         self._stored -= count
 
 
-def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed]) -> list[Pushed]:
+async def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed]) -> list[Pushed]:
     """The records that are to be taken in again, as pushes that take their letter out of the store.
 
     Args:
@@ -83,23 +83,25 @@ def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed]) -> 
     found = []
     for letter, source, payload in checkpoint.requeued:
         if letter not in waiting:
-            found.append(revived(graph, letter, source, payload))
+            found.append(await revived(graph, letter, source, payload))
     return found
 
 
-def revived(graph: Graph, letter: int, source: str, payload: bytes) -> Pushed:
+async def revived(graph: Graph, letter: int, source: str, payload: bytes) -> Pushed:
     """A dead letter's record, as a push that takes the letter out of the store; raises as `requeued`."""
-    value = _decoded(graph, letter, source, payload)
+    value = await _decoded(graph, letter, source, payload)
     return Pushed(source, value, payload, asyncio.get_running_loop().create_future(), letter)
 
 
-def _decoded(graph: Graph, letter: int, source: str, payload: bytes) -> object:
+async def _decoded(graph: Graph, letter: int, source: str, payload: bytes) -> object:
     hint = f"Requeue it with other bytes (--fix), or drop it: streamflow dead TARGET drop {letter}."
     step = next((step for step in graph.of_kind(SOURCE) if step.name == source), None)
     if step is None:
         raise DecodeError(f"dead letter {letter} belongs to source {source!r}, which is gone", step=source, hint=hint)
     codec = step.options["spec"].codec or JsonCodec[object](object)
     try:
+        if isinstance(codec, Prepared):
+            await codec.prepare_decoding([payload])
         value = codec.decode(payload)
     except Exception as error:
         raise DecodeError(f"dead letter {letter} cannot be decoded: {error}", step=source, hint=hint) from error

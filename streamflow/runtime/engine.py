@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Hashable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
-from streamflow.batch import Chunk, DeadLetter, Taken
+from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
 from streamflow.errors import StreamflowError, Unavailable
@@ -64,7 +64,13 @@ class Engine:
         self.careful = careful
         self.ready = asyncio.Event()
         self.bound = [
-            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic, self._bury)
+            BoundStage(
+                job.plan.graph,
+                stage,
+                self._skipped,
+                job.clock.monotonic,
+                lambda place, letter: self.dead.add(place, letter),
+            )
             for stage in job.plan.stages
         ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
@@ -97,6 +103,7 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
+            self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
             async with opened(job.resources):
                 try:
                     self._build(self.checkpoint)
@@ -179,7 +186,7 @@ class Engine:
             self._pin,
             self._spill,
             job.point,
-            self._bury,
+            self.dead.add,
             self.dead.seal,
             self.dead.admit,
         )
@@ -263,7 +270,7 @@ class Engine:
         self.intake.stamps = job.plan.stages[0].timed
         self.intake.moved = self._watermarks_moved
         self.intake.ended = partial(self.dead.seal, SOURCES)
-        self.intake.push([*requeued(graph, checkpoint, self._pushes), *self._pushes])
+        self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
 
@@ -422,9 +429,6 @@ class Engine:
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
-
-    def _bury(self, place: Hashable, letter: DeadLetter) -> None:
-        self.dead.add(place, letter)
 
     def _skipped(self, step: str, place: str, error: Exception) -> None:
         _log.warning("step %s left out a record (%s): %s", step, place, error)
