@@ -21,13 +21,12 @@ class DeadLetters:
     BOUND: ``most`` letters, with those in the store: one more is an error, which stops the flow.
 
     Args:
-        stored: Letters in the store.
         most: Most of them.
         told: Called for each with what refused it, kind and name, and the error.
     """
 
-    def __init__(self, stored: int, most: int, told: Callable[[str, str, str], None]) -> None:
-        self._stored = stored
+    def __init__(self, most: int, told: Callable[[str, str, str], None]) -> None:
+        self.stored = 0
         self._most = most
         self._told = told
         self._open: dict[Hashable, list[DeadLetter]] = {}
@@ -44,14 +43,14 @@ class DeadLetters:
         Raises:
             StepError: There is no room.
         """
-        if self._stored >= self._most:
+        if self.stored >= self._most:
             raise StepError(
                 f"{letter.kind} {letter.name!r} has one more dead letter than dead_letters_max = {self._most:,} "
                 f"({letter.error:.200})",
                 step=letter.name,
                 hint="Look at them: streamflow dead TARGET list; then requeue or drop them, or raise the limit.",
             )
-        self._stored += 1
+        self.stored += 1
         self._told(letter.kind, letter.name, letter.error)
 
     def seal(self, place: Hashable, epoch: int) -> None:
@@ -65,7 +64,7 @@ class DeadLetters:
 
     def revived(self, count: int) -> None:
         """So many have left the store."""
-        self._stored -= count
+        self.stored -= count
 
 
 async def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed]) -> list[Pushed]:

@@ -63,14 +63,9 @@ class Engine:
         self.job = job
         self.careful = careful
         self.ready = asyncio.Event()
+        self.dead = DeadLetters(job.settings.dead_letters_max, job.instrument.dead_letter)
         self.bound = [
-            BoundStage(
-                job.plan.graph,
-                stage,
-                self._skipped,
-                job.clock.monotonic,
-                lambda place, letter: self.dead.add(place, letter),
-            )
+            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic, self.dead.add)
             for stage in job.plan.stages
         ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
@@ -177,7 +172,7 @@ class Engine:
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        self.dead = DeadLetters(checkpoint.dead, settings.dead_letters_max, job.instrument.dead_letter)
+        self.dead.stored = checkpoint.dead
         self.world = World(
             job.clock,
             settings,

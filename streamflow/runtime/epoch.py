@@ -105,7 +105,7 @@ class Parts:
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
     digest: bytes
-    dead: DeadLetters = field(default_factory=lambda: DeadLetters(0, 0, lambda kind, name, error: None))
+    dead: DeadLetters = field(default_factory=lambda: DeadLetters(0, lambda kind, name, error: None))
 
 
 class Digest:
