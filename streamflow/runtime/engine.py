@@ -78,7 +78,7 @@ class Engine:
         self._note_call: Cancellable | None = None
         self._drained = asyncio.Event()
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._built = False
+        self._built = self._closed = False
         self._watch_thread: Watch | None = None
         self.times: EventTimes | None = None
         self.taps: dict[Port, Tap] = {}
@@ -173,18 +173,8 @@ class Engine:
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
         self.dead.stored = checkpoint.dead
-        self.world = World(
-            job.clock,
-            settings,
-            job.instrument,
-            self._skipped,
-            self._pin,
-            self._spill,
-            job.point,
-            self.dead.add,
-            self.dead.seal,
-            self.dead.admit,
-        )
+        told = self._skipped, self._pin, self._spill
+        self.world = World(job.clock, settings, job.instrument, *told, job.point, self.dead)
         self.outboxes = {
             step.name: Outbox(
                 step.name,
@@ -385,6 +375,9 @@ class Engine:
 
     async def _close(self) -> None:
         """Ends all tasks, then closes sources and store; sinks are closed by their publishers."""
+        if self._closed:
+            return
+        self._closed = True
         if self._note_call is not None:
             self._note_call.cancel()
         if self._watch_thread is not None:

@@ -254,7 +254,7 @@ class Staging:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
         self._sealed[epoch], self._staged = self._staged, Staged(self.step.name)
-        self._world.sealed(self.step.id, epoch)
+        self._world.dead.seal(self.step.id, epoch)
         self._chunks_bytes = self._ahead_bytes = 0
         self._epoch += 1
 
@@ -281,7 +281,7 @@ class Staging:
                 if policy is OnError.STOP:
                     raise refused from error
                 if policy is OnError.DEAD_LETTER:
-                    self._world.bury(
+                    self._world.dead.add(
                         self.step.id, letter_of("sink", self.step.name, place, refused, spot_of(part, row))
                     )
                 self._world.skipped(self.step.name, place, refused)
@@ -372,7 +372,7 @@ class Publisher:
         frame, frames[error.seq - chunk.first_seq] = frames[error.seq - chunk.first_seq], b""
         place = f"its record {error.seq}, of epoch {chunk.epoch}"
         letter = replace(letter_of("sink", self.outbox.sink, place, error, None), payload=frame)
-        self._world.admit(letter)
+        self._world.dead.admit(letter)
         buried = replace(chunk, payload=pack_frames(frames))
         await self._records.bury(buried, letter)
         self._world.point("record.buried")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from streamflow.batch import Chunk, DeadLetter, Partition, Position, SourceBatch, Taken
+from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec, Prepared
 from streamflow.connect.contracts import Source, SourceContext, takes_nulls
@@ -20,6 +20,9 @@ from streamflow.operators.letters import letter_of
 from streamflow.points import Point
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.settings import Settings
+
+if TYPE_CHECKING:
+    from streamflow.runtime.dead import DeadLetters
 
 SOURCES: Final = "sources"
 """Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
@@ -372,7 +375,7 @@ class Pump:
             raise refused from error
         if policy is OnError.DEAD_LETTER:
             letter = letter_of("source", self.name, why, refused, (records, self.name, at))
-            self._world.bury(SOURCES, letter)
+            self._world.dead.add(SOURCES, letter)
         self._world.skipped(self.name, why, refused)
 
     # -- event time -------------------------------------------------------------------------------
@@ -444,7 +447,7 @@ class Pump:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the parts of a shard share: time, settings, whom to tell, calls of the committer, crash points."""
+    """What the parts of a shard share: time, settings, whom to tell, the committer, crash points, dead letters."""
 
     clock: Clock
     settings: Settings
@@ -453,9 +456,7 @@ class World:
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
     spill: Callable[[Sequence[Chunk]], Awaitable[None]]
     point: Point
-    bury: Callable[[Hashable, DeadLetter], None]
-    sealed: Callable[[Hashable, int], None]
-    admit: Callable[[DeadLetter], None]
+    dead: DeadLetters
 
 
 def _size_bytes(payloads: Sequence[Any]) -> int:

@@ -125,6 +125,10 @@ class Recorder:
             hold(len(committed) == chunk.count, f"I1: {sink} publishes {chunk.first_seq} before its COMMIT")
             hold(frames == committed, f"I4: {sink}: the bytes of {chunk.first_seq} changed")
 
+    def to_arrive(self, sink: str) -> int:
+        """How many records of a sink are committed and not given up."""
+        return sum(map(bool, self.frames.get(sink, ())))
+
     def buried(self, chunk: Chunk) -> None:
         """A record of a committed chunk was given up: one frame is empty now, and no other has changed."""
         known = self.frames[chunk.sink]
