@@ -6,7 +6,7 @@ import importlib
 import sys
 
 ALL = ("keyed", "latency", "async", "exactly_once", "nats_latency", "commits", "recovery")
-BY_NAME = ("store", "kafka")
+BY_NAME = ("store", "kafka", "rabbitmq", "rabbit_stream")
 """What `commits` and `recovery` sum up, in more detail; and what needs a broker that takes long to get."""
 
 

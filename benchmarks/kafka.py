@@ -12,6 +12,7 @@ from typing import Final
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
+from benchmarks import kafka_sink
 from streamflow.connect.contracts import SourceContext
 from streamflow_kafka import Kafka
 from tests.brokers import KafkaServer
@@ -95,3 +96,4 @@ async def run() -> None:
 
 def main() -> None:
     asyncio.run(run())
+    kafka_sink.main()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.blocking import BlockingDetector
-from tests.brokers import KAFKA, NATS, KafkaServer, NatsServer, use_broker
+from tests.brokers import KAFKA, NATS, RABBITMQ, KafkaServer, NatsServer, RabbitServer, use_broker
 from tests.brokers.required import missing_lines, need
 from tests.unpickling import UnpicklingDetector
 
@@ -56,6 +56,22 @@ def kafka_server() -> Iterator[KafkaServer]:
     """A private Kafka of this test's own, to be killed, frozen and restarted at will."""
     need(KAFKA)
     with KafkaServer() as server:
+        yield server
+
+
+@pytest.fixture
+def rabbit_server() -> Iterator[RabbitServer]:
+    """A private RabbitMQ of this test's own, to be killed, frozen and restarted at will; it takes five seconds."""
+    need(RABBITMQ)
+    with RabbitServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def lasting_rabbit() -> Iterator[RabbitServer]:
+    """A private RabbitMQ for all tests of a session; who kills it starts it again. Give names that are unique."""
+    need(RABBITMQ)
+    with RabbitServer() as server:
         yield server
 
 

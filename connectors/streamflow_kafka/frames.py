@@ -35,7 +35,7 @@ _NAME_SIZE: Final = struct.Struct(">H")
 _HEADER_NAME: Final = re.compile(r"[\x21-\x7e]{1,256}")
 _dumps = msgspec.json.Encoder().encode
 
-KafkaHeaders = list[tuple[str, bytes]]
+KafkaHeaders = list[tuple[str, bytes | None]]
 
 
 class Frame(NamedTuple):
@@ -69,6 +69,30 @@ def unpack(frame: bytes) -> Frame:
     return Frame(key, None if flags & NO_VALUE else frame[at:], partition, headers)
 
 
+def pack(frame: Frame) -> bytes:
+    """Joins what `unpack` splits."""
+    flags, parts = 0, [b""]
+    if frame.partition is not None:
+        flags |= HAS_PARTITION
+        parts.append(_UINT.pack(frame.partition))
+    if frame.key is not None:
+        flags |= HAS_KEY
+        parts += [_UINT.pack(len(frame.key)), frame.key]
+    if frame.headers:
+        flags |= HAS_HEADERS
+        packed = b"".join(
+            b"%b%b%b%b" % (_NAME_SIZE.pack(len(encoded)), encoded, _UINT.pack(len(value)), value)
+            for encoded, value in ((name.encode(), value or b"") for name, value in frame.headers)
+        )
+        parts += [_UINT.pack(len(packed)), packed]
+    if frame.value is None:
+        flags |= NO_VALUE
+    else:
+        parts.append(frame.value)
+    parts[0] = bytes((flags,))
+    return b"".join(parts)
+
+
 def key_bytes(key: Any) -> bytes:
     """A key as other producers write it: text in UTF-8, bytes as they are, integers and UUIDs as text, all else JSON.
 
@@ -79,7 +103,7 @@ def key_bytes(key: Any) -> bytes:
     if isinstance(key, bytes):
         return key
     if isinstance(key, str):
-        return str(key.value if hasattr(key, "value") else key).encode()
+        return str(getattr(key, "value", key)).encode()
     if isinstance(key, UUID):
         return str(key).encode()
     return _dumps(key)
@@ -110,12 +134,12 @@ class FrameEncoder:
         Raises:
             EncodeError: A value, key, header or partition is refused, or the record is too large.
         """
-        options, pack = self._options, self._value
+        options, encode = self._options, self._value
         try:
             headers = row_headers(options, records)
             plain = headers is None and options.partition is None
             if plain and options.key is None and records.keys is None:
-                frames = [pack(value) for value in records.values]
+                frames = [encode(value) for value in records.values]
             else:
                 keys = records.keys or [None] * len(records.values)
                 rows = zip(records.values, keys, headers or [None] * len(keys), strict=True)
@@ -140,23 +164,14 @@ class FrameEncoder:
         packed = self._value(value)
         if options.key is not None:
             key = options.key(value)
-        flags, parts = packed[0], [b""]
-        if options.partition is not None:
-            flags |= HAS_PARTITION
-            parts.append(_UINT.pack(self._partition(options.partition(value))))
-        if key is not None:
-            encoded = key_bytes(key)
-            if flags == 0 and not headers:
-                return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
-            flags |= HAS_KEY
-            parts += [_UINT.pack(len(encoded)), encoded]
-        if headers:
-            flags |= HAS_HEADERS
-            encoded = self._pack_headers(headers)
-            parts += [_UINT.pack(len(encoded)), encoded]
-        parts[0] = bytes((flags,))
-        parts.append(packed[1:])
-        return b"".join(parts)
+        encoded = None if key is None else key_bytes(key)
+        if options.partition is None and not headers and packed[0] == 0:
+            if encoded is None:
+                return packed
+            return b"%b%b%b" % (_KEY_HEAD.pack(HAS_KEY, len(encoded)), encoded, packed[1:])
+        partition = None if options.partition is None else self._partition(options.partition(value))
+        found = self._headers(headers) if headers else []
+        return pack(Frame(encoded, packed[1:] if packed[0] == 0 else None, partition, found))
 
     def _partition(self, partition: Any) -> int:
         if type(partition) is not int or not 0 <= partition <= PARTITION_MAX:
@@ -168,8 +183,8 @@ class FrameEncoder:
             )
         return partition
 
-    def _pack_headers(self, headers: Mapping[str, str]) -> bytes:
-        parts = []
+    def _headers(self, headers: Mapping[str, str]) -> KafkaHeaders:
+        found: KafkaHeaders = []
         for name, value in headers.items():
             if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
                 raise self._refused(f"{name!r} is no header name", "Use up to 256 printable characters, no blanks.")
@@ -177,9 +192,8 @@ class FrameEncoder:
                 raise self._refused(f"header {name} belongs to the connector", "Use another name.")
             if not isinstance(value, str):
                 raise self._refused(f"header {name} is no text", "Encode the value, as JSON for example.")
-            encoded_name, encoded = name.encode(), value.encode()
-            parts += [_NAME_SIZE.pack(len(encoded_name)), encoded_name, _UINT.pack(len(encoded)), encoded]
-        return b"".join(parts)
+            found.append((name, value.encode()))
+        return found
 
     def _refused(self, what: str, hint: str) -> EncodeError:
         return EncodeError(f"sink {self.sink}: {what}", step=self.sink, hint=hint)

@@ -25,6 +25,8 @@ from streamflow_kafka.client import Cluster
 from streamflow_kafka.transactions import Transactions
 
 _WAIT_SECONDS: Final = 0.02
+HIDDEN_SECONDS: Final = 1.0
+"""After its producer has begun, nothing of a sink is under way any more."""
 _UNSTABLE: Final = 88
 _LOADING: Final = frozenset({14, 15, 16})
 _GROUP_DENIED: Final = 30
@@ -51,6 +53,10 @@ class Marker(msgspec.Struct, frozen=True):
         return msgspec.json.encode({"gen": self.generation, "process": self.process, "link": self.link}).decode()
 
 
+class Hidden(Unavailable):
+    """The marker stays behind a transaction that is over: the broker still keeps an offset of it as undecided."""
+
+
 class _Metadata(msgspec.Struct):
     gen: int = 0
     process: str = ""
@@ -73,8 +79,8 @@ def this_process() -> str:
 class OffsetFetchResponse_v7(Response):  # type: ignore[misc]
     """Answers `OffsetFetchRequest_v7`."""
 
-    API_KEY = 9
-    API_VERSION = 7
+    API_KEY = 9  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 7  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
     SCHEMA = Schema(
         ("throttle_time_ms", Int32),
         (
@@ -145,10 +151,12 @@ async def read_marker(
         stable: Whether a transaction that is about to move it is waited for.
 
     Raises:
-        Unavailable: The coordinator does not know it yet, or an open transaction hides it for too long.
+        Unavailable: The coordinator does not know it yet.
+        Hidden: An open transaction hides it for longer than `HIDDEN_SECONDS`.
         ConnectorError: This user must not read it, or what stands there is no marker.
     """
-    deadline = asyncio.get_running_loop().time() + cluster.options.timeout_seconds
+    began = asyncio.get_running_loop().time()
+    deadline = began + cluster.options.timeout_seconds
     while True:
         answer = await transactions.ask_group(OffsetFetch(group, topic, 0, stable=stable))
         _, offset, _, metadata, code, _ = answer.topics[0][1][0] if answer.topics else (0, -1, 0, "", 0, {})
@@ -165,6 +173,11 @@ async def read_marker(
             transactions.lost()
         elif code != _UNSTABLE:
             raise Unavailable(f"Kafka at {cluster.kafka} does not tell the marker {group}: error {code}", hint="")
+        if code == _UNSTABLE and asyncio.get_running_loop().time() > began + HIDDEN_SECONDS:
+            raise Hidden(
+                f"Kafka at {cluster.kafka} keeps the marker {group} behind a transaction that is over",
+                hint="The sink ends it once more, and compares with the topic itself.",
+            )
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(
                 f"Kafka at {cluster.kafka} cannot tell the marker {group} at this time (error {code})",

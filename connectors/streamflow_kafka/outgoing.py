@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from itertools import zip_longest
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 from streamflow.errors import RecordRejected, Unavailable
-from streamflow_kafka.frames import HAS_KEY, Frame, unpack
+from streamflow_kafka.frames import HAS_KEY, Frame, KafkaHeaders, pack, unpack
 from streamflow_kafka.marker import Marker
 from streamflow_kafka.metadata import NO_LEADER, TopicInfo
-from streamflow_kafka.partitioner import by_key, partition_of_seq
+from streamflow_kafka.partitioner import STICKY_RECORDS, by_key, partition_of_seq
 from streamflow_kafka.tail import FENCE_HEADER, SEQ_HEADER
 from streamflow_kafka.transactions import Batch, Transactions
 
@@ -21,8 +22,18 @@ SLICE_RECORDS: Final = 1024
 _CODECS: Final = {"": 0, "gzip": 1, "snappy": 2, "lz4": 3, "zstd": 4}
 _FORMAT: Final = 2
 
-Records = dict[int, list[tuple[int, Frame]]]
-"""Per partition the records with their numbers."""
+_NO_HEADERS: Final[KafkaHeaders] = []
+_UINT: Final = struct.Struct(">I").unpack_from
+
+
+class Share(NamedTuple):
+    """The records of one transaction that go to one partition: their numbers, and their frames as they are.
+
+    A frame is taken apart only when it is packed: so many small objects kept at once cost more than doing it twice.
+    """
+
+    seqs: list[int]
+    frames: list[bytes]
 
 
 class Outgoing:
@@ -70,20 +81,20 @@ class Outgoing:
             RecordRejected: There is no such partition.
             Fenced, Unavailable: As `Transactions` raises them.
         """
-        records = await self._spread(frames, first_seq, len(topic.leaders), topic.name)
-        _sign_last(records, fence)
-        nodes = {partition: topic.leaders[partition] for partition in records}
+        shares = await self._spread(frames, first_seq, len(topic.leaders), topic.name)
+        _sign_last(shares, fence)
+        nodes = {partition: topic.leaders[partition] for partition in shares}
         for partition, node in nodes.items():
             if node == NO_LEADER:
                 raise Unavailable(
                     f"partition {topic.name}:{partition} has no leader at this time",
                     hint="Look at the brokers that hold it.",
                 )
-        await self._transactions.add(sorted(records))
+        await self._transactions.add(sorted(shares))
         ends: dict[int, int] = {}
         tasks = [asyncio.create_task(self._transactions.mark(marker.next_seq, marker.metadata()))]
         try:
-            for turn, requests in enumerate(self._turns(records, nodes, 1 if singly else 1 << 30)):
+            for turn, requests in enumerate(self._turns(shares, nodes, 1 if singly else self._batch_bytes)):
                 send = self._transactions.send if turn else self._transactions.send_first
                 tasks += [asyncio.create_task(_sent(send(batches, node), ends)) for node, batches in requests.items()]
                 if turn:
@@ -98,39 +109,35 @@ class Outgoing:
             await asyncio.gather(*tasks, return_exceptions=True)
         return ends
 
-    async def _spread(self, frames: Sequence[bytes], first_seq: int, partitions: int, topic: str) -> Records:
+    async def _spread(self, frames: Sequence[bytes], first_seq: int, partitions: int, topic: str) -> dict[int, Share]:
         """Finds the partition of each record."""
         if self._by_key[0] != partitions:
             self._by_key = partitions, by_key(partitions)
         of_key = self._by_key[1]
-        records: Records = {}
+        shares = [Share([], []) for _ in range(partitions)]
         for start in range(0, len(frames), SLICE_RECORDS):
             for seq, packed in enumerate(frames[start : start + SLICE_RECORDS], first_seq + start):
                 if not packed:
                     continue
                 flags = packed[0]
                 if flags == 0:
-                    frame = Frame(None, packed[1:])
-                    partition = partition_of_seq(seq, partitions)
+                    partition = seq // STICKY_RECORDS % partitions
                 elif flags == HAS_KEY:
-                    middle = 5 + int.from_bytes(packed[1:5])
-                    key = packed[5:middle]
-                    frame = Frame(key, packed[middle:])
-                    partition = of_key(key)
+                    partition = of_key(packed[5 : 5 + _UINT(packed, 1)[0]])
                 else:
-                    frame = unpack(packed)
-                    partition = _partition(frame, seq, of_key, partitions, topic)
-                found = records.get(partition)
-                if found is None:
-                    found = records[partition] = []
-                found.append((seq, frame))
+                    partition = _partition(unpack(packed), seq, of_key, partitions, topic)
+                share = shares[partition]
+                share.seqs.append(seq)
+                share.frames.append(packed)
             await asyncio.sleep(0)
-        return records
+        return {partition: share for partition, share in enumerate(shares) if share.seqs}
 
-    def _turns(self, records: Records, nodes: Mapping[int, int], records_max: int) -> Iterator[dict[int, list[Batch]]]:
+    def _turns(
+        self, shares: Mapping[int, Share], nodes: Mapping[int, int], batch_bytes: int
+    ) -> Iterator[dict[int, list[Batch]]]:
         """The requests to each node, turn by turn: each has the next batch of every partition that it leads."""
         now_ms = int(time.time() * 1000)
-        packers = [self._batches(partition, found, records_max, now_ms) for partition, found in records.items()]
+        packers = [self._batches(partition, share, batch_bytes, now_ms) for partition, share in shares.items()]
         for batches in zip_longest(*packers):
             requests: dict[int, list[Batch]] = {}
             for batch in batches:
@@ -138,15 +145,15 @@ class Outgoing:
                     requests.setdefault(nodes[batch.partition], []).append(batch)
             yield requests
 
-    def _batches(
-        self, partition: int, records: Sequence[tuple[int, Frame]], records_max: int, now_ms: int
-    ) -> Iterator[Batch]:
+    def _batches(self, partition: int, share: Share, batch_bytes: int, now_ms: int) -> Iterator[Batch]:
         """Packs a partition's records, one batch at a time."""
         from aiokafka.record.default_records import DefaultRecordBatchBuilder
 
-        at = 0
         producer, epoch = self._transactions.producer
-        while at < len(records):
+        at, total = 0, len(share.seqs)
+        left = iter(share.frames)
+        packed = next(left)
+        while at < total:
             builder = DefaultRecordBatchBuilder(
                 _FORMAT,
                 self._codec,
@@ -154,30 +161,36 @@ class Outgoing:
                 producer_id=producer,
                 producer_epoch=epoch,
                 base_sequence=0,
-                batch_size=self._batch_bytes,
+                batch_size=batch_bytes,
             )
-            append, count = builder.append, 0
-            first_seq = records[at][0]
-            for _, (key, value, _, headers) in (
-                records[at : at + records_max] if records_max == 1 else _from(records, at)
-            ):
-                if append(count, now_ms, key, value, headers) is None:
+            # aiokafka's list takes None for a value too, and is only read
+            append: Any = builder.append
+            count = 0
+            while True:
+                flags = packed[0]
+                if flags == 0:
+                    done = append(count, now_ms, None, packed[1:], _NO_HEADERS)
+                elif flags == HAS_KEY:
+                    middle = 5 + _UINT(packed, 1)[0]
+                    done = append(count, now_ms, packed[5:middle], packed[middle:], _NO_HEADERS)
+                else:
+                    frame = unpack(packed)
+                    done = append(count, now_ms, frame.key, frame.value, frame.headers)
+                if done is None:  # full: it is the first of the next batch, which takes it in any case
                     break
                 count += 1
+                if at + count == total:
+                    break
+                packed = next(left)
             builder.set_producer_state(producer, epoch, self._transactions.take_sequence(partition, count))
+            yield Batch(partition, share.seqs[at], count, bytes(builder.build()))
             at += count
-            yield Batch(partition, first_seq, count, bytes(builder.build()))
 
 
 async def _sent(sending: Awaitable[dict[int, int]], ends: dict[int, int]) -> None:
     """Waits for an answer, and takes over what it says."""
     for partition, end in (await sending).items():
         ends[partition] = max(end, ends.get(partition, 0))
-
-
-def _from(records: Sequence[tuple[int, Frame]], at: int) -> Iterator[tuple[int, Frame]]:
-    for index in range(at, len(records)):
-        yield records[index]
 
 
 def _partition(frame: Frame, seq: int, of_key: Callable[[bytes], int], partitions: int, topic: str) -> int:
@@ -193,11 +206,10 @@ def _partition(frame: Frame, seq: int, of_key: Callable[[bytes], int], partition
     return partition_of_seq(seq, partitions) if frame.key is None else of_key(frame.key)
 
 
-def _sign_last(records: Records, fence: str) -> None:
+def _sign_last(shares: Mapping[int, Share], fence: str) -> None:
     """Writes into the headers of the last record whose it is and which number it has."""
-    if not records:
-        return
-    last = max(records.values(), key=lambda found: found[-1][0])
-    seq, frame = last[-1]
-    own = [(FENCE_HEADER, fence.encode()), (SEQ_HEADER, b"%d" % seq)]
-    last[-1] = (seq, frame._replace(headers=[*frame.headers, *own]))
+    if shares:
+        share = max(shares.values(), key=lambda each: each.seqs[-1])
+        frame = unpack(share.frames[-1])
+        own: KafkaHeaders = [(FENCE_HEADER, fence.encode()), (SEQ_HEADER, b"%d" % share.seqs[-1])]
+        share.frames[-1] = pack(frame._replace(headers=[*frame.headers, *own]))

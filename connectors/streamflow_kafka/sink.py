@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
 import msgspec
@@ -16,7 +16,7 @@ from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import ConnectorError, Fenced, NotFound, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
 from streamflow_kafka.client import Cluster
 from streamflow_kafka.frames import FrameEncoder
-from streamflow_kafka.marker import Marker, linked, read_marker, this_process
+from streamflow_kafka.marker import Hidden, Marker, linked, read_marker, this_process
 from streamflow_kafka.metadata import TopicInfo
 from streamflow_kafka.outgoing import Outgoing
 from streamflow_kafka.settings import Kafka
@@ -117,7 +117,7 @@ class KafkaSink:
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         cluster = self._check_open()
         newer = self._newer
-        marker = newer or await self._marker()
+        marker, in_doubt = (newer, False) if newer is not None else await self._settled_marker()
         by_another = marker is not None and self._is_newer(marker)
         if marker is not None and by_another and (newer is None or newer.generation == self._generation):
             # moved since this one was opened, or by a process on a copy of the store
@@ -131,11 +131,11 @@ class KafkaSink:
                 )
             return Progress(0, 1, self._cursor(await topic_ends(cluster, self._topic), ""))
         cursor = await self._known(stored)
-        if marker is not None:
-            found = marker.next_seq
-        else:
+        found = stored.next_seq if marker is None else marker.next_seq
+        if marker is None or in_doubt:
             in_tail = await next_seq_in_tail(cluster, self._topic, cursor.ends, self._fence)
-            found = max(stored.next_seq, in_tail)
+            if in_tail > found:
+                found, marker = in_tail, None
         truth = progress_at(found, stored, pending)
         link = linked(cursor.link, [piece async for piece in self._between(stored.next_seq, found, pending)])
         if marker is not None and marker.link not in ("", link):
@@ -224,6 +224,20 @@ class KafkaSink:
     async def _marker(self, *, stable: bool = True) -> Marker | None:
         return await read_marker(self._check_open(), self._transactions, self._fence, self._name, stable=stable)
 
+    async def _settled_marker(self) -> tuple[Marker | None, bool]:
+        """Returns the marker, and whether the topic must be asked too.
+
+        A broker that was killed may keep an offset of a transaction that is over as undecided for ever (seen with Kafka
+        4.3). One more transaction of this producer that is aborted decides it. Should the records be there all the
+        same, the topic tells.
+        """
+        try:
+            return await self._marker(), False
+        except Hidden:
+            await self._transactions.add(sorted(self._topic.leaders))
+            await self._transactions.abort()
+            return await self._marker(), True
+
     def _is_newer(self, marker: Marker) -> bool:
         if marker.generation == self._generation:
             return marker.process != this_process()
@@ -261,7 +275,7 @@ class KafkaSink:
             await asyncio.sleep(wait)
         return cursor
 
-    async def _between(self, first: int, end: int, pending: Sequence[Chunk]) -> Any:
+    async def _between(self, first: int, end: int, pending: Sequence[Chunk]) -> AsyncIterator[bytes | memoryview]:
         """The bytes of the frames from one number to another."""
         for chunk in pending:
             if first < chunk.end_seq and chunk.first_seq < end:
@@ -280,7 +294,7 @@ class KafkaSink:
         cursor = msgspec.json.decode(at.cursor, type=Cursor)
         end = max(at.next_seq, chunks[-1].end_seq)
         frames = unpublished(chunks, at.next_seq)
-        link = linked(cursor.link, [b"".join(frames)])
+        link = linked(cursor.link, [piece async for piece in self._between(at.next_seq, end, chunks)])
         marker = Marker(end, self._generation, this_process(), link)
         began = asyncio.get_running_loop().time()
         try:

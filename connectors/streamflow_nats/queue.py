@@ -93,8 +93,7 @@ class QueueReader:
             await self._start()
         if self._owed:
             await self._gather()
-        if self._ack_now:
-            await self._acknowledge_again()
+        await self._acknowledge_again()
         if self.pulls.trouble and not self.pulls.buffer:
             raise self._broken()
         await self.pulls.top_up()
@@ -129,8 +128,7 @@ class QueueReader:
             async with asyncio.timeout(CONFIRM_SECONDS):
                 if self._ctx.seen:  # an answer comes behind all deliveries on their way, committed ones among them
                     await self._stream.consumer(self._consumer)
-                if self._ack_now:
-                    await self._acknowledge_again()
+                await self._acknowledge_again()
                 while self._unconfirmed and not self._stream.link.lost.done():
                     self._confirmed.clear()
                     await self._confirmed.wait()
@@ -194,8 +192,7 @@ class QueueReader:
             self._stream.link.check()
             if pulls.trouble or pulls.refusal is not None:
                 raise pulls.refusal or self._broken()
-            if self._ack_now:
-                await self._acknowledge_again()
+            await self._acknowledge_again()
             await pulls.top_up()
             if not await pulls.wait(GATHER_SECONDS):
                 # a late acknowledgement, or a purge: then some of them never come
@@ -224,6 +221,9 @@ class QueueReader:
         return not again
 
     async def _acknowledge_again(self) -> None:
+        """Acknowledges what came again, once a sink could have refused this state as an older copy."""
+        if not self._ack_now or not self._ctx.may_acknowledge():
+            return
         replies, self._ack_now = self._ack_now, []
         await self._acknowledge(replies, [])
 

@@ -62,6 +62,11 @@ async def _pinned_nowhere(starts: Mapping[Partition, Position]) -> None:
     """What `SourceContext.pin` is where nothing is stored."""
 
 
+def _at_any_time() -> bool:
+    """What `SourceContext.may_acknowledge` is where no sink has to recover."""
+    return True
+
+
 @dataclass(frozen=True, slots=True)
 class SourceContext:
     """What a source learns about where it runs.
@@ -79,6 +84,9 @@ class SourceContext:
             that is too large over, whole or as its first ``message_bytes_max + 1`` bytes; else it may raise instead.
         pin: Commits where partitions start that `Source.open` did not know yet. To be awaited before a record of
             them is handed out: then a start that follows a crash gives them to `open`.
+        may_acknowledge: Whether committed messages may be acknowledged yet: not before every sink has recovered once,
+            for until then this may be an older copy of the state, which must not eat a queue before it is refused. To
+            be asked before a message of ``seen`` is acknowledged; `Source.committed` is not called before.
     """
 
     flow: str
@@ -91,6 +99,7 @@ class SourceContext:
     point: Point = no_point
     leaves_out: bool = False
     pin: Callable[[Mapping[Partition, Position]], Awaitable[None]] = _pinned_nowhere
+    may_acknowledge: Callable[[], bool] = _at_any_time
 
 
 async def _at_hand(chunk: Chunk) -> Chunk:
@@ -220,6 +229,16 @@ class Source(Connector, Protocol):
         ...
 
 
+@runtime_checkable
+class EpochBound(Protocol):
+    """What a source may have besides: a bound on what it may leave unacknowledged, and so on an epoch."""
+
+    @property
+    def epoch_full(self) -> bool:
+        """Whether so much was taken that the epoch should end as soon as the last commit is done."""
+        ...
+
+
 class Sink(Connector, Protocol):
     """One opened sink. `encode` runs on arrival; all else after the commit."""
 
@@ -324,8 +343,19 @@ class RowEncoding(Protocol):
         ...
 
 
-def row_encoder(spec: object, options: SinkOptions, on_error: OnError) -> Callable[[Any], bytes] | None:
-    """A sink's row encoder, where it has one and an error in it may stop the flow."""
+def row_encoder(
+    spec: object, options: SinkOptions, on_error: OnError, *, keyed: bool = False
+) -> Callable[[Any], bytes] | None:
+    """A sink's row encoder, where it has one and an error in it may stop the flow.
+
+    Args:
+        spec: The sink.
+        options: What ``to`` added.
+        on_error: The sink's error policy.
+        keyed: Whether its rows carry keys: a spec that says ``writes_keys`` needs them for its frames.
+    """
+    if keyed and getattr(spec, "writes_keys", False):
+        return None
     return spec.row_encoder(options) if isinstance(spec, RowEncoding) and on_error is OnError.STOP else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
 from streamflow.connect.contracts import Guarantee, Probe, SourceContext
@@ -22,6 +22,7 @@ class MemorySource:
         self._ids = ids
         self._latest = latest
         self._seen: Set[str] = frozenset()
+        self._may_acknowledge: Callable[[], bool]
         self._next: dict[Partition, Position] = {}
         self._paused: Set[Partition] = frozenset()
         self._open = False
@@ -32,7 +33,7 @@ class MemorySource:
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         log = self._log
         log.check_reachable()
-        self._seen = ctx.seen
+        self._seen, self._may_acknowledge = ctx.seen, ctx.may_acknowledge
         self._next = dict(log.ends() if self._latest else log.starts())
         for name, position in {} if self._ids else dict(resume).items():
             log.check_position(name, position)
@@ -108,7 +109,7 @@ class MemorySource:
             return offsets
         identity = self._log.identity
         done = [offset for offset in offsets if record_id(identity, name, offset) in self._seen]
-        if done and self._log.acks_arrive:
+        if done and self._log.acks_arrive and self._may_acknowledge():
             part.acknowledge(done)
         gone = set(done)
         return [offset for offset in offsets if offset not in gone]

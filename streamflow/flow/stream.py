@@ -266,7 +266,7 @@ class Stream(MappingVerbs[T]):
             keyed=self._step.keyed,
             spec=sink,
             sink_options=options,
-            row_encoder=row_encoder(sink, options, build.check_policy(on_error)),
+            row_encoder=row_encoder(sink, options, build.check_policy(on_error), keyed=self._step.keyed),
             guarantee=None if guarantee is None else Level(guarantee),
             on_error=build.check_policy(on_error),
         )

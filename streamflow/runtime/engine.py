@@ -11,7 +11,7 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext, SourceContext
-from streamflow.errors import StreamflowError, Unavailable
+from streamflow.errors import Unavailable
 from streamflow.graph import SINK, SOURCE, OnError, Port
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.operator import Outlet
@@ -240,6 +240,7 @@ class Engine:
                 job.settings.message_bytes_max,
                 job.point,
                 leaves_out=step.options["on_error"] is not OnError.STOP,
+                may_acknowledge=self._may_acknowledge,
             )
             times = None if self.times is None else self.times.sources.get(step.name)
             pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world, times=times))
@@ -436,8 +437,8 @@ class Engine:
 
     def _full(self) -> bool:
         """Whether the epoch in the making is large enough to end it now."""
-        settings = self.job.settings
-        if self.intake.epoch_records >= settings.epoch_records_max:
+        settings, intake = self.job.settings, self.intake
+        if intake.epoch_records >= settings.epoch_records_max or any(pump.epoch_full for pump in intake.pumps):
             return True
         return any(staging.size_bytes >= settings.epoch_bytes_max for staging in self.stagings.values())
 
@@ -454,10 +455,8 @@ class Engine:
     def _published(self) -> None:
         if self._is_drained():
             self._drained.set()
-        if self._acks and all(publisher.recovered for publisher in self._publishers):
-            waiting, self._acks = self._acks, []
-            for epoch, taken in waiting:
-                self._acknowledge(epoch, taken)
+        while self._acks and self._may_acknowledge():
+            self._acknowledge(*self._acks.pop(0))
         if self._note_call is not None:
             self._note_call.cancel()
         self._note_call = self.job.clock.call_later(IDLE_NOTE_SECONDS, self._note_when_idle)
@@ -468,25 +467,25 @@ class Engine:
         if self.pacer.idle and not self.intake.pending and self._tasks:
             self._spawn(self.committer.note_if_behind(), "progress", may_end=True)
 
+    def _may_acknowledge(self) -> bool:
+        return all(publisher.recovered for publisher in self._publishers)
+
     def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
         self.commits += 1
         if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
             self.careful = 0
             self._set_loops()
-        if not all(publisher.recovered for publisher in self._publishers):
+        if not self._may_acknowledge():
             self._acks.append((epoch, taken))
             return
-        for pump in self.intake.pumps:
-            if pump.name in taken:
-                self._spawn(self._acknowledge_one(pump, epoch, taken[pump.name]), "acknowledge", may_end=True)
+        for pump in (each for each in self.intake.pumps if each.name in taken):
+            self._spawn(self._acknowledge_one(pump, epoch, taken[pump.name]), "acknowledge", may_end=True)
 
     async def _acknowledge_one(self, pump: Pump, epoch: int, taken: Taken) -> None:
         try:
             self.job.point("ack.begun")
             await pump.committed(epoch, taken)
             self.job.point("ack.done")
-        except (StreamflowError, OSError) as error:
-            if isinstance(error, Unavailable | OSError):
-                return  # the source reports its lost connection itself; what was not acknowledged comes again
-            raise
+        except (Unavailable, OSError):
+            return  # the source reports its lost connection itself; what was not acknowledged comes again

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec, Prepared
-from streamflow.connect.contracts import Source, SourceContext, takes_nulls
+from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
@@ -84,6 +84,7 @@ class Pump:
         self.ended = False
         self.opened = False
         self.source: Source | None = None
+        self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
         self._taken = dict(resume)
         self._wake = wake
@@ -111,6 +112,11 @@ class Pump:
     def waiting(self) -> bool:
         """Whether there is something to take."""
         return bool(self._buffer)
+
+    @property
+    def epoch_full(self) -> bool:
+        """Whether the source waits for a commit before it can go on."""
+        return self._bound is not None and self._bound.epoch_full
 
     @property
     def buffered(self) -> int:
@@ -161,6 +167,7 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
+        self._bound = source if isinstance(source, EpochBound) else None
         if self.times is not None:
             known = [*starts, *self.times.latest]
             self.times.expect(starts or ([] if known else [""]))
@@ -223,7 +230,7 @@ class Pump:
         return same and (end is None or (here is not None and here.at >= end.at))
 
     def _put(self, batch: SourceBatch) -> None:
-        if self.times is not None:
+        if self.times is not None and batch.payloads:
             self.silent_since[batch.partition] = self._world.clock.monotonic()
             self.heard.set()
         decodes = self.step.options["spec"].codec is not None
@@ -290,7 +297,7 @@ class Pump:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
         found = self._decode(batch)
-        return found if self.times is None else self._stamped(found, self.times)
+        return found if self.times is None or not batch.payloads else self._stamped(found, self.times)
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
@@ -303,7 +310,7 @@ class Pump:
         self._drop()
 
     async def _close(self) -> None:
-        source, self.source = self.source, None
+        source, self.source, self._bound = self.source, None, None
         if source is not None:
             await _quietly_close(source)
 

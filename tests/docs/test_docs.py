@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
         "examples",
         "connectors/streamflow_kafka",
         "connectors/streamflow_nats",
+        "connectors/streamflow_rabbitmq",
     )
     for path in (ROOT / folder).glob("*.md")
     if path.name != "0000-template.md"

@@ -30,6 +30,7 @@ _context.set_forkserver_preload(
         "streamflow_kafka.sink",
         "streamflow_kafka.source",
         "tests.faults.nats.flow",
+        "tests.faults.rabbitmq.flow",
         "nats",
         "streamflow.flow.running",
         "streamflow_nats.atomic",
@@ -38,6 +39,15 @@ _context.set_forkserver_preload(
         "streamflow_nats.msgid",
         "streamflow_nats.positional",
         "streamflow_nats.queue",
+        "streamflow_rabbitmq.client",
+        "streamflow_rabbitmq.confirming",
+        "streamflow_rabbitmq.source",
+        "streamflow_rabbitmq.transactional",
+        "tests.faults.rabbitmq.stream_flow",
+        "aiormq",
+        "streamflow_rabbitmq.streams.sink",
+        "streamflow_rabbitmq.streams.source",
+        "streamflow_rabbitmq.streams.super_sink",
     ]
 )
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))

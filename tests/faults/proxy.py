@@ -54,6 +54,11 @@ class Line:
         host, port = self._listener.sockets[0].getsockname()
         return self._server.url.replace(f"{self._server.host}:{self._server.port}", f"{host}:{port}")
 
+    @property
+    def near_port(self) -> int:
+        """Where clients connect."""
+        return int(self._listener.sockets[0].getsockname()[1])
+
     def cut(self) -> int:
         """Cuts every connection; returns how many there were."""
         pairs = list(self._pairs)

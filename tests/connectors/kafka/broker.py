@@ -45,7 +45,7 @@ class Broker:
 
     # -- topics -----------------------------------------------------------------------------------
 
-    async def topic(self, partitions: int = 1, name: str = "", **config: Any) -> str:
+    async def topic(self, partitions: Any = 1, name: Any = "", **config: Any) -> Any:
         """Makes a topic, with a name of its own unless one is given."""
         name = name or f"t{next(_names)}"
         made = await self.admin.create_topics([NewTopic(name, partitions, 1, topic_configs=config)])

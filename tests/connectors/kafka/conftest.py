@@ -13,8 +13,9 @@ from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.kit import close_all
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def module_server() -> Iterator[KafkaServer]:
+    """Shared by all modules: it takes seconds to start."""
     need(KAFKA)
     # compaction is looked for every 15 s by default, transactions that take too long every 10
     often = {"log.cleaner.backoff.ms": "100", "transaction.abort.timed.out.transaction.cleanup.interval.ms": "200"}

@@ -25,6 +25,7 @@ async def test_without_nulls_none_is_refused(tmp_path: Any) -> None:
     flow = sf.Flow("tombs", state=tmp_path / "tombs.db")
     words = flow.source(Kafka().topic("words", value=str))
     words.map(str.upper, name="kept").to(sf.MemoryTopic("out", value=str))
+    nothing: Any = None
     async with flow.test() as trial:
         with pytest.raises(ValueError, match="expected str, got NoneType"):
-            await trial.send(words, None)
+            await trial.send(words, nothing)

@@ -145,6 +145,7 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.long
 async def test_the_host_name_is_checked(tmp_path: Path):
     own = certificates(tmp_path)
     async with KafkaServer(certificate=server_store(own, "other")) as server:
@@ -152,6 +153,7 @@ async def test_the_host_name_is_checked(tmp_path: Path):
         await is_refused(kafka, ConnectorError, "TLS with Kafka .* failed: .*(127|IP)")
 
 
+@pytest.mark.long
 async def test_client_certificates(tmp_path: Path):
     own, strange = certificates(tmp_path), certificates(tmp_path, "strange")
     async with KafkaServer(certificate=server_store(own), authority=own / "ca.pem") as server:
@@ -164,6 +166,7 @@ async def test_client_certificates(tmp_path: Path):
             await is_refused(kafka, ConnectorError, "TLS with Kafka .* failed: .*(?i:certificate)")
 
 
+@pytest.mark.long
 async def test_what_a_user_may_not_read_is_named():
     rules = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
@@ -199,6 +202,7 @@ async def test_servers_that_are_down_or_no_kafka(tmp_path: Path):
     await asyncio.sleep(0.8)
 
 
+@pytest.mark.long
 async def test_the_next_server_is_tried():
     async with KafkaServer() as server:
         await fed(server)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,8 @@ from streamflow_kafka.client import client_options
 from streamflow_kafka.starts import topic_of
 
 CANARY = "c4n4ry-s3cret"
+ANY: dict[str, Any] = {word: word for word in ("middle", "rar", "MD5")}
+"""What no type checker would let through."""
 
 
 @dataclass
@@ -83,15 +86,15 @@ def test_servers_that_cannot_be_read(servers, reason: str):
         (lambda: Kafka().topic(".."), "no legal topic name"),
         (lambda: Kafka().topic("x" * 250), "no legal topic name"),
         (lambda: Kafka().topic("a:0"), "no legal topic name"),
-        (lambda: Kafka().topic("a", start="middle"), "start='middle' is unknown"),
+        (lambda: Kafka().topic("a", start=ANY["middle"]), "start='middle' is unknown"),
         (lambda: Kafka().topics(), "either names or a pattern"),
         (lambda: Kafka().topics("a", pattern="b"), "either names or a pattern"),
         (lambda: Kafka().topics("a", "a"), "named twice"),
         (lambda: Kafka().topics(pattern="("), "no regular expression"),
         (lambda: Options(fetch_bytes=0), r"Options\.fetch_bytes must be above 0"),
         (lambda: Options(fetch_wait_seconds=-1), r"Options\.fetch_wait_seconds"),
-        (lambda: Options(compression="rar"), "compression='rar' is unknown"),
-        (lambda: SaslScram("a", "b", "MD5"), "mechanism 'MD5' is unknown"),
+        (lambda: Options(compression=ANY["rar"]), "compression='rar' is unknown"),
+        (lambda: SaslScram("a", "b", ANY["MD5"]), "mechanism 'MD5' is unknown"),
         (lambda: Tls(key="-----BEGIN PRIVATE KEY-----"), "looks like a certificate or key itself"),
         (lambda: Kafka(security=_careless()), "does not verify the server"),
     ],
@@ -102,11 +105,11 @@ def test_what_is_refused(make, reason: str):
     assert refused.value.hint
 
 
-def _careless() -> ssl.SSLContext:
+def _careless() -> SaslPlain:
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
-    return SaslPlain("ann", "pw", context)  # type: ignore[return-value]
+    return SaslPlain("ann", "pw", context)
 
 
 def test_unknown_options_are_refused():

@@ -15,7 +15,7 @@ def _had() -> None:
     need(KAFKA)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[KafkaServer]:
     """Not to be killed."""
     need(KAFKA)

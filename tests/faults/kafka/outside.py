@@ -16,7 +16,7 @@ from tests.brokers import KafkaServer
 from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
 
 PARTITIONS = 3
-SEND_SECONDS = 8.0
+SEND_SECONDS = 3.0
 
 
 async def make_topics(server: KafkaServer, *names: str, partitions: int = PARTITIONS, **config: str) -> None:
@@ -144,7 +144,7 @@ class _producer:
 
     def __init__(self, server: KafkaServer) -> None:
         self._producer = AIOKafkaProducer(
-            bootstrap_servers=server.url, enable_idempotence=True, request_timeout_ms=5000, linger_ms=5
+            bootstrap_servers=server.url, enable_idempotence=True, request_timeout_ms=2500, linger_ms=5
         )
 
     async def __aenter__(self) -> Any:

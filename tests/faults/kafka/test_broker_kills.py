@@ -19,7 +19,7 @@ SINK_POINTS = ("sink.baseline", "publish.begun", "publish.part", "sink.fenced", 
 """The crash points between an outbox and the broker; those of the way back follow a kill on the way."""
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(400)
 async def test_the_broker_is_killed(tmp_path: Path, long_run: bool) -> None:
     """While nothing happens, in the middle of a transaction, and at random instants."""
     rounds = 4 if long_run else 1

@@ -176,3 +176,15 @@ async def test_a_pin_never_moves_what_was_taken(tmp_path: Path) -> None:
     then = Script([])
     await run(tmp_path, then, out)
     assert then.resumed == [{"p": Position(2, "i")}]
+
+
+async def test_a_position_moves_on_without_records_and_without_event_times(tmp_path: Path) -> None:
+    first = Script([SourceBatch("p", [], [], identity="i", resume=2), records(b"7", b"8", start=2, resume=6)], end=6)
+    out: sf.MemoryTopic[Any] = sf.MemoryTopic("out")
+    assert await run(tmp_path, first, out, time=int, lateness="1s") == ["7", "8"]
+    then = Script([SourceBatch("p", [], [], identity="i", resume=9)], end=9)
+    await run(tmp_path, then, out, time=int, lateness="1s")
+    assert then.resumed == [{"p": Position(6, "i")}]
+    last = Script([], end=9)
+    await run(tmp_path, last, out, time=int, lateness="1s")
+    assert last.resumed == [{"p": Position(9, "i")}]

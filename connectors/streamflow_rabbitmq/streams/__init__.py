@@ -1,0 +1,1 @@
+"""RabbitMQ streams by their own protocol: wire format, connection, source and sink."""

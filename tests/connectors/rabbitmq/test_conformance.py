@@ -1,0 +1,157 @@
+"""RabbitMQ queues and exchanges pass the conformance kit: classic and quorum as sources; both modes as sinks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, ClassVar
+
+import pytest
+import pytest_asyncio
+
+from streamflow.connect.contracts import Level
+from streamflow.testing.conformance import SinkConformance, SourceConformance
+from streamflow_rabbitmq import Limits, RabbitMQ, RabbitQueue
+from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
+from tests.faults.proxy import Line
+
+DECLARED_SECONDS = 2.5
+_lasting: set[str] = set()
+
+
+class RabbitStage:
+    """Hooks that source and sink share. The broker is out of reach because the line to it is down, or it is killed."""
+
+    arguments: ClassVar[dict[str, Any]] = {}
+    killed: ClassVar[bool] = False
+    environment: Outsider
+    line: Line
+
+    @pytest_asyncio.fixture(name="environment")
+    async def on_broker(self, outsider: Outsider) -> AsyncIterator[Outsider]:
+        async with Line(outsider.server) as self.line:
+            yield outsider
+
+    @property
+    def rabbit(self) -> RabbitMQ:
+        return RabbitMQ(self.line.url, times=QUICK)
+
+    async def start(self) -> None:
+        if self.killed:
+            self.queue = await self._lasting()
+        else:
+            self.queue = await self.environment.queue(**self.arguments)
+
+    async def stop(self) -> None:
+        if self.killed:
+            await (await self.environment.channel.get_queue(self.queue)).purge()
+        else:
+            await self.environment.delete(self.queue)
+
+    async def _lasting(self) -> str:
+        """A queue that outlives a kill: what was declared in the last two seconds before one is lost."""
+        name = f"lasting-{type(self).__name__}"
+        if name not in _lasting:
+            _lasting.add(name)
+            await self.environment.queue(name, **self.arguments)
+            await asyncio.sleep(DECLARED_SECONDS)
+        return name
+
+    def missing_spec(self) -> Any:
+        return self.rabbit.queue("missing")
+
+    async def take_down(self) -> None:
+        if self.killed:
+            await self.environment.server.kill_async()
+        self.line.refuse()
+        self.line.cut()
+
+    async def bring_up(self) -> None:
+        if self.killed:
+            await self.environment.server.start_async()
+            await self.environment.close()
+            await self.environment.connect()
+        self.line.admit()
+
+    async def replace(self) -> None:
+        await self.environment.delete(self.queue)
+        await self.environment.queue(self.queue, **self.arguments)
+
+
+class QueueStage(RabbitStage, SourceConformance):
+    by_ids = True
+
+    def spec(self) -> RabbitQueue[bytes]:
+        return self.rabbit.queue(self.queue)
+
+    async def feed(self, payloads: Sequence[bytes], partition: str = "") -> None:
+        await self.environment.feed(self.queue, payloads)
+
+
+class TestClassicSource(QueueStage):
+    killed = True
+
+
+class TestQuorumSource(QueueStage):
+    arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
+
+
+@pytest.mark.long
+class TestSingleActiveSource(QueueStage):
+    arguments: ClassVar[dict[str, Any]] = {"x-single-active-consumer": True}
+
+    def spec(self) -> RabbitQueue[bytes]:
+        return self.rabbit.queue(self.queue, readers="single_active")
+
+
+class SinkStage(RabbitStage, SinkConformance):
+    mode: Any = "confirm"
+    limits = Limits(message_bytes_max=1024 * 1024)
+
+    def spec(self) -> Any:
+        return self.rabbit.queue(self.queue, value=str, mode=self.mode, limits=self.limits)
+
+    async def visible(self) -> list[Any]:
+        return await self.environment.distinct(self.queue)
+
+    def oversized(self) -> Any:
+        return "x" * (1024 * 1024)
+
+    async def write_foreign(self, values: Sequence[Any]) -> None:
+        await self.environment.feed(self.queue, [value.encode() for value in values])
+
+
+class TestConfirmSink(SinkStage):
+    killed = True
+
+
+@pytest.mark.long
+class TestExchangeSink(SinkStage):
+    arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
+
+    def spec(self) -> Any:
+        return self.rabbit.exchange(self.exchange, value=str, routing_key="a.b", limits=self.limits)
+
+    async def start(self) -> None:
+        await super().start()
+        self.exchange = await self.environment.exchange(bind=[(self.queue, "a.*")])
+
+    def missing_spec(self) -> Any:
+        return self.rabbit.exchange(fresh("missing"))
+
+
+class TestTransactionSink(SinkStage):
+    """Mode tx is called effectively-once because of the broker's own crashes; here it must be exact."""
+
+    mode = "tx"
+
+    @property
+    def level(self) -> Level:
+        assert self.spec().sink_guarantee.level is Level.EFFECTIVELY_ONCE
+        return Level.EXACTLY_ONCE
+
+    async def visible(self) -> list[Any]:
+        return [body.decode() for body in await self.environment.bodies(self.queue)]
+
+    async def replace(self) -> None:
+        pytest.skip("replace: the marker tells what arrived, not the queue; test_sink.py deletes the marker")
