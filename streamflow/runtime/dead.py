@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable, Sequence
+from typing import Any
 
 from streamflow.batch import DeadLetter
-from streamflow.codecs import JsonCodec, Prepared
+from streamflow.codecs import Codec, JsonCodec, Prepared
 from streamflow.errors import DecodeError, StepError
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.context import Message
@@ -97,10 +98,11 @@ async def _decoded(graph: Graph, letter: int, source: str, payload: bytes) -> ob
     step = next((step for step in graph.of_kind(SOURCE) if step.name == source), None)
     if step is None:
         raise DecodeError(f"dead letter {letter} belongs to source {source!r}, which is gone", step=source, hint=hint)
-    codec = step.options["spec"].codec or JsonCodec[object](object)
+    codec: Codec[Any] = step.options["spec"].codec or JsonCodec[object](object)
     try:
-        if isinstance(codec, Prepared):
-            await codec.prepare_decoding([payload])
+        prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
+        if prepare is not None:
+            await prepare([payload])
         value = codec.decode(payload)
     except Exception as error:
         raise DecodeError(f"dead letter {letter} cannot be decoded: {error}", step=source, hint=hint) from error
