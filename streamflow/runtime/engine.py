@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -71,6 +72,7 @@ class Engine:
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
+        self._left_out: Counter[str] = Counter()
         self._pushes = list(pushes)
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
@@ -385,7 +387,11 @@ class Engine:
         self.committer.breathe()
 
     def _skipped(self, step: str, place: str, error: Exception) -> None:
-        _log.warning("step %s left out a record (%s): %s", step, place, error)
+        self._left_out[step] += 1
+        count = self._left_out[step]
+        # a flood of bad records must not drown the log: the first, the second, the fourth, the eighth ...
+        level = logging.DEBUG if count & (count - 1) else logging.WARNING
+        _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
         self.job.instrument.skipped(step, place, error)
 
     def _wake(self) -> None:
