@@ -26,6 +26,7 @@ ON_THE_WAY_BACK = ("store.claimed", "store.opened", "state.loaded", "source.open
 SETTINGS = {"commit_min": "30ms", "epoch_bytes_max": 30_000, "chunk_bytes": 2_000}
 """Small epochs, of many small chunks: there is always something between two points."""
 NTH_MAX = 3
+RECORDS_MIN = 3000
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,7 @@ class Survived:
 
     @staticmethod
     def total(each: Iterable[Survived]) -> Survived:
+        """What several went through."""
         every = list(each)
         return Survived(tuple(death for one in every for death in one.deaths), sum(one.results for one in every))
 
@@ -75,7 +77,7 @@ async def kill(trial: Trial, seed: int, deaths: Sequence[Trap | None]) -> Surviv
                 await asyncio.sleep(rng.uniform(0.01, 0.3 if rng.random() < 0.3 else 1.0))
                 trial.flow.kill()
         trial.flow.start()
-        await trial.flow.until(lambda: trial.flow.said("published"), "a publish")
+        await trial.flow.until(lambda: trial.flow.said("published") and feeder.total >= RECORDS_MIN, "enough records")
         await feeder.stop()
         await trial.check(feeder)
         met = [event["point"] for event in trial.flow.events("trapped")]

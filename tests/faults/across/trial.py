@@ -62,7 +62,7 @@ class Servers:
 
 
 class Together(Feeder):
-    """Several feeders as one: what they have sent is told when they have stopped."""
+    """Several feeders as one."""
 
     def __init__(self, feeders: Sequence[Feeder]) -> None:
         super().__init__(0, BURSTS)
@@ -79,6 +79,7 @@ class Together(Feeder):
             for feeder in self.feeders:
                 await stack.enter_async_context(feeder)
             while not self._stopping:
+                self._sum_up()
                 await asyncio.sleep(0.01)
         self._sum_up()
 
