@@ -21,8 +21,8 @@ SPLIT = ("connectors", "faults")
 """Folders whose own folders are parts: one for each broker."""
 ALONE = ("unit", "faults", "faults/traps")
 """Parts that measure how long something takes: they have the machine to themselves."""
-SECOND_LANE = ("across", "kafka", "rabbitmq")
-"""Folders whose parts run beside the others: mostly they wait for a broker to come back."""
+SECOND_LANE = ("kafka", "rabbitmq", "across", "simulation")
+"""Folders whose parts run beside the others: mostly they wait for a broker, or need nothing but a processor."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5

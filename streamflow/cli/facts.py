@@ -19,11 +19,33 @@ def words_of(step: Step) -> str:
     words = []
     if step.kind in (SOURCE, SINK):
         words.append(str(step.options["spec"].describe()))
+    if step.options.get("event_time") is not None:
+        words.append(_time_words(step.options["event_time"]))
+    if step.kind == "window":
+        words.append(_window_words(step))
     if step.traits.stateful:
         words.append(_state_words(step))
     if step.options.get("on_error") is OnError.SKIP:
         words.append("errors are left out")
     return "; ".join(words)
+
+
+def _time_words(event_time: Any) -> str:
+    idle = "never" if event_time.idle_ms is None else f"after {_span(event_time.idle_ms)}"
+    of = "the broker's time" if event_time.of is None else "event time"
+    return f"{of}, lateness {_span(event_time.lateness_us // 1000)}, idle {idle}"
+
+
+def _window_words(step: Step) -> str:
+    options = step.options
+    words = str(options["window"])
+    if options["emit"] != "final":
+        words += f", {options['emit']}"
+    if options["allowed_us"]:
+        words += f", allowed lateness {_span(options['allowed_us'] // 1000)}"
+    if options["early"] is not None:
+        words += f", early every {options['early']}"
+    return words
 
 
 def _state_words(step: Step) -> str:
@@ -47,7 +69,7 @@ def state_of(step: Step) -> Mapping[str, Any]:
         "value": value if spec.kind == "value" else f"{spec.kind} of {value}",
         "key": "" if key is None else type_name(key),
         "ttl_ms": spec.ttl_ms,
-        "timers": sorted(step.options.get("timers", ())),
+        "timers": sorted([*step.options.get("timers", ()), *step.options.get("event_timers", ())]),
     }
 
 
@@ -68,4 +90,6 @@ def label_of(graph: Graph, port: Port) -> str:
         return name if name.isidentifier() else f"branch {port.out + 1}"
     if step.kind == "split":
         return str(step.options["routes"][port.out])
+    if step.kind == "window":
+        return "late" if port.out else ""
     return "" if port.out == 0 else str(step.options["outputs"][port.out - 1])

@@ -154,8 +154,11 @@ def row_headers(options: SinkOptions, records: Fragment) -> Sequence[Headers | N
 
     Returns:
         None if no row has any.
+
+    Raises:
+        TypeError: ``headers=`` gave something else than a mapping.
     """
-    given = None if options.headers is None else list(map(options.headers, records.values))
+    given = None if options.headers is None else [_mapping(options.headers(value)) for value in records.values]
     if records.origins is None:
         return given
     found = [carried(records.batch.headers(origin)) for origin in records.origins]
@@ -164,6 +167,12 @@ def row_headers(options: SinkOptions, records: Fragment) -> Sequence[Headers | N
     return [
         {**trace, **own} if trace and not is_traced([own]) else own for trace, own in zip(found, given, strict=True)
     ]
+
+
+def _mapping(headers: Headers) -> Headers:
+    if not isinstance(headers, Mapping):
+        raise TypeError(f"headers= must return a mapping of names and texts, not {headers!r:.60}")
+    return headers
 
 
 class Connector(Protocol):

@@ -22,7 +22,8 @@ class MemorySource:
         self._ids = ids
         self._latest = latest
         self._seen: Set[str] = frozenset()
-        self._may_acknowledge: Callable[[], bool]
+        self._may_acknowledge: Callable[[], bool] = lambda: False
+        self._again: list[tuple[PartitionLog, list[int]]] = []
         self._next: dict[Partition, Position] = {}
         self._paused: Set[Partition] = frozenset()
         self._open = False
@@ -62,10 +63,12 @@ class MemorySource:
         self._log.wake()
 
     async def committed(self, epoch: int, taken: Taken) -> None:
+        self._acknowledge_again()
         if self._ids and self._log.acks_arrive:
             self._log.acknowledge(taken.ids)
 
     async def close(self) -> None:
+        self._acknowledge_again()
         self._open = False
         self._log.wake()
 
@@ -109,10 +112,17 @@ class MemorySource:
             return offsets
         identity = self._log.identity
         done = [offset for offset in offsets if record_id(identity, name, offset) in self._seen]
-        if done and self._log.acks_arrive and self._may_acknowledge():
-            part.acknowledge(done)
+        self._again.append((part, done))
+        self._acknowledge_again()
         gone = set(done)
         return [offset for offset in offsets if offset not in gone]
+
+    def _acknowledge_again(self) -> None:
+        """Acknowledges what was committed before, once a sink could have refused this state as an older copy."""
+        if self._open and self._again and self._log.acks_arrive and self._may_acknowledge():
+            for part, offsets in self._again:
+                part.acknowledge(offsets)
+            self._again.clear()
 
     def _at_end(self) -> bool:
         return all(at.at >= self._log.partitions[name].end for name, at in self._next.items())

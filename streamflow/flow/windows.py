@@ -16,8 +16,9 @@ from streamflow.graph import OnError, Port
 from streamflow.operators.aggregators import Aggregator, add_one, aggregator, count, reduce, several
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.sketches import SketchCodec
+from streamflow.operators.window_forms import entry_type
 from streamflow.operators.window_kinds import GlobalWindow, Session, Sliding, Tumbling, WindowKind
-from streamflow.operators.windows import Windowed, entry_type
+from streamflow.operators.windows import Windowed
 
 if TYPE_CHECKING:
     from streamflow.flow.flow import Flow

@@ -81,7 +81,7 @@ def add_one(so_far: int, record: object) -> int:
     return so_far + 1
 
 
-def sum(of: Callable[[T], N], *, kind: type[N] | None = None) -> Aggregator[T, N, N]:
+def sum(of: Callable[[T], N], *, kind: type[N] | None = None) -> Aggregator[T, Any, N]:
     """The sum of what ``of`` gives; 0 for no record.
 
     Args:

@@ -12,8 +12,9 @@ from typing import Any
 
 from streamflow.batch import END, Fragment, Origin
 from streamflow.graph import Port, Step
-from streamflow.operators.bind import BoundStage, handled
+from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform
+from streamflow.operators.process import handled
 from streamflow.operators.values import own
 from streamflow.operators.windows import LATE
 from streamflow.plan import Entry, Exit, leaving
@@ -139,7 +140,10 @@ class _Plain:
                 continue
             place = (END, self.bound.graph.steps.index(step))
             if step.kind == "window":
-                for j, (key, value, time, about) in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                for j, fired in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
+                    if fired is None:
+                        continue
+                    key, value, time, about = fired
                     row = _Row(value, key, (*place, j, env[f"mark{n}"](key, about)), time, time)
                     yield from self._emit(Port(step.id), row, part, -1)
                 continue

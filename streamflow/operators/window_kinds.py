@@ -28,6 +28,9 @@ class Tumbling:
     offset_us: int = 0
     timed: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        return f"tumbling {_span(self.size_us)}" + (f" offset {_span(self.offset_us)}" if self.offset_us else "")
+
     def start_of(self, time_us: int) -> int:
         """Start of the window that holds a time."""
         return time_us - (time_us - self.offset_us) % self.size_us
@@ -52,6 +55,9 @@ class Calendar:
     days: int
     zone: str
     timed: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        return f"tumbling {self.days}d in {self.zone}"
 
     def start_of(self, time_us: int) -> int:
         """Start of the window that holds a time."""
@@ -85,6 +91,10 @@ class Sliding:
     every_us: int
     offset_us: int = 0
     timed: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        offset = f" offset {_span(self.offset_us)}" if self.offset_us else ""
+        return f"sliding {_span(self.size_us)} every {_span(self.every_us)}{offset}"
 
     @property
     def pane_us(self) -> int:
@@ -121,6 +131,9 @@ class Session:
     gap_us: int
     timed: ClassVar[bool] = True
 
+    def __str__(self) -> str:
+        return f"session gap {_span(self.gap_us)}"
+
     def last_end(self, time_us: int) -> int:
         """End of the last window that can hold a record of that time."""
         return time_us + self.gap_us
@@ -139,6 +152,9 @@ class CountWindow:
     every: int
     timed: ClassVar[bool] = False
 
+    def __str__(self) -> str:
+        return f"{self.size} records every {self.every}"
+
     @property
     def pane(self) -> int:
         """Records in each of the panes that every window is made of."""
@@ -150,6 +166,16 @@ class GlobalWindow:
     """One window per key that never ends; it needs a trigger."""
 
     timed: ClassVar[bool] = False
+
+    def __str__(self) -> str:
+        return "global window"
+
+
+def _span(us: int) -> str:
+    for unit, size in (("d", _DAY_US), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
+        if us >= size and us % size == 0:
+            return f"{us // size}{unit}"
+    return f"{us // 1000}ms"
 
 
 WindowKind = Tumbling | Calendar | Sliding | Session | CountWindow | GlobalWindow

@@ -77,12 +77,15 @@ def write_watermarks(w: LoopWriter, track: bool) -> None:
 
 def _closing(w: LoopWriter, n: int, step: Step, track: bool) -> None:
     w.key = "k"
-    with w.block(f"for j, (k, v, t, about) in enumerate(closing{n}()):"):
-        if track:
-            w.line(f"o = (END, {w.graph.steps.index(step)}, j, mark{n}(k, about))")
-        w.line("w = t")
-        w.emit(Port(step.id), w.scope(("*o",) if track else ()))
-        w.pause(Port(step.id), ("*o",), "j")
+    number = w.graph.steps.index(step)
+    with w.block(f"for j, fired in enumerate(closing{n}()):"):
+        with w.block("if fired is not None:"):
+            w.line("k, v, t, about = fired")
+            w.line("w = t")
+            if track:
+                w.line(f"o = (END, {number}, j, mark{n}(k, about))")
+            w.emit(Port(step.id), w.scope(("*o",) if track else ()))
+        w.pause(Port(step.id), (f"END, {number}, j, END",), "j")
 
 
 def _event_timers(w: LoopWriter, n: int, step: Step, track: bool) -> None:

@@ -12,9 +12,9 @@ from typing import Any, Final
 
 from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
-from streamflow.connect.contracts import SinkContext, SourceContext
+from streamflow.connect.contracts import SinkContext
 from streamflow.errors import Unavailable
-from streamflow.graph import SINK, SOURCE, OnError, Port
+from streamflow.graph import SINK, SOURCE, Port
 from streamflow.instrument import Instrument
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform, compile_loop
@@ -23,18 +23,17 @@ from streamflow.operators.operator import Outlet, Sync
 from streamflow.operators.plain import plain_loop
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Plan, Stage
-from streamflow.plan.event_time import is_timed, watermark_groups
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
-from streamflow.runtime.event_time import EventTimes, SourceTimes
-from streamflow.runtime.idleness import IdleWatch
+from streamflow.runtime.event_time import EventTimes, event_times_of
+from streamflow.runtime.idleness import idle_watches
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.journal import JournalIntake, RecordedEpoch
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import Pump, World
+from streamflow.runtime.pump import Pump, World, make_pumps
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
@@ -152,7 +151,7 @@ class Engine:
         try:
             self.checkpoint = await job.store.open(job.manifest(self.bound))
             job.point("store.opened")
-            self.times = self._event_times(self.checkpoint)
+            self.times = event_times_of(job.plan.graph, self.checkpoint.clocks)
             for stage in self.bound:
                 stage.resume(self.checkpoint.now_ms, self.times.watermarks if self.times is not None else ())
             with paused_collector():
@@ -269,24 +268,8 @@ class Engine:
         self._built = True
 
     def _build_intake(self, checkpoint: Checkpoint) -> None:
-        job, graph = self.job, self.job.plan.graph
-        pumps = []
-        for step in graph.of_kind(SOURCE):
-            taken = checkpoint.taken.get(step.name, Taken())
-            ctx = SourceContext(
-                graph.flow,
-                step.name,
-                0,
-                checkpoint.incarnation,
-                checkpoint.generation,
-                frozenset(taken.ids),
-                job.settings.message_bytes_max,
-                job.point,
-                leaves_out=step.options["on_error"] is OnError.SKIP,
-                may_acknowledge=self._may_acknowledge,
-            )
-            times = None if self.times is None else self.times.sources.get(step.name)
-            pumps.append(Pump(step, ctx, taken.positions, self._wake, world=self.world, times=times))
+        job = self.job
+        pumps = make_pumps(job.plan.graph, checkpoint, self.times, self._wake, self._may_acknowledge, world=self.world)
         pushed = {name: at.at for name, at in checkpoint.taken.get(PUSHED, Taken()).positions.items()}
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
         make = partial(JournalIntake, job.journal) if job.journal else Intake
@@ -295,26 +278,10 @@ class Engine:
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
         self.intake.point = job.point
-        self.intake.times = self.times
-        self.intake.stamps = job.plan.stages[0].timed
-        self.intake.moved = self._watermarks_moved
+        self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
-
-    def _event_times(self, checkpoint: Checkpoint) -> EventTimes | None:
-        graph = self.job.plan.graph
-        sources = {
-            step.name: SourceTimes(step.name, step.options["event_time"], checkpoint.clocks)
-            for step in graph.of_kind(SOURCE)
-            if is_timed(step)
-        }
-        return EventTimes(sources, watermark_groups(graph), checkpoint.clocks) if sources else None
-
-    def _watermarks_moved(self) -> None:
-        assert self.times is not None
-        for name, mark in zip(self.times.names(), self.times.watermarks, strict=True):
-            self.job.instrument.watermark(name, mark.at_us)
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
@@ -355,11 +322,8 @@ class Engine:
         plan = self.job.plan
         for pump in self.intake.pumps:
             self._spawn(pump.run(), f"source {pump.name}", may_end=True)
-            if pump.times is not None and pump.times.spec.idle_ms is not None:
-                watch = IdleWatch(
-                    pump, pump.times, self.job.clock, lambda: bool(self.intake.stall), self.intake.turn_idle
-                )
-                self._spawn(watch.run(), f"silence of source {pump.name}", may_end=True)
+        for watch in idle_watches(self.intake, self.job.clock):
+            self._spawn(watch.run(), "silence", may_end=True)
         for operator in self._operators:
             inlets: list[Inlet] = [
                 self.channels[at] for at, edge in enumerate(plan.edges) if edge.target == operator.bound.stage.index

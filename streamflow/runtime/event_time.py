@@ -13,6 +13,8 @@ from itertools import accumulate
 from typing import Any, Final
 
 from streamflow.batch import GROUP, TIME_MAX, TIME_MIN, ClockOf, EventClock, Partition, SourceBatch, Watermark
+from streamflow.graph import SOURCE, Graph
+from streamflow.plan.event_time import is_timed, watermark_groups
 
 PUSHES: Final = "@push"
 """The partition that records from inside the process count as; it holds no watermark back."""
@@ -165,9 +167,10 @@ class EventTimes:
         self.watermarks = tuple(Watermark(clock.at_us, clock.closed_us) for clock in known)
         self._stored = self.watermarks
 
-    def names(self) -> list[str]:
-        """What the groups are called, in the order of `watermarks`."""
-        return [place.source for place, _ in self._groups]
+    def tell(self, told: Callable[[str, int], None]) -> None:
+        """Tells of every watermark: names and time."""
+        for (place, _), mark in zip(self._groups, self.watermarks, strict=True):
+            told(place.source, mark.at_us)
 
     def advance(self) -> bool:
         """Moves the watermarks to where the sources are; says whether any moved."""
@@ -189,6 +192,16 @@ class EventTimes:
         return found
 
 
+def event_times_of(graph: Graph, clocks: Mapping[ClockOf, EventClock]) -> EventTimes | None:
+    """Event time of a flow's sources, as of a checkpoint; None if none has any."""
+    sources = {
+        step.name: SourceTimes(step.name, step.options["event_time"], clocks)
+        for step in graph.of_kind(SOURCE)
+        if is_timed(step)
+    }
+    return EventTimes(sources, watermark_groups(graph), clocks) if sources else None
+
+
 def _moved(mark: Watermark, members: Sequence[SourceTimes]) -> Watermark:
     if not all(times.silent for times in members):
         found = [at for times in members if not times.silent for at in times.active()]
@@ -197,7 +210,10 @@ def _moved(mark: Watermark, members: Sequence[SourceTimes]) -> Watermark:
         at_us = TIME_MIN if unknown or not found else min(found)
         return Watermark(max(mark.at_us, at_us), mark.closed_us)
     latest = max((at for times in members for at in times.latest.values()), default=TIME_MIN)
-    return Watermark(mark.at_us, max(mark.closed_us, latest), all(times.ended for times in members))
+    # what is silent is waited for no more; a source that ends at once would never show a watermark otherwise
+    shown = max((at - times.spec.lateness_us for times in members for at in times.latest.values()), default=TIME_MIN)
+    at_us = max(mark.at_us, shown) if latest > TIME_MIN else mark.at_us
+    return Watermark(at_us, max(mark.closed_us, latest), all(times.ended for times in members))
 
 
 def microseconds(time: Any) -> int:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from streamflow.batch import Partition
 from streamflow.clock import Clock, sleep
 from streamflow.errors import Unavailable
 from streamflow.runtime.event_time import SourceTimes
+from streamflow.runtime.intake import Intake
 from streamflow.runtime.pump import Pump
 
 
@@ -71,3 +72,10 @@ class IdleWatch:
             self._pump.silent_since[partition] = self._clock.monotonic()
             if at_end:
                 self._turn_idle(self._pump.name, partition)
+
+
+def idle_watches(intake: Intake, clock: Clock) -> Iterator[IdleWatch]:
+    """A watch for each source whose partitions may turn idle."""
+    for pump in intake.pumps:
+        if pump.times is not None and pump.times.spec.idle_ms is not None:
+            yield IdleWatch(pump, pump.times, clock, lambda: bool(intake.stall), intake.turn_idle)

@@ -153,9 +153,9 @@ class Intake:
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None
         self._stall = ""
-        self.times: EventTimes | None = None
-        self.stamps = False
-        self.moved: Callable[[], None] = lambda: None
+        self._times: EventTimes | None = None
+        self._stamps = False
+        self._told: Callable[[str, int], None] = lambda sources, at_us: None
         self._silent: list[tuple[str, Partition]] = []
 
     # -- what others tell it ----------------------------------------------------------------------
@@ -203,6 +203,16 @@ class Intake:
 
     # -- event time -------------------------------------------------------------------------------
 
+    def go_by(self, times: EventTimes | None, *, stamps: bool, told: Callable[[str, int], None]) -> None:
+        """Gives numbers their watermarks.
+
+        Args:
+            times: Event time of the sources, if some have one.
+            stamps: Whether rows carry their event times.
+            told: Is told of watermarks that moved.
+        """
+        self._times, self._stamps, self._told = times, stamps, told
+
     def turn_idle(self, source: str, partition: Partition) -> None:
         """A partition is not waited for from the next number on, unless it gives a record in it."""
         self._silent.append((source, partition))
@@ -210,7 +220,7 @@ class Intake:
 
     def _just_ended(self) -> list[str]:
         """Timed sources that have ended since the last number."""
-        if self.times is None or self._stopping:
+        if self._times is None or self._stopping:
             return []
         return [
             pump.name
@@ -220,11 +230,11 @@ class Intake:
 
     def _turn(self, silent: Iterable[tuple[str, Partition]], ended: Iterable[str]) -> None:
         """Carries out what happened to sources beside their records."""
-        if self.times is not None:
+        if self._times is not None:
             for source, partition in silent:
-                self.times.sources[source].turn_idle(partition)
+                self._times.sources[source].turn_idle(partition)
             for source in ended:
-                self.times.sources[source].ended = True
+                self._times.sources[source].ended = True
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -236,10 +246,11 @@ class Intake:
             rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
-            turns = bool(self._silent or self._just_ended()) and not self._stall
+            turning = bool(self._just_ended() or (self._silent and not closing))
+            turns = turning and not self._stall
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
-            elif closing and not self._dirty and self._pacer.idle:
+            elif closing and not self._dirty and self._pacer.idle and not turning:
                 return
             else:
                 await self._wait(barrier_at, closing=closing)
@@ -311,10 +322,10 @@ class Intake:
         self.formed(self._number, len(rows.values))
         self.point("number.formed")
         marks: tuple[Watermark, ...] = ()
-        if self.times is not None:
-            if self.times.advance():
-                self.moved()
-            marks = self.times.watermarks
+        if self._times is not None:
+            if self._times.advance():
+                self._times.tell(self._told)
+            marks = self._times.watermarks
         traced = self._is_traced(rows)
         batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires, marks, traced)
         return Fragment(batch, rows.values, True, None, rows.ports, None, None, rows.times, rows.marks)
@@ -332,8 +343,8 @@ class Intake:
         self._epoch += 1
         cut, self._cut = self._cut, Cut()
         cut.epoch, cut.number, cut.now_ms, cut.started = self._epoch, self._number, self._now_ms, time.perf_counter()
-        if self.times is not None:
-            cut.clocks = self.times.take_changes()
+        if self._times is not None:
+            cut.clocks = self._times.take_changes()
         self.cuts[self._epoch] = cut
         self._dirty = False
         self._pacer.barrier()
@@ -362,7 +373,7 @@ class Intake:
         rows.add(source, ready, self._ports[source])
 
     def _nothing_taken(self) -> Taking:
-        times: list[list[Any] | None] = [[], []] if self.stamps else [None, None]
+        times: list[list[Any] | None] = [[], []] if self._stamps else [None, None]
         return Taking([], [] if len(self.pumps) > 1 else None, [], [], *times)
 
     def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
@@ -397,7 +408,7 @@ class Intake:
 
     def _stamped_push(self, push: Pushed, records: SourceBatch) -> Ready:
         ready = Ready(records, [push.value])
-        times = None if self.times is None else self.times.sources.get(push.source)
+        times = None if self._times is None else self._times.sources.get(push.source)
         if times is not None:
             own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[self._now_ms])
             try:

@@ -13,12 +13,13 @@ from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec, Prepared
 from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
-from streamflow.graph import OnError, Step
+from streamflow.graph import SOURCE, Graph, OnError, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
 from streamflow.points import Point
-from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
+from streamflow.runtime.event_time import PUSHES, EventTimes, SourceTimes, TimeRefused
 from streamflow.runtime.settings import Settings
+from streamflow.state.store import Checkpoint
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to open a connector again; the last one repeats."""
@@ -454,6 +455,36 @@ def _size_bytes(payloads: Sequence[Any]) -> int:
         return sum(map(len, payloads))
     except TypeError:
         return sum(len(payload) for payload in payloads if payload is not None)
+
+
+def make_pumps(
+    graph: Graph,
+    checkpoint: Checkpoint,
+    times: EventTimes | None,
+    wake: Callable[[], None],
+    may_acknowledge: Callable[[], bool],
+    *,
+    world: World,
+) -> list[Pump]:
+    """Makes a pump for each source, to go on from a checkpoint."""
+    pumps = []
+    for step in graph.of_kind(SOURCE):
+        taken = checkpoint.taken.get(step.name, Taken())
+        ctx = SourceContext(
+            graph.flow,
+            step.name,
+            0,
+            checkpoint.incarnation,
+            checkpoint.generation,
+            frozenset(taken.ids),
+            world.settings.message_bytes_max,
+            world.point,
+            leaves_out=step.options["on_error"] is OnError.SKIP,
+            may_acknowledge=may_acknowledge,
+        )
+        own = None if times is None else times.sources.get(step.name)
+        pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
+    return pumps
 
 
 async def _quietly_close(source: Source) -> None:

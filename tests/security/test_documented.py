@@ -10,8 +10,9 @@ DOCUMENT = ROOT / "docs/reliability.md"
 
 
 def rows() -> dict[str, str]:
-    """Row name -> its line."""
-    return {match[1]: match[0] for match in re.finditer(r"^\| (S\d+) \|.*$", DOCUMENT.read_text(), re.MULTILINE)}
+    """Row name -> its line; other tables of the page, which have fewer columns, name theirs so too."""
+    line = r"^\| (S\d+) \|.*\|.*\|.*\|$"
+    return {match[1]: match[0] for match in re.finditer(line, DOCUMENT.read_text(), re.MULTILINE)}
 
 
 def test_no_row_is_missing() -> None:

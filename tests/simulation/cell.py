@@ -35,6 +35,7 @@ class Cell:
         blind: Sinks that may hold a record again.
         timed: Its results need timers, which an end of the input would leave in the state.
         queue: A source forgets what is acknowledged.
+        cut_matters: Its results depend on where numbers end.
         adapt: Leaves out of a schedule what its oracle cannot bear.
     """
 
@@ -47,6 +48,7 @@ class Cell:
     blind: frozenset[str] = field(default_factory=frozenset)
     timed: bool = False
     queue: bool = False
+    cut_matters: bool = False
     adapt: Callable[[Schedule], Schedule] = lambda schedule: schedule
 
     @cached_property

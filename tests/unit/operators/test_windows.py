@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -304,6 +305,33 @@ async def test_state_that_cannot_be_stored_names_the_step() -> None:
     await t.send(records, ("k", 1))
     with pytest.raises((EncodeError, StepError), match="bad"):
         await t.advance("1m")
+
+
+class Told(sf.Instrument):
+    """Notes late records and watermarks."""
+
+    def __init__(self) -> None:
+        self.missed: list[tuple[str, int]] = []
+        self.marks: list[tuple[str, int]] = []
+
+    def late(self, step: str, records: int) -> None:
+        self.missed.append((step, records))
+
+    def watermark(self, sources: str, at_us: int) -> None:
+        self.marks.append((sources, at_us))
+
+
+async def test_instruments_hear_of_late_records_and_of_watermarks(tmp_path: Path) -> None:
+    flow = sf.Flow("told", state=tmp_path / "told.db")
+    topic = sf.MemoryTopic[Any]("in")
+    records = flow.source(topic, time=lambda second: second * 1000)
+    records.key_by(lambda _: "k").window(sf.tumbling("10s")).count(name="counts").to(sf.MemoryTopic("out"))
+    topic.send_all([1, 25, 2, 3, 40])
+    topic.close_input()
+    told = Told()
+    await flow.run(told)
+    assert told.missed == [("counts", 2)]
+    assert told.marks[-1] == ("in", 40_000_000)
 
 
 @pytest.mark.parametrize(

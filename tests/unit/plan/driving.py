@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from streamflow.batch import Fragment, MicroBatch, Origin, SourceBatch, SourceInput
+from streamflow.batch import Fragment, MicroBatch, Origin, SourceBatch, SourceInput, Watermark
 from streamflow.flow import Flow
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.bind import BoundStage
@@ -16,7 +16,11 @@ from streamflow.operators.map_batch import MapBatch
 from streamflow.operators.plain import plain_loop
 from streamflow.operators.routing import Merge
 from streamflow.plan import Plan, make_plan
+from streamflow.plan.event_time import is_timed, watermark_groups
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.event_time import EventTimes, SourceTimes
+
+NOW_MS = 86_400_000
 
 Record = tuple[int, int, Any]
 """Time, index of the source, value."""
@@ -29,8 +33,23 @@ def plan_of(flow: Flow) -> Plan:
     return make_plan(Graph(graph.flow, tuple(steps)))
 
 
-def numbers(graph: Graph, records: Sequence[Record], size: int, *, first: int = 1) -> Iterator[Fragment]:
-    """Cuts records into numbers of up to ``size`` records of the same time."""
+def event_times(graph: Graph) -> EventTimes | None:
+    """Event time of a graph's sources, as the engine keeps it; every source starts empty and known."""
+    found = {
+        step.name: SourceTimes(step.name, step.options["event_time"], {})
+        for step in graph.of_kind(SOURCE)
+        if is_timed(step)
+    }
+    for times in found.values():
+        times.expect(["p"])
+    return EventTimes(found, watermark_groups(graph), {}) if found else None
+
+
+def numbers(
+    graph: Graph, records: Sequence[Record], size: int, *, first: int = 1, timed: bool = False
+) -> Iterator[Fragment]:
+    """Cuts records into numbers of up to ``size`` records of the same time; ``timed`` if rows carry event times."""
+    stamps = event_times(graph)
     sources = [step.name for step in graph.of_kind(SOURCE)]
     read = [0] * len(sources)
     number, at = first, 0
@@ -39,14 +58,25 @@ def numbers(graph: Graph, records: Sequence[Record], size: int, *, first: int = 
         while end < len(records) and end - at < size and records[end][0] == records[at][0]:
             end += 1
         inputs, ports = [], []
+        times: list[Any] = []
+        marks: list[Any] = []
         for row, (_, source, value) in enumerate(records[at:end]):
             read[source] += 1
             part = SourceBatch("p", [value], positions=[read[source]], headers=[{"row": str(read[source])}])
             inputs.append(SourceInput(sources[source], row, part))
             ports.append(source)
-        batch = MicroBatch(number, records[at][0], tuple(inputs))
+            if stamps is not None:
+                moments, before = stamps.sources[sources[source]].stamp(part, [value], NOW_MS)
+                times += moments
+                marks += before
+        watermarks: tuple[Watermark, ...] = ()
+        if stamps is not None:
+            stamps.advance()
+            watermarks = stamps.watermarks
+        batch = MicroBatch(number, records[at][0], tuple(inputs), watermarks=watermarks)
         values = [value for _, _, value in records[at:end]]
-        yield Fragment(batch, values, True, None, ports if len(sources) > 1 else None)
+        columns = (times, marks) if timed else (None, None)
+        yield Fragment(batch, values, True, None, ports if len(sources) > 1 else None, None, None, *columns)
         number, at = number + 1, end
 
 
@@ -87,7 +117,7 @@ class CheckedExit:
         if self.channel is not None:
             assert (part.upto is None) == part.last
         self.run.fragments_max = max(self.run.fragments_max, len(part.values))
-        columns = [part.keys, part.ports, part.origins]
+        columns = [part.keys, part.ports, part.origins, part.times, part.marks]
         self.rows += zip(
             part.values, *[c if c is not None else [None] * len(part.values) for c in columns], strict=True
         )
@@ -102,12 +132,15 @@ def recut(part: Fragment, rows: int) -> Iterator[Fragment]:
     at = 0
     while rows and part.origins is not None and len(part.values) - at > rows:
         end = at + rows
-        keys, ports = (None if c is None else c[at:end] for c in (part.keys, part.ports))
+        columns: list[Any] = [part.keys, part.ports, part.origins, part.times, part.marks]
+        keys, ports, origins, times, marks = (None if c is None else c[at:end] for c in columns)
         upto = part.origins[end - 1]
-        yield Fragment(part.batch, part.values[at:end], False, keys, ports, part.origins[at:end], upto)
+        yield Fragment(part.batch, part.values[at:end], False, keys, ports, origins, upto, times, marks)
         at = end
-    rest: list[Any] = [None if c is None else c[at:] for c in (part.keys, part.ports, part.origins)]
-    yield part._replace(values=part.values[at:], keys=rest[0], ports=rest[1], origins=rest[2])
+    columns = [part.keys, part.ports, part.origins, part.times, part.marks]
+    rest: list[Any] = [None if c is None else c[at:] for c in columns]
+    names = ("keys", "ports", "origins", "times", "marks")
+    yield part._replace(values=part.values[at:], **dict(zip(names, rest, strict=True)))
 
 
 async def drive(
@@ -146,7 +179,7 @@ async def drive(
         for part in parts:
             await channels[plan.edges[0]].put(part)
 
-    parts = list(numbers(plan.graph, records, size))
+    parts = list(numbers(plan.graph, records, size, timed=plan.stages[0].timed))
     total = len(parts)
     async with asyncio.timeout(20), asyncio.TaskGroup() as group:
         group.create_task(feed())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -90,6 +90,19 @@ class Steps:
     def on_b(self, ctx: sf.Context[str, dict[str, int]]) -> None:
         ctx.state["b"] = self.risk(ctx.state.get("b", 0) + 1)
 
+    def remember(self, ctx: sf.Context[str, dict[str, int]], value: Any) -> Iterator[Any]:
+        assert ctx.event_time is not None
+        ctx.state["n"] = ctx.state.get("n", 0) + self.risk(value)
+        ctx.timer("soon", after=f"{number(value) % 4}ms")
+        yield ctx.event_time.microsecond
+
+    def remind(self, ctx: sf.Context[str, dict[str, int]]) -> Iterator[Any]:
+        assert ctx.event_time is not None
+        yield self.risk(ctx.state["n"]) + ctx.event_time.microsecond + int(ctx.id[:6], 16)
+        if ctx.state["n"] % 3 == 0:
+            ctx.state["n"] += 1
+            ctx.timer("soon", after="1ms")
+
 
 KINDS = (
     "map",
@@ -105,15 +118,24 @@ KINDS = (
     "dedup",
 )
 KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited")
+ON_WATERMARKS = ("window", "reminders")
 
 
-def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: bool) -> list[Stream[Any]]:
-    """Adds one random step behind a random stream; with ``fused``, a map stands where a batch step would."""
+class How(NamedTuple):
+    """How random flows are built: fused, a map stands where a batch step would; with steps that go by watermarks."""
+
+    fused: bool
+    watermarks: bool
+
+
+def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) -> list[Stream[Any]]:
+    """Adds one random step behind a random stream."""
     stream = streams[pick(len(streams))]
     keyed = isinstance(stream, KeyedStream)
     steps = Steps(at, (sf.stop, sf.skip)[pick(2)])
     options, name = steps.options, steps.name
-    kinds = KINDS + KEYED * 2 if keyed else (*KINDS, "key_by", "key_by")
+    on_keys = KEYED * 2 + ON_WATERMARKS * 3 * how.watermarks
+    kinds = KINDS + on_keys if keyed else (*KINDS, "key_by", "key_by")
     kind = kinds[pick(len(kinds))]
     match kind:
         case "map":
@@ -142,7 +164,7 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: boo
             return [stream.dedup(steps.map, within=within, **options)]
         case "map_batch":
             steps.policy = sf.stop
-            if fused:
+            if how.fused:
                 step = flow._builder.add("map", name, [stream._port], steps.map, on_error=sf.stop)
                 return [Stream(flow, Port(step.id))]
             return [stream.map_batch(lambda values: [steps.map(value) for value in values], name=name)]
@@ -156,6 +178,20 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: boo
             return [stream.aggregate(dict, steps.add, **options)]
         case "batch":
             return [stream.map(number, name=f"{name}-n").batch(3, within="4ms", name=name)]
+        case "window":
+            kinds_of_windows = (
+                sf.tumbling("4ms"),
+                sf.sliding("6ms", "2ms"),
+                sf.session("2ms"),
+                sf.count_window(3, 2),
+            )
+            windows = stream.window(kinds_of_windows[pick(4)], emit=("final", "updates")[pick(2)])
+            result = windows.agg(sf.collect(steps.risk, kind=int), **options)
+            return [result.map(lambda row: row.value or [], name=f"{name}-v"), result.late]
+        case "reminders":
+            reminders = stream.process(state=dict, **options)(steps.remember)
+            reminders.on_timer("soon", time="event")(steps.remind)
+            return [reminders]
         case "limited":
             return [
                 stream.process(state=dict, ttl="3ms", **options)(lambda ctx, value: steps.add(ctx.state, value).items())
@@ -167,7 +203,7 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, fused: boo
 
 
 @st.composite
-def flows(draw: Callable[[Any], Any], steps_max: int = 9) -> tuple[Flow, Flow]:
+def flows(draw: Callable[[Any], Any], steps_max: int = 9, watermarks: bool = False) -> tuple[Flow, Flow]:
     """The same flow twice: as it is, and with a map instead of each batch step, so that it is one stage."""
     picked: list[int] = []
 
@@ -175,17 +211,19 @@ def flows(draw: Callable[[Any], Any], steps_max: int = 9) -> tuple[Flow, Flow]:
         picked.append(draw(st.integers(0, count - 1)))
         return picked[-1]
 
-    flow = build(pick, steps_max, fused=False)
+    flow = build(pick, steps_max, How(False, watermarks))
     again = iter(picked)
-    return flow, build(lambda count: next(again), steps_max, fused=True)
+    return flow, build(lambda count: next(again), steps_max, How(True, watermarks))
 
 
-def build(pick: Pick, steps_max: int, *, fused: bool) -> Flow:
+def build(pick: Pick, steps_max: int, how: How) -> Flow:
     """Builds a flow of two sources, some random steps and up to three sinks."""
     flow = Flow("random")
-    streams: list[Stream[Any]] = [flow.source(sf.MemoryTopic(f"in{n}")) for n in range(2)]
+    streams: list[Stream[Any]] = [
+        flow.source(sf.MemoryTopic(f"in{n}"), time=lambda value: value, idle=None) for n in range(2)
+    ]
     for at in range(1 + pick(steps_max)):
-        streams += grow(pick, flow, streams, at, fused)
+        streams += grow(pick, flow, streams, at, how)
     for n in range(1 + pick(3)):
         streams[-1 - n].to(sf.MemoryTopic(f"out{n}"))
     return flow

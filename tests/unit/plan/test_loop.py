@@ -60,6 +60,20 @@ def test_stages_and_merges_give_the_order_of_one_fused_loop_at_any_size(both, ro
     assert sorted(step for step, _, _ in run.lost) == sorted(step for step, _, _ in expected.lost)
 
 
+@slow
+@given(flows(watermarks=True), records, st.sampled_from([1, 7, 512]), st.sampled_from([1, 64]), st.sampled_from([0, 3]))
+def test_what_watermarks_bring_about_is_the_same_in_every_form_of_a_flow(both, rows, size, capacity, cut):
+    """When windows close depends on where numbers end, so all run at one size."""
+    flow, fused = both
+    expected = asyncio.run(drive(fused, rows, size=size))
+    staged = asyncio.run(drive(flow, rows, size=size, capacity=capacity, cut=cut))
+    assert staged.sinks == expected.sinks
+    assert staged.state == expected.state
+    plain = asyncio.run(drive(flow, rows, size=size, cut=cut, plain=True))
+    assert asyncio.run(drive(flow, rows, size=size, cut=cut)).exits == plain.exits
+    assert staged.state == plain.state
+
+
 def test_taps_of_the_plain_executor_do_not_break_promises():
     flow, source = flow_of()
     first = source.map(lambda v: v, name="first")

@@ -1,0 +1,145 @@
+"""Sliding windows, by panes: what they do with a record, and at a watermark."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from streamflow.graph import Graph, Step
+from streamflow.keys import Key
+from streamflow.operators.window_kinds import Sliding
+from streamflow.operators.windows import Fired, Row, Windows
+from streamflow.state.keyed import MISSING, Table
+
+_Pane = tuple[int, int, Any]
+"""Start of a pane, end of the first window that it counts in, and its sub-key."""
+
+
+class SlidingWindows(Windows):
+    """Sliding windows by panes: one entry per key and pane, its sub-key the pane's start.
+
+    A record that is late for some of its windows goes into a pane of its own that counts only from a later window on:
+    its sub-key is (pane's start, end of that window).
+    """
+
+    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+        super().__init__(graph, step, table)
+        self.kind: Sliding = step.options["window"]
+        self._armed: dict[Key, int] = {}
+        self._parted: dict[Key, int] = {}
+
+    def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
+        assert self.clock is not None
+        kind = self.kind
+        bound = self._bound(mark_us) - self.allowed_us
+        last_end = kind.last_end(time_us)
+        if last_end <= bound:
+            return self._is_late()
+        pane = kind.pane_of(time_us)
+        first_end = kind.first_end(pane)
+        sub: Any = pane
+        if first_end <= bound:
+            first_end = kind.end_behind(bound)
+            sub = (pane, first_end)
+        address = (key, sub)
+        held = self.table.hot.get(address, MISSING)
+        if held is MISSING:
+            held = self.open(address)
+        else:
+            self.table.get(address)
+        self.table.put(address, self.aggregator.add(held, value))
+        # windows that have fired tell of every record that comes after
+        told_upto = last_end if self.updates else min(last_end, self.clock.at_us)
+        if told_upto < first_end:
+            return None
+        panes = self._panes(key)
+        return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, kind.every_us)]
+
+    def open(self, address: tuple[Key, Any]) -> Any:
+        """The accumulator of a pane that is not at hand; loops call it when they find none."""
+        assert self.clock is not None
+        new = self.table.peek(address) is MISSING
+        if new:
+            self._admit(address[0])
+        held = self.table.miss(address)
+        if new:
+            key, sub = address
+            if type(sub) is tuple:
+                self._parted[key] = self._parted.get(key, 0) + 1
+            self._arm_next(key, self.clock.at_us, self._panes(key))
+        return held
+
+    def _panes(self, key: Key) -> list[_Pane]:
+        """A key's panes, in order."""
+        subs = self.table.index.get(key, ())
+        first_end = self.kind.first_end
+        if not self._parted.get(key):
+            return [(start, first_end(start), start) for start in sorted(subs)]
+        found = [(*sub, sub) if type(sub) is tuple else (sub, first_end(sub), sub) for sub in subs]
+        found.sort(key=lambda pane: pane[:2])
+        if all(start == sub for start, _, sub in found):
+            del self._parted[key]  # the call that opened one was rolled back
+        return found
+
+    def _result(self, key: Key, end_us: int, panes: Sequence[_Pane]) -> Any:
+        """The result of a window; None where it holds nothing."""
+        start_us = end_us - self.kind.size_us
+        addresses = [
+            (key, sub) for start, first_end, sub in panes if start_us <= start < end_us and first_end <= end_us
+        ]
+        if not addresses:
+            return None
+        merge, merged = self.aggregator.merge, self.aggregator.init()
+        for part in map(self.table.peek, addresses):
+            merged = merge(merged, part)
+        return self._windowed(key, start_us, end_us, merged)
+
+    def _look(self, time_us: int, key: Key, sub: Any) -> Fired | None:
+        if self._armed.get(key) != time_us:
+            return None
+        del self._armed[key]
+        kind = self.kind
+        panes = self._panes(key)
+        try:
+            row = None
+            if not self.updates and (time_us - kind.offset_us - kind.size_us) % kind.every_us == 0:
+                row = self._result(key, time_us, panes)
+        finally:
+            gone = 0
+            while gone < len(panes) and kind.last_end(panes[gone][0]) + self.allowed_us <= time_us:
+                self._delete(key, panes[gone][2])
+                gone += 1
+            self._arm_next(key, time_us, panes[gone:])
+        return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
+
+    def _delete(self, key: Key, sub: Any) -> None:
+        self.table.delete((key, sub))
+        if type(sub) is tuple:
+            left = self._parted.pop(key, 1) - 1
+            if left:
+                self._parted[key] = left
+
+    def _arm_next(self, key: Key, behind_us: int, panes: Sequence[_Pane]) -> None:
+        """Arms a key for the next time behind one at which a window ends that holds something, or a pane is over."""
+        kind = self.kind
+        if not panes:
+            return
+        due_us = kind.last_end(panes[0][0]) + self.allowed_us
+        end_behind = kind.end_behind(behind_us)
+        for start, first_end, sub in panes:
+            end = max(first_end, end_behind)
+            if end <= kind.last_end(start):
+                due_us = min(due_us, end)
+                if sub == start:
+                    # of whole panes the earliest counts first; not so of those that count from a later window on
+                    break
+        if self._armed.get(key, due_us + 1) > due_us:
+            self._armed[key] = due_us
+            self.due.arm(due_us, key, None)
+
+    def _arm_all(self, key: Key, subs: Sequence[Any]) -> None:
+        assert self.clock is not None
+        parted = sum(type(sub) is tuple for sub in subs)
+        if parted:
+            self._parted[key] = parted
+        self._arm_next(key, self.clock.at_us, self._panes(key))

@@ -1,0 +1,44 @@
+"""Which form a window step has at run time, and what it keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Final
+
+from streamflow.graph import Graph, Step
+from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.count_windows import CountPane, CountWindows, GlobalWindows
+from streamflow.operators.session_windows import SessionState, SessionWindows
+from streamflow.operators.sliding_windows import SlidingWindows
+from streamflow.operators.tumbling_windows import Counted, TumblingWindows
+from streamflow.operators.window_kinds import Calendar, CountWindow, Session, Sliding, Tumbling
+from streamflow.operators.windows import Windows
+from streamflow.state.keyed import Table
+
+_KINDS: Final[dict[type, type[Windows]]] = {
+    Tumbling: TumblingWindows,
+    Calendar: TumblingWindows,
+    Sliding: SlidingWindows,
+    Session: SessionWindows,
+    CountWindow: CountWindows,
+}
+
+
+def windows_of(graph: Graph, step: Step, table: Table[Any]) -> Windows:
+    """Makes the running form of a window step."""
+    return _KINDS.get(type(step.options["window"]), GlobalWindows)(graph, step, table)
+
+
+def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], early: int | None) -> tuple[Any, Callable[[], Any]]:
+    """The type of a window step's entries, and what makes an empty one."""
+    held: Any = aggregator.type
+    init = aggregator.init
+    if isinstance(kind, Session):
+        return SessionState[held], lambda: SessionState(0, init())
+    if isinstance(kind, CountWindow):
+        return list[CountPane[held]], list
+    if isinstance(kind, Tumbling | Calendar):
+        return (held, init) if early is None else (Counted[held], lambda: Counted(0, init()))
+    if isinstance(kind, Sliding):
+        return held, init
+    return CountPane[held], lambda: CountPane(0, 0, 0, init())
