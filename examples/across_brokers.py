@@ -153,7 +153,7 @@ async def read_alerts(seconds: float = 1.0, count_max: int = sys.maxsize) -> lis
     def take(message: Any, _: Any) -> None:
         found.put_nowait(Alert(**json.loads(bytes(message.body))))
 
-    read = []
+    read: list[Alert] = []
     async with rstream.Consumer(**stream_login()) as consumer:
         first = rstream.ConsumerOffsetSpecification(rstream.OffsetType.FIRST, None)
         await consumer.subscribe("shop-alerts", take, decoder=rstream.amqp_decoder, offset_specification=first)
