@@ -7,7 +7,7 @@ import json
 import random
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +23,11 @@ class Feeder(ABC):
     It keeps ahead of the flow's results, though not by more than `AHEAD_RECORDS_MAX`. What it has counted as sent is
     there once when `stop` returns, whatever happened to the broker meanwhile.
     """
+
+    letter = "k"
+    """Keys begin with it: feeders of one flow must not share keys."""
+    behind: Callable[[], Awaitable[int]] | None = None
+    """How many records have no result yet, where the results are at another broker, or those of several feeders."""
 
     def __init__(self, seed: int, bursts: Sequence[int]) -> None:
         self.sent: Counter[str] = Counter()
@@ -58,12 +63,23 @@ class Feeder(ABC):
     async def _feed(self) -> None:
         """Publishes until `stop` is called, and what is pending then."""
 
+    async def _is_near(self, results: Callable[[], Awaitable[int]]) -> bool:
+        """Whether the flow is not too far behind, and nobody has paused the feeder.
+
+        Args:
+            results: How many there are at the feeder's own broker; asked if nobody else counts.
+        """
+        if self.paused:
+            return False
+        behind = await self.behind() if self.behind is not None else self.total - await results()
+        return behind < AHEAD_RECORDS_MAX
+
     def _burst(self) -> list[tuple[str, bytes]]:
         """The next few records."""
         return [self._record() for _ in range(self._rng.choice(self._bursts))]
 
     def _key(self, rng: random.Random) -> str:
-        return f"k{rng.randrange(KEYS)}"
+        return f"{self.letter}{rng.randrange(KEYS)}"
 
     def _record(self) -> tuple[str, bytes]:
         """A name for the record, and its content."""

@@ -78,6 +78,10 @@ class Setup(ABC):
     def reads(self) -> SourceSpec[Numbered]:
         """What the flow reads."""
 
+    def enters(self, flow: sf.Flow, on_error: Any) -> sf.Stream[Numbered]:
+        """The numbered records, as they come into the flow."""
+        return flow.source(self.reads(), on_error=on_error)
+
     @abstractmethod
     def writes(self) -> Sequence[tuple[SinkSpec[Counted], Guaranteed | None]]:
         """Where it writes, and with which guarantee where that is not the flow's."""
@@ -146,7 +150,7 @@ def make_flow(setup: Setup, point: Point) -> sf.Flow:
     policy = sf.skip if setup.on_error == "skip" else sf.stop
     flow = TrappedFlow("kill-me", state=setup.state, settings=sf.Settings(**setup.settings))
     flow.point = point
-    numbered = flow.source(setup.reads(), on_error=policy)
+    numbered = setup.enters(flow, policy)
     if setup.extra_step:
         numbered = numbered.filter(lambda record: record.n > 0, name="positive")
 

@@ -25,6 +25,7 @@ _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
     [
         # what is not there, or not installed, is left out
+        "tests.faults.across.flow",
         "tests.faults.kafka.flow",
         "aiokafka",
         "streamflow_kafka.sink",

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from tests.brokers import KafkaServer
-from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
+from tests.faults.feeder import Feeder
 
 PARTITIONS = 3
 SEND_SECONDS = 3.0
@@ -128,7 +128,7 @@ class KafkaFeeder(Feeder):
                 await asyncio.sleep(0.1)
 
     async def _may_feed(self, results: Outsider) -> bool:
-        return not self.paused and self.total - await results.count(self._results) < AHEAD_RECORDS_MAX
+        return await self._is_near(lambda: results.count(self._results))
 
     async def _publish(self, producer: Any, records: list[tuple[str, bytes]]) -> None:
         async with asyncio.timeout(SEND_SECONDS):

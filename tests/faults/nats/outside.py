@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.brokers import NatsServer
-from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
+from tests.faults.feeder import Feeder
 
 UNKNOWN_SECONDS = 10.0
 
@@ -110,7 +110,7 @@ class NatsFeeder(Feeder):
                 await asyncio.sleep(0.05)
 
     async def _may_feed(self, outsider: Outsider) -> bool:
-        return not self.paused and self.total - await outsider.count(self._results) < AHEAD_RECORDS_MAX
+        return await self._is_near(lambda: outsider.count(self._results))
 
 
 async def _connect(url: str) -> Client:

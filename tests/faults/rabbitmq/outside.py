@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
-from tests.faults.feeder import AHEAD_RECORDS_MAX, Feeder
+from tests.faults.feeder import Feeder
 
 TROUBLE = (OSError, AMQPError, RuntimeError, TimeoutError)
 UNKNOWN_SECONDS = 10.0
@@ -167,7 +167,7 @@ class RabbitFeeder(Feeder):
                 await connection.close()
 
     async def _may_feed(self) -> bool:
-        return not self.paused and self.total - await self._results() < AHEAD_RECORDS_MAX
+        return await self._is_near(self._results)
 
 
 async def _publish(connection: Any, queue: str, records: list[tuple[str, bytes]]) -> None:

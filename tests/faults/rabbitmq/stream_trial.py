@@ -16,7 +16,7 @@ from rstream.exceptions import LeaderNotAvailable, ServerError
 
 from tests.brokers import RabbitServer
 from tests.connectors.rabbitmq.streams_outside import Streams, body_of
-from tests.faults.feeder import AHEAD_RECORDS_MAX, BURSTS, Feeder
+from tests.faults.feeder import BURSTS, Feeder
 from tests.faults.process import FlowProcess
 from tests.faults.rabbitmq.stream_flow import StreamSetup, Way
 from tests.faults.trial import FlowTrial
@@ -136,7 +136,7 @@ class StreamFeeder(Feeder):
         self._pending = [each for each in self._pending if each[1] not in landed]
 
     async def _may_feed(self, outsider: Outsider) -> bool:
-        return not self.paused and self.total - await outsider.count(self._trial.sink) < AHEAD_RECORDS_MAX
+        return await self._is_near(lambda: outsider.count(self._trial.sink))
 
 
 @dataclass
