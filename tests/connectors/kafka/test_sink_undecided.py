@@ -136,8 +136,15 @@ async def test_an_aborted_transaction(stage: Stage, monkeypatch):
     assert len(await stage.records("read_uncommitted")) == 3
 
 
-@pytest.mark.parametrize("group", [True, False])
-@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize(
+    ("noted", "group"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.long),
+        pytest.param(False, True, marks=pytest.mark.long),
+    ],
+)
 async def test_records_of_a_committed_transaction_are_undecided(stage: Stage, monkeypatch, noted: bool, group: bool):
     """In one partition of three; in the others they are visible. With the marker undecided too, and without."""
     sink, baseline = await stage.begun(partition=int)
@@ -171,6 +178,7 @@ async def test_records_of_an_aborted_transaction_are_undecided(stage: Stage, mon
     assert values_of(await stage.records()) == ["0"] * 2 + ["1"] * 2 + ["2"] * 2
 
 
+@pytest.mark.long
 async def test_a_sink_that_lost_its_broker_while_idle_repairs_before_it_publishes(stage: Stage, monkeypatch):
     """Else an abort of its next transaction would take acknowledged records away."""
     sink, baseline = await stage.begun(partition=int)
