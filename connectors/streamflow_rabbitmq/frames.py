@@ -13,7 +13,7 @@ import msgspec
 
 from streamflow.batch import Fragment
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions
+from streamflow.connect.contracts import Frames, SinkOptions, row_headers
 from streamflow.errors import EncodeError
 from streamflow_rabbitmq.settings import NAME_BYTES_MAX
 from streamflow_rabbitmq.wire import EMPTY_TABLE, short_text, table
@@ -72,13 +72,15 @@ class FrameEncoder:
             EncodeError: A value, key, header or routing key is refused, or the message is too large.
         """
         options, encode = self._options, self._codec.encode
-        plain = options.headers is None and options.subject is None and options.key is None
         try:
+            headers = row_headers(options, records)
+            plain = headers is None and options.subject is None and options.key is None
             if plain and records.keys is None:
                 frames = [_PLAIN + encode(value) for value in records.values]
             else:
                 keys = records.keys or [None] * len(records.values)
-                frames = [self._frame(value, key) for value, key in zip(records.values, keys, strict=True)]
+                rows = zip(records.values, keys, headers or [None] * len(keys), strict=True)
+                frames = [self._frame(value, key, given) for value, key, given in rows]
         except (ValueError, TypeError, OverflowError) as error:
             raise EncodeError(
                 f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
@@ -93,15 +95,15 @@ class FrameEncoder:
             )
         return frames
 
-    def _frame(self, value: Any, key: Any) -> bytes:
+    def _frame(self, value: Any, key: Any, given: Mapping[str, str] | None) -> bytes:
         options = self._options
         headers: dict[str, str] = {}
         if options.key is not None:
             key = options.key(value)
         if key is not None:
             headers[KEY_HEADER] = key if isinstance(key, str) else _dumps(key).decode()
-        if options.headers is not None:
-            headers |= self._checked_headers(options.headers(value))
+        if given is not None:
+            headers |= self._checked_headers(given)
         encoded = table(headers) if headers else EMPTY_TABLE
         if len(encoded) > HEADERS_BYTES_MAX:
             raise self._refused(f"the headers have {len(encoded)} bytes", f"Keep below {HEADERS_BYTES_MAX}.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import sysconfig
 import traceback
@@ -94,7 +95,15 @@ def _frame(frames: list[traceback.FrameSummary]) -> str:
 def _is_users(file: str) -> bool:
     if not Path(file).is_absolute() or file == sys.argv[0]:
         return False
-    return not file.startswith(_NOT_THE_USERS) and not Path(file).parent.name.startswith(_CONNECTORS)
+    return not file.startswith((*_NOT_THE_USERS, *_connector_folders()))
+
+
+def _connector_folders() -> list[str]:
+    """Where the connectors in use are: not below site-packages in an editable installation."""
+    packages = [
+        module for name, module in list(sys.modules.items()) if name.startswith(_CONNECTORS) and "." not in name
+    ]
+    return [f"{folder}{os.sep}" for package in packages for folder in getattr(package, "__path__", ())]
 
 
 def _short(file: str) -> str:

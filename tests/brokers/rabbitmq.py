@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
-import shutil
 import socket
 import struct
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from tests.brokers import debian
 from tests.brokers.kind import BrokerError, BrokerKind, NothingListensError, host_and_port
 from tests.brokers.server import free_port
 
@@ -22,7 +19,6 @@ DEFAULT_PORT: Final = 5672
 DEFAULT_STREAM_PORT: Final = 5552
 STREAM_PORT_VARIABLE: Final = "STREAMFLOW_RABBITMQ_STREAM_PORT"
 PROBE_SECONDS: Final = 2.0
-INSTALL_SECONDS: Final = 300.0
 PACKAGE: Final = "rabbitmq-server"
 # Not the one on the PATH: that changes the user, and the folders with it.
 SERVER_SCRIPT: Final = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
@@ -70,7 +66,7 @@ def server_script() -> Path:
         BrokerError: It is not there and cannot be installed.
     """
     if not SERVER_SCRIPT.exists():
-        _install()
+        debian.install(PACKAGE, SERVER_SCRIPT)
     return SERVER_SCRIPT
 
 
@@ -208,42 +204,6 @@ def _texts(table: bytes) -> dict[str, str]:
         size = int.from_bytes(hit[2], "big")
         found[hit[1].decode()] = table[hit.end() : hit.end() + size].decode(errors="replace")
     return found
-
-
-def _install() -> None:
-    """Install the package, one process at a time.
-
-    Raises:
-        BrokerError: Not allowed, no such package, or no apt-get.
-    """
-    wanted = f"RabbitMQ is not installed; as root: apt-get install --no-install-recommends {PACKAGE}"
-    sudo = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    if shutil.which("apt-get") is None or (sudo and shutil.which("sudo") is None):
-        raise BrokerError(wanted)
-    with (Path(tempfile.gettempdir()) / f"streamflow-install-{os.getuid()}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if SERVER_SCRIPT.exists():
-            return
-        get = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "--quiet", "--yes"]
-        # The list of packages of a bare machine is empty or old.
-        _failure([*get, "update"])
-        failure = _failure([*get, "install", "--no-install-recommends", PACKAGE])
-        if failure:
-            raise BrokerError(f"{wanted}\n{failure}")
-        if Path("/run/systemd/system").exists():
-            # The package starts a server of its own, without streams, on every address.
-            _failure([*sudo, "systemctl", "disable", "--now", PACKAGE])
-
-
-def _failure(arguments: list[str]) -> str:
-    """Run a command; return the end of what it said if it failed, else nothing."""
-    try:
-        done = subprocess.run(
-            arguments, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=INSTALL_SECONDS, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return str(error)
-    return (done.stderr or done.stdout or "it failed").strip()[-1000:] if done.returncode else ""
 
 
 RABBITMQ = BrokerKind(

@@ -456,7 +456,12 @@ def _unreachable(address: Address, error: Exception) -> ConnectorError:
             f"TLS with RabbitMQ at {address} failed: {error.reason or error}",
             hint="Check ca= and server_name= of Tls, and that the port is the stream protocol's for TLS.",
         )
-    said = "no answer in time" if isinstance(error, TimeoutError) else str(error)
+    if address.scheme == "amqps" and isinstance(error, ConnectionResetError):
+        return Unavailable(
+            f"RabbitMQ at {address} closed the connection while TLS was set up",
+            hint="It is tried again. Check that stream_port= of RabbitMQ(...) is the stream protocol's for TLS.",
+        )
+    said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
     return Unavailable(
         f"RabbitMQ's stream port cannot be reached at {address}: {said}",
         hint="Is the server running, with rabbitmq_stream enabled and stream_port= right?",

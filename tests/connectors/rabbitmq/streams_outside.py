@@ -118,6 +118,11 @@ class Streams:
         """The payloads of all messages of a stream."""
         return [body_of(message) for _, message in await self.messages(name)]
 
+    async def headers(self, name: str) -> list[dict[str, str]]:
+        """The application properties of all messages of a stream."""
+        found = [amqp_decoder(message).application_properties for _, message in await self.messages(name)]
+        return [{str(key, "utf-8"): str(text, "utf-8") for key, text in (each or {}).items()} for each in found]
+
     async def end(self, name: str) -> int:
         """The offset behind the last record; 0 if there is none."""
         number = self._take_id()

@@ -16,14 +16,15 @@ from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
 from tests.faults.proxy import Line
 
 DECLARED_SECONDS = 2.5
-_lasting: set[str] = set()
+"""What was declared in the last two seconds before a kill is lost."""
 
 
 class RabbitStage:
-    """Hooks that source and sink share. The broker is out of reach because the line to it is down, or it is killed."""
+    """Hooks that source and sink share."""
 
     arguments: ClassVar[dict[str, Any]] = {}
-    killed: ClassVar[bool] = False
+    kills = False
+    """Whether `take_down` kills the server; else it takes the line down, which takes no time."""
     environment: Outsider
     line: Line
 
@@ -37,37 +38,23 @@ class RabbitStage:
         return RabbitMQ(self.line.url, times=QUICK)
 
     async def start(self) -> None:
-        if self.killed:
-            self.queue = await self._lasting()
-        else:
-            self.queue = await self.environment.queue(**self.arguments)
+        self.queue = await self.environment.queue(**self.arguments)
 
     async def stop(self) -> None:
-        if self.killed:
-            await (await self.environment.channel.get_queue(self.queue)).purge()
-        else:
-            await self.environment.delete(self.queue)
-
-    async def _lasting(self) -> str:
-        """A queue that outlives a kill: what was declared in the last two seconds before one is lost."""
-        name = f"lasting-{type(self).__name__}"
-        if name not in _lasting:
-            _lasting.add(name)
-            await self.environment.queue(name, **self.arguments)
-            await asyncio.sleep(DECLARED_SECONDS)
-        return name
+        await self.environment.delete(self.queue)
 
     def missing_spec(self) -> Any:
         return self.rabbit.queue("missing")
 
     async def take_down(self) -> None:
-        if self.killed:
+        if self.kills:
+            await asyncio.sleep(DECLARED_SECONDS)
             await self.environment.server.kill_async()
         self.line.refuse()
         self.line.cut()
 
     async def bring_up(self) -> None:
-        if self.killed:
+        if self.kills:
             await self.environment.server.start_async()
             await self.environment.close()
             await self.environment.connect()
@@ -89,7 +76,9 @@ class QueueStage(RabbitStage, SourceConformance):
 
 
 class TestClassicSource(QueueStage):
-    killed = True
+    async def test_a_lost_connection_is_reported_and_nothing_is_lost(self) -> None:
+        self.kills = True
+        await super().test_a_lost_connection_is_reported_and_nothing_is_lost()
 
 
 class TestQuorumSource(QueueStage):
@@ -114,6 +103,9 @@ class SinkStage(RabbitStage, SinkConformance):
     async def visible(self) -> list[Any]:
         return await self.environment.distinct(self.queue)
 
+    async def traceparents(self) -> list[str | None]:
+        return [message.headers.get("traceparent") for message in await self.environment.messages(self.queue)]
+
     def oversized(self) -> Any:
         return "x" * (1024 * 1024)
 
@@ -122,7 +114,9 @@ class SinkStage(RabbitStage, SinkConformance):
 
 
 class TestConfirmSink(SinkStage):
-    killed = True
+    async def test_a_broker_that_dies_and_comes_back(self) -> None:
+        self.kills = True
+        await super().test_a_broker_that_dies_and_comes_back()
 
 
 @pytest.mark.long

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import json
+import re
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
+from streamflow.cli.failing import tell_failure
 from streamflow.connect.contracts import SinkOptions
 from streamflow.errors import ConnectorError, NotFound, SettingsError, Unavailable
 from streamflow_rabbitmq import QueueDeclaration, RabbitMQ, Tls, UserPassword
@@ -22,6 +28,7 @@ from tests.brokers.required import need
 from tests.connectors.nats.keys import certificates
 from tests.connectors.rabbitmq.kit import chunk, open_sink, open_source
 from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
+from tests.connectors.rabbitmq.streams_outside import Streams
 
 CANARY = "canary-7f3a-secret"
 
@@ -43,12 +50,13 @@ def _may(user: str, vhost: str, configure: str, write: str, read: str) -> dict[s
 
 DEFINITIONS = {
     "vhosts": [{"name": "/"}, {"name": "/other/one"}],
-    "users": [_user("guest", "guest", "administrator"), _user("ann", CANARY), _user("ben", "ben")],
+    "users": [_user("guest", "guest", "administrator"), _user("ann", CANARY), _user("ben", "ben"), _user("cid", "cid")],
     "permissions": [
         _may("guest", "/", ".*", ".*", ".*"),
         _may("guest", "/other/one", ".*", ".*", ".*"),
         _may("ann", "/other/one", ".*", ".*", ".*"),
         _may("ben", "/", r"^sf\.", r"^(sf\.|amq\.)", r"^sf\."),
+        _may("cid", "/", "^$", ".*", ".*"),
     ],
 }
 
@@ -183,3 +191,86 @@ async def test_the_first_node_that_answers(locked: Outsider) -> None:
     await link.close()
     with pytest.raises(NotFound):
         await open_sink(RabbitMQ(locked.server.url, times=QUICK).queue("none"), "f", options=SinkOptions())
+
+
+def over_tls(server: RabbitServer, authority: str = "ca.pem") -> RabbitMQ:
+    """Both protocols encrypted: that of streams, and AMQP for the lock of a sink."""
+    folder = keys_of(server)
+    tls = Tls(ca=folder / authority, cert=folder / "client.pem", key=folder / "client.key")
+    return RabbitMQ(server.tls_url, tls=tls, stream_port=server.listeners.stream_tls, times=QUICK)
+
+
+async def test_streams_over_tls(locked: Outsider) -> None:
+    """Written and read back, through the port that takes TLS alone."""
+    name = fresh("stream")
+    server = locked.server
+    async with Streams(server) as streams, AsyncExitStack() as stack:
+        await streams.make(name)
+        spec = over_tls(server).stream(name, value=str)
+        assert (await spec.source().probe()).ok
+        sink = await open_sink(spec, fresh("flow"))
+        stack.push_async_callback(sink.close)
+        values = [f"{number} {'x' * number}" for number in range(3000)]
+        await sink.publish([chunk(sink, 1, 1, values)], await sink.recover(None, []))
+        source = await open_source(spec)
+        stack.push_async_callback(source.close)
+        found: list[str] = []
+        async with asyncio.timeout(10):
+            while len(found) < len(values):
+                found += [payload.decode() for payload in (await source.read()).payloads]
+        assert found == values
+        assert [payload.decode() for payload in await streams.values(name)] == values
+        links = [*source._links.all(), *sink._links.all()]
+        assert {str(link.address) for link in links} == {f"amqps://{server.host}:{server.listeners.stream_tls}"}
+
+
+async def test_streams_over_tls_that_is_refused(locked: Outsider) -> None:
+    server = locked.server
+    for rabbit, words, lasting in (
+        (replace(over_tls(server), tls=Tls()), "TLS with RabbitMQ .* failed: CERTIFICATE_VERIFY_FAILED", True),
+        (
+            replace(over_tls(server), stream_port=server.stream_port),
+            "closed the connection while TLS was set up",
+            False,
+        ),
+    ):
+        with pytest.raises(ConnectorError, match=words) as caught:
+            await open_source(rabbit.stream("any"))
+        assert isinstance(caught.value, Unavailable) is not lasting
+        assert "the stream protocol's for TLS" in caught.value.hint
+        probe = await rabbit.stream("any").source().probe()
+        assert not probe.ok and re.search(words, probe.problem) and probe.hint
+
+
+@pytest.mark.parametrize(
+    ("user", "opened", "words"),
+    [
+        ("ben", open_source, "user ben may not use stream"),
+        ("ben", partial(open_sink, name="ben"), "user ben may not use stream"),
+        (
+            "cid",
+            partial(open_sink, name="cid"),
+            "sf.lock.cid.i.0.out (permission to configure ^sf\\.) to user cid",
+        ),
+    ],
+    ids=["read", "write", "lock"],
+)
+async def test_what_a_user_may_not_do_with_streams(
+    locked: Outsider, user: str, opened: Any, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is said at once and for good, in three lines as the command line prints them."""
+    name = fresh("stream")
+    async with Streams(locked.server) as streams:
+        await streams.make(name)
+    login = UserPassword(user, user)
+    port = locked.server.stream_port
+    spec = RabbitMQ(locked.server.url, auth=login, stream_port=port, times=QUICK).stream(name, value=str)
+    with pytest.raises(ConnectorError) as caught:
+        await opened(spec)
+    assert not isinstance(caught.value, Unavailable)
+    assert await asyncio.to_thread(tell_failure, caught.value) == 4
+    error, place, hint = capsys.readouterr().err.splitlines()
+    assert words in error
+    assert Path(__file__).name in place
+    assert "rabbitmqctl set_permissions" in hint
+    assert (await spec.source().probe()).ok is (user == "cid")

@@ -80,6 +80,9 @@ class SinkStage(StreamStage, SinkConformance):
     async def visible(self) -> list[Any]:
         return [payload.decode() for payload in await self.environment.streams.values(NAME)]
 
+    async def traceparents(self) -> list[str | None]:
+        return [each.get("traceparent") for each in await self.environment.streams.headers(NAME)]
+
     def oversized(self) -> Any:
         return "x" * (1024 * 1024)
 
@@ -110,6 +113,15 @@ class TestSuperStreamSink(SuperStage, SinkStage):
         return [value for number, _, value in numbered if number >= 9000] + [
             value for number, _, value in numbered if number < 9000
         ]
+
+    async def traceparents(self) -> list[str | None]:
+        streams = self.environment.streams
+        found: dict[int, str | None] = {}
+        for name in self.names:
+            numbers = [int(payload.split()[1]) for payload in await streams.values(name)]
+            texts = [each.get("traceparent") for each in await streams.headers(name)]
+            found.update(zip(numbers, texts, strict=True))
+        return [found[number] for number in sorted(found)]
 
     async def write_foreign(self, values: Sequence[Any]) -> None:
         await self.environment.streams.feed(self.names[0], [value.encode() for value in values])

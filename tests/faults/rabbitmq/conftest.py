@@ -1,18 +1,13 @@
-"""Fixtures: long trials wait for a broker of their own; the others share the one of the session."""
+"""The broker of the trials, shared by all of them; a trial that kills brokers at will starts its own."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
-from tests.brokers import RABBITMQ, RabbitServer
-from tests.brokers.required import need
+from tests.brokers import RabbitServer
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[RabbitServer]:
-    """A broker for the trials of a module."""
-    need(RABBITMQ)
-    with RabbitServer() as shared:
-        yield shared
+@pytest.fixture
+def server(lasting_rabbit: RabbitServer) -> RabbitServer:
+    """A broker for all trials of a session: names are fresh, and who kills it starts it again."""
+    return lasting_rabbit

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
@@ -91,7 +91,7 @@ class Collector:
             try:
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=500)
-                queue = await channel.get_queue(self._queue)
+                queue = await self._left_alone(channel)
                 await queue.consume(self._take)
                 while not channel.is_closed:
                     await asyncio.sleep(0.05)
@@ -99,6 +99,18 @@ class Collector:
                 await asyncio.sleep(0.1)
             finally:
                 await connection.close()
+
+    async def _left_alone(self, channel: AbstractChannel) -> AbstractQueue:
+        """The queue, once the last consumer is gone from it.
+
+        A quorum queue comes back from a kill with the consumer it had, and with what that one held. Who reads before it
+        is let go gets what stands behind those messages first, and so sees another order than that of the queue.
+        """
+        while True:
+            queue = await channel.get_queue(self._queue)
+            if not queue.declaration_result.consumer_count:
+                return queue
+            await asyncio.sleep(0.02)
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self.found.append((str(message.message_id), message.body))

@@ -56,7 +56,7 @@ async def test_the_flow_from_a_queue_to_nats_is_killed_at_random_instants(server
 @pytest.mark.timeout(300)
 async def test_the_broker_is_killed(tmp_path: Path) -> None:
     """While nothing happens, and while flows stand in the middle of a publish or of acknowledging."""
-    assert await kill_brokers(tmp_path, 5) == 10
+    assert await kill_brokers(tmp_path, 3) == 6
 
 
 async def kill_brokers(folder: Path, rounds: int) -> int:

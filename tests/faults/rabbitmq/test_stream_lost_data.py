@@ -36,16 +36,16 @@ def segments(server: RabbitServer, stream: str) -> list[Path]:
 
 
 @pytest.mark.long
-async def test_the_input_lost_its_end(rabbit_server: RabbitServer, tmp_path: Path) -> None:
+async def test_the_input_lost_its_end(server: RabbitServer, tmp_path: Path) -> None:
     """The broker comes back without the last segments; so does a stream that was restored from a backup."""
-    async with Trial(rabbit_server, tmp_path, segment_bytes=SEGMENT_BYTES) as trial:
+    async with Trial(server, tmp_path, segment_bytes=SEGMENT_BYTES) as trial:
         await fed_singly(trial, 10)
         await asyncio.sleep(1)  # what the broker notes of its first streams reaches the disk half a second later
-        await rabbit_server.kill_async()
-        for path in segments(rabbit_server, trial.source)[-6:]:
+        await server.kill_async()
+        for path in segments(server, trial.source)[-6:]:
             path.unlink()
-        await rabbit_server.start_async()
-        async with Streams(rabbit_server) as streams:
+        await server.start_async()
+        async with Streams(server) as streams:
             await streams.available(trial.source)
         await ends_as(trial, "PositionAhead")
 
