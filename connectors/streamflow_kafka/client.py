@@ -96,6 +96,8 @@ class Cluster:
         self._controller = -1
         self._connections: dict[tuple[int, str], Any] = {}
         self._making = asyncio.Lock()
+        self.broken = False
+        """Whether a connection was lost, not just closed because nobody used it."""
 
     @classmethod
     async def connect(cls, kafka: Kafka, options: Options, client_id: str) -> Cluster:
@@ -228,10 +230,16 @@ class Cluster:
                 client_id=self._client_id,
                 request_timeout_ms=int(1000 * (options.timeout_seconds + options.fetch_wait_seconds)),
                 max_idle_ms=int(1000 * options.connections_idle_seconds),
+                on_close=self._lost,
                 **self._arguments,
             )
         except (OSError, EOFError, TimeoutError, KafkaError) as error:
             raise explain(error, self.kafka, f"{host}:{port}") from error
+
+    def _lost(self, connection: Any, reason: Any) -> None:
+        from aiokafka.conn import CloseReason
+
+        self.broken = self.broken or reason == CloseReason.CONNECTION_BROKEN
 
     async def _exchange(self, connection: Any, request: Any) -> Any:
         from aiokafka.conn import CloseReason

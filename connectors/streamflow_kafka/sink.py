@@ -150,7 +150,11 @@ class KafkaSink:
         return Progress(truth.epoch, truth.next_seq, self._cursor(cursor.ends, link))
 
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
-        await self._look_again(self._check_open())
+        cluster = self._check_open()
+        if cluster.broken:
+            # a broker that was killed may have left the last transaction undecided: see `_settled_marker`
+            raise Unavailable(f"Kafka at {self._kafka} closed the connection", hint="The sink is opened again.")
+        await self._look_again(cluster)
         first = True
         for group in _groups(chunks):
             if not first:

@@ -72,10 +72,9 @@ async def is_decided(sink: KafkaSink, next_seq: int) -> None:
     assert marker.next_seq == next_seq
 
 
-async def stable_ends(stage: Stage) -> list[int]:
+async def stable_ends(stage: Stage, sink: KafkaSink | None = None) -> list[int]:
     """Where readers of committed records stop, once the end of the transaction has arrived elsewhere."""
-    sink = stage.sinks[-1]
-    assert sink._cluster is None
+    sink = sink or stage.sinks[-1]
     cluster = await Cluster.connect(stage.broker.kafka, QUICK, "test")
     await asyncio.sleep(0.3)
     try:
@@ -137,8 +136,15 @@ async def test_an_aborted_transaction(stage: Stage, monkeypatch):
     assert len(await stage.records("read_uncommitted")) == 3
 
 
-@pytest.mark.parametrize("group", [True, False])
-@pytest.mark.parametrize("noted", [True, False])
+@pytest.mark.parametrize(
+    ("noted", "group"),
+    [
+        (True, True),
+        (False, False),
+        pytest.param(True, False, marks=pytest.mark.long),
+        pytest.param(False, True, marks=pytest.mark.long),
+    ],
+)
 async def test_records_of_a_committed_transaction_are_undecided(stage: Stage, monkeypatch, noted: bool, group: bool):
     """In one partition of three; in the others they are visible. With the marker undecided too, and without."""
     sink, baseline = await stage.begun(partition=int)
@@ -168,6 +174,28 @@ async def test_records_of_an_aborted_transaction_are_undecided(stage: Stage, mon
     again = await stage.open(2, partition=int)
     at = await again.recover(before, runs[1:])
     assert at.next_seq == 4
+    await again.publish(runs[1:], at)
+    assert values_of(await stage.records()) == ["0"] * 2 + ["1"] * 2 + ["2"] * 2
+
+
+@pytest.mark.long
+async def test_a_sink_that_lost_its_broker_while_idle_repairs_before_it_publishes(stage: Stage, monkeypatch):
+    """Else an abort of its next transaction would take acknowledged records away."""
+    sink, baseline = await stage.begun(partition=int)
+    runs = [chunk(sink, epoch, 3 * epoch - 2, ["0", "1", "2"]) for epoch in (1, 2)]
+    leave_undecided(sink, monkeypatch, [1], group=False)
+    at = await sink.publish(runs[:1], baseline)
+    await stage.broker.close()
+    await stage.broker.server.kill_async()
+    await stage.broker.server.start_async()
+    await stage.broker.connect()
+    with pytest.raises(Unavailable, match="closed the connection"):
+        await sink.publish(runs[1:], at)
+    await sink.close()
+    assert await stable_ends(stage) == [2, 0, 2]
+    again = await stage.open(1, partition=int)
+    at = await again.recover(at, runs[1:])
+    assert await stable_ends(stage, again) == [3, 2, 3]
     await again.publish(runs[1:], at)
     assert values_of(await stage.records()) == ["0"] * 2 + ["1"] * 2 + ["2"] * 2
 

@@ -52,7 +52,11 @@ class Outsider:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for consumer in self._consumers.values():
-            await consumer.stop()
+            # where the server was killed, aiokafka may wait for ever, or raise that its own tasks were cancelled
+            stopping = asyncio.create_task(consumer.stop())
+            await asyncio.wait([stopping], timeout=SEND_SECONDS)
+            if not stopping.cancel() and not stopping.cancelled():
+                stopping.exception()
 
     async def count(self, topic: str) -> int:
         """How many records there are now."""
@@ -114,7 +118,8 @@ class KafkaFeeder(Feeder):
         while not self._stopping or pending:
             try:
                 async with Outsider(self._server) as outsider, Outsider(self._server) as results:
-                    there = {f"{each['key']}-{each['n']}" for each in await outsider.results(self._topic)}
+                    async with asyncio.timeout(5 * SEND_SECONDS):
+                        there = {f"{each['key']}-{each['n']}" for each in await outsider.results(self._topic)}
                     pending = [record for record in pending if record[0] not in there]
                     async with _producer(self._server) as producer:
                         while not self._stopping or pending:
@@ -128,7 +133,12 @@ class KafkaFeeder(Feeder):
                 await asyncio.sleep(0.1)
 
     async def _may_feed(self, results: Outsider) -> bool:
-        return await self._is_near(lambda: results.count(self._results))
+        try:
+            async with asyncio.timeout(SEND_SECONDS):
+                return await self._is_near(lambda: results.count(self._results))
+        except TimeoutError:
+            # a killed broker has left a transaction undecided; what the sink publishes next gets readers going
+            return True
 
     async def _publish(self, producer: Any, records: list[tuple[str, bytes]]) -> None:
         async with asyncio.timeout(SEND_SECONDS):
@@ -149,9 +159,10 @@ class _producer:
 
     async def __aenter__(self) -> Any:
         try:
-            await self._producer.start()
-        except BaseException:
-            await self._producer.stop()
+            async with asyncio.timeout(5 * SEND_SECONDS):
+                await self._producer.start()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
             raise
         return self._producer
 

@@ -48,6 +48,7 @@ async def kill_brokers(folder: Path, rounds: int) -> int:
             await asyncio.sleep(rng.uniform(0.0, 0.3))
             await server.kill_async()
             await server.start_async()
+            await going_on(trials)
         kills = server.starts - 1
         for feeder in feeders:
             await feeder.stop()
