@@ -33,11 +33,14 @@ from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
+from streamflow.policy import retry
+from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
 
 stop = OnError.STOP
 skip = OnError.SKIP
+dead_letter = OnError.DEAD_LETTER
 
 
 def otherwise(record: object) -> bool:
@@ -63,6 +66,7 @@ __all__ = [
     "OnError",
     "Output",
     "Process",
+    "Resource",
     "Running",
     "Settings",
     "Stream",
@@ -74,9 +78,11 @@ __all__ = [
     "aggregator",
     "approx_distinct",
     "avro",
+    "circuit_breaker",
     "collect",
     "count",
     "count_window",
+    "dead_letter",
     "distinct",
     "first",
     "global_window",
@@ -93,6 +99,7 @@ __all__ = [
     "protobuf",
     "quantiles",
     "reduce",
+    "retry",
     "session",
     "skip",
     "sliding",

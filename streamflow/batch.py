@@ -260,6 +260,37 @@ class Chunk:
 
 
 @dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """A record that a policy put aside: as it came, where from, and why.
+
+    Args:
+        kind: What refused it: ``step``, ``source`` or ``sink``.
+        name: Which of them.
+        error: What it said, with the place.
+        traceback: The users' part of the traceback.
+        source: The source of the record; empty for a timer.
+        partition: Its partition.
+        position: Where the source resumes behind it; None for sources with ids.
+        id: Its message id, for those.
+        key: The broker's key.
+        headers: The broker's headers.
+        payload: The record's bytes; its JSON where the source has no codec.
+    """
+
+    kind: str
+    name: str
+    error: str
+    traceback: str = ""
+    source: str = ""
+    partition: Partition = ""
+    position: int | None = None
+    id: str = ""
+    key: bytes | None = None
+    headers: Headers | None = None
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
 class Progress:
     """How far a sink's broker is known to be.
 

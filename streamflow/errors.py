@@ -7,6 +7,7 @@
     ├── ConnectorError             a broker or file said no
     │   ├── Unavailable            it may work again later: retried with back-off
     │   ├── NotFound               a stream, topic, queue or file does not exist
+    │   ├── CircuitOpen            a resource is left alone after failures
     │   ├── RecordRejected         the broker refuses one record for good
     │   └── Refusal                the world went back or ahead: going on could lose or double records
     │       ├── RetentionGap       records after the stored position are gone
@@ -26,6 +27,7 @@
     │   ├── DecodeError            a record's bytes could not be decoded
     │   ├── EncodeError            a value cannot be encoded
     │   │   └── FoundLate          in state, found after the call that made it
+    │   ├── StepTimeout            a call of an async step took longer than it may
     │   └── StateFull              a step holds as many keys or items as it may
     └── DeterminismError           the same input gave another result
 
@@ -84,6 +86,10 @@ class Unavailable(ConnectorError):
 
 class NotFound(ConnectorError):
     """The stream, topic, queue or file does not exist."""
+
+
+class CircuitOpen(ConnectorError):
+    """A resource has failed several times in a row and is left alone for a while."""
 
 
 class RecordRejected(ConnectorError):
@@ -176,6 +182,10 @@ class StepError(StreamflowError):
     def __init__(self, message: str, *, step: str, hint: str = "") -> None:
         super().__init__(message, hint=hint)
         self.step = step
+
+
+class StepTimeout(StepError, TimeoutError):
+    """A call of an async step took longer than its ``timeout`` or ``deadline``."""
 
 
 class DecodeError(StepError):

@@ -7,26 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 from streamflow.errors import DefinitionError
 from streamflow.keys import stable_hash
+from streamflow.policy import OnError
+
+__all__ = ["KINDS", "SINK", "SOURCE", "Graph", "Kind", "OnError", "Port", "Step"]
 
 SOURCE: Final = "source"
 SINK: Final = "sink"
-
-
-class OnError(StrEnum):
-    """What happens when a step raises.
-
-    GUARANTEE: a step call is atomic: when it raises, nothing it emitted, set or changed stays.
-    """
-
-    STOP = "stop"
-    """The flow stops and names the place; nothing of the epoch is committed."""
-    SKIP = "skip"
-    """The record is left out, counted under the step's name and logged."""
 
 
 class Port(NamedTuple):
@@ -43,14 +33,16 @@ class Kind:
     Args:
         stateful: It keeps state, so its name must be stable.
         expands: It may give more than one record for one, so its loop must be able to pause between them.
-        boundary: It is an operator of its own, not part of a fused loop: a batch function, later an async step.
+        boundary: It is an operator of its own, not part of a fused loop: a batch function or an async step.
         rekeys: Its output does not carry the key of its input.
+        awaits: Its function is async.
     """
 
     stateful: bool = False
     expands: bool = False
     boundary: bool = False
     rekeys: bool = False
+    awaits: bool = False
 
 
 KINDS: Final[Mapping[str, Kind]] = {
@@ -71,6 +63,11 @@ KINDS: Final[Mapping[str, Kind]] = {
     "process": Kind(stateful=True, expands=True),
     "window": Kind(stateful=True, expands=True),
     "map_batch": Kind(boundary=True, expands=True, rekeys=True),
+    "async_map": Kind(boundary=True, awaits=True),
+    "async_filter": Kind(boundary=True, awaits=True),
+    "async_flat_map": Kind(boundary=True, awaits=True, expands=True),
+    "async_process": Kind(boundary=True, awaits=True, stateful=True, expands=True),
+    "async_map_batch": Kind(boundary=True, awaits=True, expands=True, rekeys=True),
 }
 
 

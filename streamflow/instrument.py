@@ -24,6 +24,9 @@ class Instrument:
     def skipped(self, step: str, place: str, error: Exception) -> None:
         """A step with policy ``skip`` raised; the record at ``place`` was counted and left out."""
 
+    def dead_letter(self, kind: str, name: str, error: str) -> None:
+        """A step, source or sink with policy ``dead_letter`` refused a record; its commit will keep it."""
+
     def committed(self, epoch: int, records: int, size_bytes: int, seconds: float) -> None:
         """An epoch is durable."""
 

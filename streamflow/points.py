@@ -41,6 +41,7 @@ POINTS: Final = (
     # what leaves
     "publish.begun",
     "publish.part",  # in a connector, between two parts of one call of publish
+    "record.buried",  # the broker refuses a record, and it is given up; nothing behind it is published
     "publish.done",  # the broker has confirmed, nobody knows it yet
     "progress.noted",
     "ack.begun",

@@ -176,7 +176,7 @@ async def read_marker(
         if code == _UNSTABLE and asyncio.get_running_loop().time() > began + HIDDEN_SECONDS:
             raise Hidden(
                 f"Kafka at {cluster.kafka} keeps the marker {group} behind a transaction that is over",
-                hint="The sink ends it once more, and compares with the topic itself.",
+                hint="The sink asks the topic itself.",
             )
         if asyncio.get_running_loop().time() > deadline:
             raise Unavailable(

@@ -87,6 +87,7 @@ class KafkaSink:
         self._outgoing: Outgoing
         self._topic: TopicInfo
         self._newer: Marker | None = None
+        self._outcome: bool | None = None
         self._looked = 0.0
         self._fence = ""
         self._generation = 0
@@ -117,7 +118,7 @@ class KafkaSink:
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         cluster = self._check_open()
         newer = self._newer
-        marker, in_doubt = (newer, False) if newer is not None else await self._settled_marker()
+        marker = newer or await self._settled_marker(stored)
         by_another = marker is not None and self._is_newer(marker)
         if marker is not None and by_another and (newer is None or newer.generation == self._generation):
             # moved since this one was opened, or by a process on a copy of the store
@@ -131,11 +132,11 @@ class KafkaSink:
                 )
             return Progress(0, 1, self._cursor(await topic_ends(cluster, self._topic), ""))
         cursor = await self._known(stored)
-        found = stored.next_seq if marker is None else marker.next_seq
-        if marker is None or in_doubt:
+        if marker is None:
             in_tail = await next_seq_in_tail(cluster, self._topic, cursor.ends, self._fence)
-            if in_tail > found:
-                found, marker = in_tail, None
+            found = max(stored.next_seq, in_tail)
+        else:
+            found = marker.next_seq
         truth = progress_at(found, stored, pending)
         link = linked(cursor.link, [piece async for piece in self._between(stored.next_seq, found, pending)])
         if marker is not None and marker.link not in ("", link):
@@ -191,6 +192,7 @@ class KafkaSink:
         # A producer of this name that is newer, or of a process on a copy of the store, is left alone: see `recover`.
         self._newer = marker if marker is not None and self._is_newer(marker) else None
         if self._newer is None:
+            self._outcome = await self._transactions.outcome()
             await self._transactions.begin()
 
     async def _look(self, cluster: Cluster) -> None:
@@ -224,19 +226,38 @@ class KafkaSink:
     async def _marker(self, *, stable: bool = True) -> Marker | None:
         return await read_marker(self._check_open(), self._transactions, self._fence, self._name, stable=stable)
 
-    async def _settled_marker(self) -> tuple[Marker | None, bool]:
-        """Returns the marker, and whether the topic must be asked too.
+    async def _settled_marker(self, stored: Progress | None) -> Marker | None:
+        """Returns the marker, once nothing of this producer is undecided any more.
 
-        A broker that was killed may keep an offset of a transaction that is over as undecided for ever (seen with Kafka
-        4.3). One more transaction of this producer that is aborted decides it. Should the records be there all the
-        same, the topic tells.
+        A broker that was killed while it wrote the ends of a transaction to its partitions may leave some out when it
+        comes back, and calls the transaction complete (seen with Kafka 4.3, see docs/brokers/kafka.md). Then the marker
+        stays undecided for ever, or records do; the end of this producer's next transaction decides both. So one is
+        ended here that has nothing of its own, the way that the last one was.
+
+        Raises:
+            ProgressUnknown: Nobody knows any more which way that was.
         """
         try:
-            return await self._marker(), False
+            marker, hidden = await self._marker(), False
         except Hidden:
-            await self._transactions.add(sorted(self._topic.leaders))
-            await self._transactions.abort()
-            return await self._marker(), True
+            marker, hidden = None, True
+        cluster = self._check_open()
+        ends = await topic_ends(cluster, self._topic)
+        stable = await topic_ends(cluster, self._topic, committed=True)
+        known = [] if stored is None else msgspec.json.decode(stored.cursor, type=Cursor).ends
+        if self._outcome is None and any(end < old for end, old in zip(stable, known, strict=False)):
+            self._outcome = True  # its commit was acknowledged
+        if not hidden and (stable == ends or self._outcome is None):
+            return marker
+        if self._outcome is None:
+            raise ProgressUnknown(
+                f"Kafka at {self._kafka} left the last transaction of {self._fence} undecided, and has forgotten how "
+                "it ended",
+                hint="Look at what consumers got, then: streamflow reset --sink NAME --accept-head.",
+            )
+        await self._transactions.add(sorted(self._topic.leaders))
+        await (self._transactions.commit() if self._outcome else self._transactions.abort())
+        return await self._marker()
 
     def _is_newer(self, marker: Marker) -> bool:
         if marker.generation == self._generation:

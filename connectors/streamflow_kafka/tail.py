@@ -8,7 +8,7 @@ from typing import Final
 
 from streamflow.batch import Position
 from streamflow.errors import ProgressUnknown, Unavailable
-from streamflow_kafka.client import EARLIEST, LATEST, READ_UNCOMMITTED, Cluster, Unsettled
+from streamflow_kafka.client import EARLIEST, LATEST, READ_COMMITTED, READ_UNCOMMITTED, Cluster, Unsettled
 from streamflow_kafka.fetching import Fetching
 from streamflow_kafka.metadata import TopicInfo
 from streamflow_kafka.starts import SETTLE_SECONDS, Place, offsets
@@ -18,20 +18,26 @@ SEQ_HEADER: Final = "sf-seq"
 """Each transaction's last record says whose it is, and its number in the sink."""
 
 
-async def topic_ends(cluster: Cluster, topic: TopicInfo) -> list[int]:
+async def topic_ends(cluster: Cluster, topic: TopicInfo, *, committed: bool = False) -> list[int]:
     """Returns the offset behind each partition's last record, those of open transactions included.
+
+    Args:
+        cluster: Where the topic is.
+        topic: The topic.
+        committed: Whether to return where the first open transaction begins instead, if there is one.
 
     Raises:
         Unavailable: A partition has no leader, or cannot be asked now.
     """
     leaders = {(topic.name, number): node for number, node in sorted(topic.leaders.items())}
+    isolation = READ_COMMITTED if committed else READ_UNCOMMITTED
     for wait in SETTLE_SECONDS:
         try:
-            return await _ends(cluster, leaders)
+            return await _ends(cluster, leaders, isolation)
         except Unsettled:
             # a topic that was just made, or a broker that has just become leader
             await asyncio.sleep(wait)
-    return await _ends(cluster, leaders)
+    return await _ends(cluster, leaders, isolation)
 
 
 async def next_seq_in_tail(cluster: Cluster, topic: TopicInfo, since: Sequence[int], fence: str) -> int:
@@ -94,8 +100,8 @@ async def _read(reading: Fetching, left: dict[str, int], fence: str, cluster: Cl
     return found
 
 
-async def _ends(cluster: Cluster, leaders: Mapping[tuple[str, int], int]) -> list[int]:
-    told = await cluster.offsets(leaders, LATEST, READ_UNCOMMITTED)
+async def _ends(cluster: Cluster, leaders: Mapping[tuple[str, int], int], isolation: int) -> list[int]:
+    told = await cluster.offsets(leaders, LATEST, isolation)
     return [told[place] for place in leaders]
 
 

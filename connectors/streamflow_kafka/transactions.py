@@ -39,6 +39,7 @@ _CONCURRENT: Final = 51
 _FENCED: Final = frozenset({47, 90})  # the epoch is an older one's
 _DENIED: Final = {29: "topic", 30: "group", 31: "cluster", 53: "transactional id"}
 _TIMEOUT_TOO_LONG: Final = 50
+_UNKNOWN_ID: Final = 105
 
 
 class Refused(Exception):
@@ -125,6 +126,24 @@ class Transactions:
         answer = await self._asked(TRANSACTION, lambda: InitProducerIdRequest(self._name, timeout_ms))
         self._identity = _Identity(answer.producer_id, answer.producer_epoch)
         self.open = False
+
+    async def outcome(self) -> bool | None:
+        """Asks how the last transaction of this name ended, or will when a producer begins: whether by a commit.
+
+        Returns:
+            None where nobody knows: there was none, a producer has begun since, or the broker is older than Kafka 3.0.
+        """
+        from aiokafka.errors import IncompatibleBrokerVersion
+
+        from streamflow_kafka.outcomes import DescribeTransactions, ended_by_commit
+
+        try:
+            answer = await self._asked(TRANSACTION, lambda: DescribeTransactions(self._name))
+        except ConnectorError as error:
+            if isinstance(error.__cause__, IncompatibleBrokerVersion):
+                return None
+            raise
+        return ended_by_commit(answer.states[0][2])
 
     async def add(self, partitions: Sequence[int]) -> None:
         """Opens a transaction on partitions and on the marker.
@@ -320,4 +339,6 @@ def _codes(answer: Any) -> Sequence[int]:
     """The error codes in the answer of a coordinator."""
     if hasattr(answer, "error_code"):
         return [answer.error_code]
+    if hasattr(answer, "states"):
+        return [code for code, *_ in answer.states if code != _UNKNOWN_ID]
     return [code for _, parts in answer.errors for _, code in parts]

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from streamflow.cli.facts import kind_of, label_of, state_of, words_of
+from streamflow.cli.holding import longest_hold
 from streamflow.cli.output import one_line
 from streamflow.flow.flow import PathGuarantee
 from streamflow.graph import SINK, SOURCE, Graph, Step
@@ -46,6 +47,7 @@ def as_data(graph: Graph, guarantees: Sequence[PathGuarantee]) -> dict[str, Any]
         "flow": graph.flow,
         "fingerprint": graph.fingerprint(),
         "steps": [_step_data(graph, step) for step in graph.steps],
+        "barrier_hold": [{"step": hold.step, "seconds": hold.seconds} for hold in longest_hold(graph)],
         "guarantees": [
             {
                 "source": path.source,

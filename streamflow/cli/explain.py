@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streamflow.cli.holding import longest_hold
 from streamflow.cli.options import with_json, with_target
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ def _text(flow: Flow, guarantees: Sequence[PathGuarantee], *, lines: bool) -> It
     yield from picture(flow.graph(), lines=lines)
     yield ""
     yield from _guarantee_lines(flow, guarantees, LINES.arrow if lines else ASCII.arrow)
+    yield from _hold_lines(flow)
 
 
 def _guarantee_lines(flow: Flow, guarantees: Sequence[PathGuarantee], arrow: str) -> Iterator[str]:
@@ -75,10 +77,21 @@ def _guarantee_lines(flow: Flow, guarantees: Sequence[PathGuarantee], arrow: str
         yield f"  {name.ljust(max(map(len, names)))}  {str(part.level).ljust(16)}  {part.reason}"
 
 
+def _hold_lines(flow: Flow) -> Iterator[str]:
+    """How long a commit can wait for users' awaits, and for whose."""
+    holds = longest_hold(flow.graph())
+    if not holds:
+        return
+    total = sum(hold.seconds for hold in holds)
+    where = " and then ".join(f"{hold.step} ({hold.seconds:g} s)" for hold in holds)
+    yield ""
+    yield f"a commit waits for the calls before it, for up to {total:g} s: {where}"
+
+
 def _plan_lines(plan: Plan) -> Iterator[str]:
     for stage in _plan_data(plan):
         yield ""
-        what = "one batch function" if stage["boundary"] else "one loop"
+        what = "one async step" if stage["awaits"] else "one batch function" if stage["boundary"] else "one loop"
         yield f"stage {stage['stage']}: {what} for {', '.join(stage['steps']) or 'nothing but passing on'}"
         yield f"  reads  {', '.join(stage['reads'])}"
         yield f"  writes {', '.join(stage['writes']) or 'nothing'}"
@@ -95,6 +108,7 @@ def _plan_data(plan: Plan) -> list[dict[str, Any]]:
             "stage": stage.index,
             "steps": [step.name for step in stage.steps],
             "boundary": stage.boundary,
+            "awaits": stage.awaits,
             "reads": [f"{port.step}" + (f".{port.out}" if port.out else "") for port in stage.entries],
             "writes": [f"sink:{end.name}" if end.edge is None else f"stage {end.edge.target}" for end in stage.exits],
             "loop": "" if stage.boundary else loop_text(plan.graph, stage).text,

@@ -25,8 +25,14 @@ def words_of(step: Step) -> str:
         words.append(_window_words(step))
     if step.traits.stateful:
         words.append(_state_words(step))
+    if step.traits.awaits:
+        words.append(_call_words(step))
+    if (retry := step.options.get("retry")) is not None:
+        words.append(f"{retry.times + 1} attempts")
     if step.options.get("on_error") is OnError.SKIP:
         words.append("errors are left out")
+    if step.options.get("on_error") is OnError.DEAD_LETTER:
+        words.append("errors become dead letters")
     return "; ".join(words)
 
 
@@ -46,6 +52,17 @@ def _window_words(step: Step) -> str:
     if options["early"] is not None:
         words += f", early every {options['early']}"
     return words
+
+
+def _call_words(step: Step) -> str:
+    limits = step.options["limits"]
+    words = f"{limits.concurrency} calls at a time"
+    if limits.size > 1:
+        words += f" of up to {limits.size} records"
+    words += "" if limits.ordered else ", in any order"
+    if limits.timeout_seconds is not None:
+        words += f", {_span(round(limits.timeout_seconds * 1000))} each"
+    return f"{words}, deadline {_span(round(limits.deadline_seconds * 1000))}"
 
 
 def _state_words(step: Step) -> str:

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "check": "streamflow.cli.check",
     "checkpoints": "streamflow.cli.checkpoints",
     "state": "streamflow.cli.state",
+    "dead": "streamflow.cli.dead",
     "reset": "streamflow.cli.reset",
     "doctor": "streamflow.cli.doctor",
     "new": "streamflow.cli.new",

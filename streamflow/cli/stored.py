@@ -33,8 +33,13 @@ def check_owner(flow: Flow, facts: StoreFacts) -> None:
     Raises:
         StateError: It is.
     """
-    if facts.flow != flow.name:
+    check_name(flow, facts.flow)
+
+
+def check_name(flow: Flow, owner: str) -> None:
+    """`check_owner`, given the name that the file holds."""
+    if owner != flow.name:
         raise StateError(
-            f"{flow.state_path} belongs to flow {one_line(facts.flow)!r}, not to {flow.name!r}",
+            f"{flow.state_path} belongs to flow {one_line(owner)!r}, not to {flow.name!r}",
             hint="Give each flow a state file of its own: Flow(..., state=...).",
         )

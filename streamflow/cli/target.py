@@ -6,6 +6,7 @@ import importlib
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Final
@@ -38,6 +39,21 @@ def load(target: str) -> Flow:
         )
     module = _load_file(Path(place)) if place.endswith(".py") or os.sep in place else _load_module(place)
     return _flow_in(module, place, attribute)
+
+
+def load_function(target: str) -> Callable[..., Any]:
+    """Imports a module and returns the function that ``module:function`` names.
+
+    Raises:
+        UsageError: There is no such module or function.
+        DefinitionError: The module raises when it is imported.
+    """
+    place, _, attribute = target.rpartition(":")
+    module = _load_file(Path(place)) if place.endswith(".py") or os.sep in place else _load_module(place)
+    found = getattr(module, attribute, None)
+    if not callable(found):
+        raise UsageError(f"{place} has no function {attribute!r}", hint="Write module:function.")
+    return found  # type: ignore[no-any-return]
 
 
 def _load_module(name: str) -> ModuleType:

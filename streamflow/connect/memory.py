@@ -11,7 +11,7 @@ import msgspec
 from streamflow.batch import Headers, Partition
 from streamflow.codecs import Codec, JsonCodec, codec_for, unprepared
 from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
-from streamflow.connect.memory_frames import BARE, Extras
+from streamflow.connect.memory_frames import BARE, Extras, take_apart
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink, MemorySinkSettings
 from streamflow.connect.memory_source import MemorySource
@@ -234,6 +234,7 @@ class MemoryTopic(Generic[T]):
             blind=self._blind,
             start="latest" if self._latest else "earliest",
         )
+        copy._log.refuses = self._log.refuses
         return copy
 
     def __len__(self) -> int:
@@ -269,6 +270,18 @@ class MemoryTopic(Generic[T]):
             after: How many records it stores before; None for all of them, which is a lost acknowledgement.
         """
         self._log.faults.append((error, after))
+
+    def refuse(self, refused: Callable[[T], bool] | None) -> None:
+        """Refuses records for good, as a broker that finds them too large; None refuses none any more."""
+        if refused is None:
+            self._log.refuses = None
+            return
+
+        def refuses(frame: bytes) -> bool:
+            (payload,), _ = take_apart([frame], 0)
+            return refused(self._decoded(payload))
+
+        self._log.refuses = refuses
 
     def mend(self) -> None:
         """Forgets what `fail_next_publish` has planned."""

@@ -79,6 +79,12 @@ def names_partitions(chunk: Chunk) -> bool:
     return bytes(frames[:1]) == DRESSED
 
 
+def may_hold_dead(chunk: Chunk) -> bool:
+    """Whether one of a chunk's frames may be empty: of a record that was given up."""
+    table, _ = split_table(chunk.payload)
+    return b"\0\0\0\0" in bytes(table)
+
+
 def take_apart(frames: Frames, start: int) -> tuple[list[bytes], dict[int, Extras]]:
     """Returns the values in frames, and what accompanies them by offset, of which ``start`` is the first."""
     values: list[bytes] = []

@@ -151,6 +151,7 @@ class TopicLog:
         self.reachable = True
         self.acks_arrive = True
         self.faults: deque[tuple[BaseException, int | None]] = deque()
+        self.refuses: Callable[[bytes], bool] | None = None
         self._stored = stored
         self._incarnation = 1
         self._waiting: list[asyncio.Future[None]] = []
@@ -185,7 +186,7 @@ class TopicLog:
     @property
     def takes_packed(self) -> bool:
         """Whether records may come packed: there is one partition for them, and no fault is to let some through."""
-        return len(self.partitions) == 1 and not self.faults
+        return len(self.partitions) == 1 and not self.faults and self.refuses is None
 
     def publish_packed(self, fence: Fence | None, chunks: Sequence[Chunk]) -> int:
         """Adds whole chunks of a sink and returns how many records they hold."""
@@ -211,7 +212,8 @@ class TopicLog:
         """
         error, after = self.faults.popleft() if self.faults else (None, None)
         stored = frames[:after]
-        parts = by_partition(stored, next(iter(self.partitions)))
+        # an empty frame is a record that was given up: its number is used, and nothing is published
+        parts = by_partition([frame for frame in stored if frame], next(iter(self.partitions)))
         for log, part in [(self.partition(name), part) for name, part in parts.items()]:
             log.publish(part)
         self.wake()

@@ -10,11 +10,11 @@ from typing import Any
 
 from streamflow.batch import Chunk, Fragment, Headers, Partition, Progress
 from streamflow.connect.contracts import Frames, Guarantee, Probe, SinkContext, SinkOptions, row_headers
-from streamflow.connect.memory_frames import BARE, Heads, dressed, names_partitions
+from streamflow.connect.memory_frames import BARE, Heads, dressed, may_hold_dead, names_partitions
 from streamflow.connect.memory_log import Fence, TopicLog
 from streamflow.connect.memory_source import probe_log
 from streamflow.connect.recovery import progress_at, unpublished
-from streamflow.errors import EncodeError
+from streamflow.errors import EncodeError, RecordRejected
 from streamflow.points import Point, no_point
 
 
@@ -100,13 +100,31 @@ class MemorySink:
             fence = self._log.held_fence(self._fence_name, self._holder)
             next_seq = max(next_seq, fence.next_seq)
             assert next_seq == fence.next_seq, f"record {fence.next_seq} was never published, {next_seq} comes next"
-        if chunks[0].first_seq == next_seq and self._log.takes_packed and not any(map(names_partitions, chunks)):
+        packed = chunks[0].first_seq == next_seq and self._log.takes_packed
+        if packed and not any(map(names_partitions, chunks)) and not any(map(may_hold_dead, chunks)):
             count = self._publish_packed(fence, chunks)
         else:
             frames = unpublished(chunks, next_seq)
+            self._check(fence, frames, next_seq)
             self._log.publish(fence, frames)
             count = len(frames)
         return progress_at(next_seq + count, at, chunks)
+
+    def _check(self, fence: Fence | None, frames: Frames, first_seq: int) -> None:
+        """Publishes what stands before a frame that the topic refuses.
+
+        Raises:
+            RecordRejected: There is one.
+        """
+        refuses = self._log.refuses
+        if refuses is None:
+            return
+        for at, frame in enumerate(frames):
+            if frame and refuses(frame):
+                self._log.publish(fence, frames[:at])
+                raise RecordRejected(
+                    first_seq + at, f"memory topic {self._log.name} refuses record {first_seq + at}", hint="Correct it."
+                )
 
     def _publish_packed(self, fence: Fence | None, chunks: Sequence[Chunk]) -> int:
         count = 0

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from streamflow.errors import DefinitionError
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
 from streamflow.operators.context import Context
+from streamflow.operators.stateful import all_of
+from streamflow.policy import Retry
 
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -159,23 +162,32 @@ def wants_context(function: Callable[..., Any]) -> bool:
     return (typing.get_origin(note) or note) is Context
 
 
+def check_callable(kind: str, function: Any) -> None:
+    """Refuses what cannot be called.
+
+    Raises:
+        DefinitionError: It cannot.
+    """
+    if not callable(function):
+        raise DefinitionError(f"{kind} takes a function, not {function!r:.60}")
+
+
 def check_function(kind: str, function: Any) -> None:
-    """Refuses what cannot be a step's function.
+    """Refuses what cannot be the function of a synchronous step.
 
     Raises:
         DefinitionError: It is not callable, or is async.
     """
-    if not callable(function):
-        raise DefinitionError(f"{kind} takes a function, not {function!r:.60}")
+    check_callable(kind, function)
     if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
         raise DefinitionError(
-            f"{kind} got the async function {function_name(function) or 'lambda'!r}; this version runs plain functions",
-            hint="Call a blocking client in the step, or do the call before the record enters the flow.",
+            f"{kind} got the async function {function_name(function) or 'lambda'!r}, and takes a plain one",
+            hint="Await in a map, filter, flat_map, map_batch or process step before it.",
         )
 
 
 def check_policy(on_error: Any) -> OnError:
-    """Returns an error policy.
+    """Returns an error policy that only says what becomes of a record.
 
     Raises:
         DefinitionError: It is none.
@@ -183,4 +195,50 @@ def check_policy(on_error: Any) -> OnError:
     try:
         return OnError(on_error)
     except ValueError:
-        raise DefinitionError(f"{on_error!r} is no error policy", hint="Use sf.stop or sf.skip.") from None
+        raise DefinitionError(
+            f"{on_error!r} is no error policy here", hint="Use sf.stop, sf.skip or sf.dead_letter."
+        ) from None
+
+
+def retrying(function: Callable[..., Any], on_error: Any) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """A stateless function that is called again as its policy says, and the options of its step.
+
+    Again at once: a wait would be one of the whole event loop. An iterator that it returns is read within the attempt.
+
+    Raises:
+        DefinitionError: The policy asks for a wait.
+    """
+    options = policy_options(on_error, waits=False)
+    retry = options.pop("retry", None)
+    if retry is None:
+        return function, options
+
+    @functools.wraps(function)
+    def again(*arguments: Any) -> Any:
+        failures = 0
+        while True:
+            try:
+                made = function(*arguments)
+                return all_of(made) if isinstance(made, Iterator) else made
+            except Exception as error:
+                failures += 1
+                if retry.wait_after(failures, error) is None:
+                    raise
+
+    return again, options
+
+
+def policy_options(on_error: Any, *, waits: bool = True) -> dict[str, Any]:
+    """The options of a step whose policy may begin with attempts.
+
+    Raises:
+        DefinitionError: It is no policy.
+    """
+    if not isinstance(on_error, Retry):
+        return {"on_error": check_policy(on_error)}
+    if not waits and on_error.wait_seconds:
+        raise DefinitionError(
+            "a plain function cannot wait between attempts: it would keep the whole event loop waiting",
+            hint="Leave backoff= out, or make the function async.",
+        )
+    return {"on_error": on_error.last, "retry": on_error}

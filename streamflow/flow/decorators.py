@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar, overload
 
 from streamflow.operators.context import Context
 
 if TYPE_CHECKING:
-    from streamflow.flow.keyed import KeyedStream, Process
+    from streamflow.flow.awaiting import AsyncExpansion, AsyncFunction
+    from streamflow.flow.keyed import KeyedStream
+    from streamflow.flow.process import Process
     from streamflow.flow.stream import Stream
 
 U = TypeVar("U")
@@ -21,6 +23,8 @@ class Mapping_(Protocol[T_co]):
     """A decorator that makes a map step of a function."""
 
     @overload
+    def __call__(self, function: AsyncFunction[T_co, U], /) -> Stream[U]: ...
+    @overload
     def __call__(self, function: Callable[[T_co], U], /) -> Stream[U]: ...
     @overload
     def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> Stream[U]: ...
@@ -29,6 +33,8 @@ class Mapping_(Protocol[T_co]):
 class FlatMapping(Protocol[T_co]):
     """A decorator that makes a flat_map step of a function."""
 
+    @overload
+    def __call__(self, function: AsyncExpansion[T_co, U], /) -> Stream[U]: ...
     @overload
     def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> Stream[U]: ...
     @overload
@@ -39,6 +45,8 @@ class KeyedMapping(Protocol[K, T_co]):
     """A decorator that makes a map step, on a stream with keys."""
 
     @overload
+    def __call__(self, function: AsyncFunction[T_co, U], /) -> KeyedStream[K, U]: ...
+    @overload
     def __call__(self, function: Callable[[T_co], U], /) -> KeyedStream[K, U]: ...
     @overload
     def __call__(self, function: Callable[[Context[Any, Any], T_co], U], /) -> KeyedStream[K, U]: ...
@@ -48,6 +56,8 @@ class KeyedFlatMapping(Protocol[K, T_co]):
     """A decorator that makes a flat_map step, on a stream with keys."""
 
     @overload
+    def __call__(self, function: AsyncExpansion[T_co, U], /) -> KeyedStream[K, U]: ...
+    @overload
     def __call__(self, function: Callable[[T_co], Iterable[U]], /) -> KeyedStream[K, U]: ...
     @overload
     def __call__(self, function: Callable[[Context[Any, Any], T_co], Iterable[U]], /) -> KeyedStream[K, U]: ...
@@ -56,4 +66,11 @@ class KeyedFlatMapping(Protocol[K, T_co]):
 class Processing(Protocol[K, T_co, S]):
     """A decorator that makes a process step of a function."""
 
+    @overload
+    def __call__(
+        self, function: Callable[[Context[K, S], T_co], Awaitable[Iterable[U] | None]], /
+    ) -> Process[K, S, U]: ...
+    @overload
+    def __call__(self, function: Callable[[Context[K, S], T_co], AsyncIterable[U]], /) -> Process[K, S, U]: ...
+    @overload
     def __call__(self, function: Callable[[Context[K, S], T_co], Iterable[U] | None], /) -> Process[K, S, U]: ...

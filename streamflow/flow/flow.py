@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import importlib
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +22,7 @@ from streamflow.operators.context import Message
 from streamflow.plan import Plan, make_plan
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import EventTime
+from streamflow.runtime.resources import BreakerSpec, Resource
 from streamflow.runtime.settings import Settings
 from streamflow.state.sqlite import SqliteStore
 
@@ -91,6 +92,7 @@ class Flow:
         except ValueError:
             levels = ", ".join(repr(str(level)) for level in Level)
             raise DefinitionError(f"{guarantee!r} is no guarantee", hint=f"Use one of {levels}.") from None
+        self.resources: list[Resource[Any]] = []
         self.drop = frozenset(drop)
         self.renamed = dict(renamed or {})
 
@@ -175,6 +177,53 @@ class Flow:
         kind = getattr(spec.codec, "kind", None) or (str if getattr(spec.codec, "name", "") == "str" else None)
         return Stream(self, Port(step.id), Message if message else kind)
 
+    @overload
+    def resource(
+        self,
+        factory: Callable[[], AbstractAsyncContextManager[T]],
+        *,
+        name: str | None = None,
+        health: Callable[[T], object] | None = None,
+        breaker: BreakerSpec | None = None,
+    ) -> Resource[T]: ...
+    @overload
+    def resource(
+        self,
+        factory: Callable[[], Awaitable[T]],
+        *,
+        name: str | None = None,
+        health: Callable[[T], object] | None = None,
+        breaker: BreakerSpec | None = None,
+    ) -> Resource[T]: ...
+    @overload
+    def resource(
+        self,
+        factory: Callable[[], T],
+        *,
+        name: str | None = None,
+        health: Callable[[T], object] | None = None,
+        breaker: BreakerSpec | None = None,
+    ) -> Resource[T]: ...
+
+    def resource(
+        self, factory: Any, *, name: str | None = None, health: Any = None, breaker: BreakerSpec | None = None
+    ) -> Any:
+        """A client or pool for steps: opened on the flow's event loop before its sources, closed when it stops.
+
+        Calling the resource inside a step gives what was opened; ``async with resource.use()`` counts failures too.
+
+        Args:
+            factory: Makes it: an async context manager, something to await, or an object with ``aclose``.
+            name: Its name, for messages.
+            health: Gets what was opened, and raises if that does not work; asked by ``run.health()``.
+            breaker: When to leave it alone: ``sf.circuit_breaker(...)``.
+        """
+        build.check_callable("resource", factory)
+        called = name or build.function_name(factory) or f"resource-{len(self.resources) + 1}"
+        found: Resource[Any] = Resource(called, factory, health, breaker)
+        self.resources.append(found)
+        return found
+
     # -- what it is ----------------------------------------------------------------------------------------------------
 
     def graph(self) -> Graph:
@@ -234,6 +283,7 @@ class Flow:
             self.renamed,
             accept_missing,
             watch=True,
+            resources=self.resources,
         )
 
     @asynccontextmanager

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.awaiting import CallOptions, call_limits, is_async
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
@@ -17,11 +18,14 @@ from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context, Output
 from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_kinds import WindowKind
+from streamflow.policy import CallLimits, Policy
 from streamflow.state.collections import ListState, MapState
 
 if TYPE_CHECKING:
+    from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions
     from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
     from streamflow.flow.flow import Flow
+    from streamflow.flow.process import Process
     from streamflow.flow.windows import WindowedStream
 
 T = TypeVar("T")
@@ -47,7 +51,27 @@ class KeyedStream(Stream[T], Generic[K, T]):
 
         @overload
         def map(
-            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: Callable[[T], Awaitable[U]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(
+            self,
+            function: Callable[[Context[Any, Any], T], Awaitable[U]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def map(
+            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, U]: ...
         @overload
         def map(
@@ -56,15 +80,29 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, U]: ...
         @overload
-        def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> KeyedMapping[K, T]: ...
-        def map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def map(
+            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
+        ) -> KeyedMapping[K, T]: ...
+        def map(
+            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
+        ) -> Any: ...
 
         @overload
         def flat_map(
-            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: AsyncExpansion[T, U],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, U]: ...
+        @overload
+        def flat_map(
+            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, U]: ...
         @overload
         def flat_map(
@@ -73,17 +111,39 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, U]: ...
         @overload
         def flat_map(
-            self, /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
         ) -> KeyedFlatMapping[K, T]: ...
-        def flat_map(self, function: Any = None, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def flat_map(
+            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
+        ) -> Any: ...
 
         @overload
         def filter(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self,
+            function: Callable[[T], Awaitable[object]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def filter(
+            self,
+            function: Callable[[Context[Any, Any], T], Awaitable[object]],
+            /,
+            *,
+            name: str | None = None,
+            on_error: Policy = OnError.STOP,
+            **limits: Unpack[AsyncOptions],
+        ) -> KeyedStream[K, T]: ...
+        @overload
+        def filter(
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, T]: ...
         @overload
         def filter(
@@ -92,13 +152,13 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
-        def filter(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def filter(self, function: Any, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any) -> Any: ...
 
         @overload
         def inspect(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
         ) -> KeyedStream[K, T]: ...
         @overload
         def inspect(
@@ -107,12 +167,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
             /,
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
-        def inspect(self, function: Any, /, *, name: Any = None, on_error: OnError = OnError.STOP) -> Any: ...
+        def inspect(self, function: Any, /, *, name: Any = None, on_error: Policy = OnError.STOP) -> Any: ...
 
         def branch(
-            self, *predicates: Callable[[T], object], name: str | None = None, on_error: OnError = OnError.STOP
+            self, *predicates: Callable[[T], object], name: str | None = None, on_error: Policy = OnError.STOP
         ) -> tuple[KeyedStream[K, T], ...]: ...
 
         def split(
@@ -121,7 +181,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             routes: Sequence[R],
             *,
             name: str | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> Mapping[R, KeyedStream[K, T]]: ...
 
         @overload
@@ -137,7 +197,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
             within: Duration | None = None,
             name: str,
             max_keys: int | None = None,
-            on_error: OnError = OnError.STOP,
+            on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
 
         def batch(
@@ -145,7 +205,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         ) -> KeyedStream[K, list[T]]: ...
 
     def count(
-        self, *, name: str, max_keys: int | None = None, on_error: OnError = OnError.STOP
+        self, *, name: str, max_keys: int | None = None, on_error: Policy = OnError.STOP
     ) -> KeyedStream[K, tuple[K, int]]:
         """Counts the records of each key; gives ``(key, count)`` for every record.
 
@@ -164,7 +224,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         of: type[T] | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, T]]:
         """Combines each key's records: ``function(so_far, record)``; gives ``(key, combined)`` for every record.
 
@@ -189,7 +249,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, A]]: ...
     @overload
     def aggregate(
@@ -200,7 +260,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         result: Callable[[A], R],
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> KeyedStream[K, tuple[K, R]]: ...
 
     def aggregate(
@@ -211,7 +271,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         result: Any = None,
         name: str | None = None,
         max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Any:
         """Keeps an accumulator per key; gives ``(key, result)`` for every record.
 
@@ -307,7 +367,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, MapState[U, V]]: ...
     @overload
     def process(
@@ -317,7 +378,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, ListState[V]]: ...
     @overload
     def process(
@@ -329,7 +391,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
         migrate: Callable[[Any], S] | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Processing[K, T, S]: ...
 
     def process(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
@@ -341,9 +404,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
         migrate: Any = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
+        **limits: Unpack[CallOptions],
     ) -> Any:
         """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
+
+        An async function, or an async generator, holds its key until it returns; calls of other keys go on.
 
         Args:
             state: A class or a function without arguments that makes a new key's state, or `map_state` or
@@ -355,23 +421,36 @@ class KeyedStream(Stream[T], Generic[K, T]):
                 not count.
             outputs: Side outputs that the function may `Context.emit` to.
             on_error: What happens when it raises; in any case the call is atomic.
+            **limits: The bounds of an async function's calls: see `CallOptions`.
         """
         spec = replace(state_spec(state, ttl, migrate), keys_max=check_bound("max_keys", max_keys))
 
+        from streamflow.flow.process import Process
+
         def decorate(function: Any) -> Process[K, Any, Any]:
-            build.check_function("process", function)
+            build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
-            step = self._process_step(step_name, function, spec, outputs, on_error)
+            bounds = call_limits(step_name, limits) if is_async(function) else None
+            if limits and bounds is None:
+                raise DefinitionError(f"process step {step_name!r} is a plain function and takes no {min(limits)}=")
+            step = self._process_step(step_name, function, spec, outputs, on_error, bounds)
             kind = build.element(build.returns(function))
             return Process(self._flow, Port(step.id), kind, self._key_type)
 
         return decorate
 
     def _process_step(
-        self, name: str, function: Any, spec: StateSpec, outputs: Sequence[Output[Any]], on_error: OnError
+        self,
+        name: str,
+        function: Any,
+        spec: StateSpec,
+        outputs: Sequence[Output[Any]],
+        on_error: Policy,
+        limits: CallLimits | None = None,
     ) -> Step:
+        more: dict[str, Any] = {} if limits is None else {"limits": limits, "verb": "process"}
         return self._flow._builder.add(
-            "process",
+            "process" if limits is None else "async_process",
             name,
             [self._port],
             function,
@@ -383,10 +462,11 @@ class KeyedStream(Stream[T], Generic[K, T]):
             event_timers={},
             outputs=tuple(output.name for output in outputs),
             context=True,
-            on_error=build.check_policy(on_error),
+            **build.policy_options(on_error, waits=limits is not None),
+            **more,
         )
 
-    def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: OnError, result: Any = None) -> Any:
+    def _fold(self, kind: str, name: str, function: Any, spec: StateSpec, on_error: Policy, result: Any = None) -> Any:
         step = self._flow._builder.add(
             kind,
             name,
@@ -396,52 +476,9 @@ class KeyedStream(Stream[T], Generic[K, T]):
             state=spec,
             key_type=self._key_type,
             result=result,
-            on_error=build.check_policy(on_error),
+            **build.policy_options(on_error, waits=False),
         )
         return self._like(True, Port(step.id), tuple)
 
     def _like(self, keyed: bool, port: Port, kind: Any) -> Any:
         return KeyedStream(self._flow, port, kind, self._key_type) if keyed else Stream(self._flow, port, kind)
-
-
-class Process(KeyedStream[K, T], Generic[K, S, T]):
-    """The output of a `process` step; timer handlers and side outputs hang on it."""
-
-    def on_timer(
-        self, name: str, *, time: Literal["processing", "event"] = "processing"
-    ) -> Callable[[Callable[[Context[K, S]], Iterable[T] | None]], Callable[[Context[K, S]], Iterable[T] | None]]:
-        """Decorates the handler of the timer ``name``: ``(ctx) -> iterable or None``.
-
-        Args:
-            name: Name of the timer, by which ``ctx.timer`` sets it.
-            time: Which time it goes by. Event-time timers fire at the end of the micro-batch with which the watermark
-                of the step's sources reaches them; that needs ``source(..., time=...)``.
-        """
-        if time not in ("processing", "event"):
-            raise DefinitionError(f"time={time!r} of a timer", hint='Write time="event" or time="processing".')
-
-        def decorate(function: Any) -> Any:
-            build.check_function("on_timer", function)
-            options = self._step.options
-            if name in options["timers"] or name in options["event_timers"]:
-                raise DefinitionError(f"timer {name!r} of step {self.name!r} has two handlers")
-            kind = "event_timers" if time == "event" else "timers"
-            handlers = {**options[kind], build.check_name(name, "timer"): function}
-            self._flow._builder.amend(self._step, **{kind: handlers})
-            return function
-
-        return decorate
-
-    def output(self, output: Output[U]) -> KeyedStream[K, U]:
-        """The stream of a side output.
-
-        Raises:
-            DefinitionError: The step does not name it.
-        """
-        names = self._step.options["outputs"]
-        if output.name not in names:
-            raise DefinitionError(
-                f"step {self.name!r} has no output {output.name!r}", hint="Name it: process(..., outputs=[...])."
-            )
-        port = Port(self._port.step, names.index(output.name) + 1)
-        return KeyedStream(self._flow, port, output.type, self._key_type)

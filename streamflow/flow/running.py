@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from streamflow.codecs import JsonCodec, prepare_encoding
-from streamflow.errors import DefinitionError, StreamflowError
-from streamflow.flow.keyed import KeyedStream, Process
+from streamflow.errors import DefinitionError, StateError, StreamflowError
+from streamflow.flow.keyed import KeyedStream
+from streamflow.flow.process import Process
 from streamflow.flow.stream import Stream
 from streamflow.graph import SOURCE, Port, Step
 from streamflow.keys import canonical
 from streamflow.operators.bind import StateSpec
+from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
 from streamflow.runtime.intake import Pushed
+from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
+from streamflow.state.store import Store, StoredLetter
 
 K = TypeVar("K")
 S = TypeVar("S")
@@ -95,6 +99,11 @@ class Running:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
         if self._task is None or self._task.done():
             raise StreamflowError("the flow has ended")
+        if self._supervisor.is_inside:
+            raise DefinitionError(
+                f"a step of the flow pushes to {step.name!r}, and would wait for a commit that waits for the step",
+                hint="Give the records as the step's output, or as a side output of a process step.",
+            )
         event_time = step.options["event_time"]
         if event_time is not None and event_time.of is not None:
             microseconds(event_time.of(record))  # a record without a time is the caller's error, not the flow's
@@ -104,6 +113,56 @@ class Running:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))
         return await done
+
+    async def health(self) -> Mapping[str, str]:
+        """Per resource an empty text, or what is wrong with it."""
+        engine = self._supervisor.engine
+        return {} if engine is None else await health(engine.job.resources)
+
+    async def dead_letters(self) -> Sequence[StoredLetter]:
+        """The records that ``on_error=sf.dead_letter`` put aside, oldest first, as of the last commit."""
+        return await self._store().dead_letters()
+
+    async def requeue(self, letter: int, *, payload: bytes | None = None) -> int:
+        """Takes a dead letter's record in again; returns its epoch once that is durable, and the letter gone.
+
+        Args:
+            letter: Its number.
+            payload: What to take in instead of the bytes that the letter holds.
+
+        Raises:
+            StateError: There is no such letter, or it is being taken in already.
+            StepError: It cannot be decoded.
+        """
+        found = await self._store().dead_letters([letter])
+        self._check_letter(letter, there=bool(found))
+        graph = self.engine.job.plan.graph
+        data = found[0].letter.payload if payload is None else payload
+        push = await revived(graph, letter, found[0].letter.source, data)
+        self._supervisor.push(push)
+        return await push.done
+
+    async def drop(self, letter: int) -> None:
+        """Removes a dead letter.
+
+        Raises:
+            StateError: There is no such letter, or it is being taken in again.
+        """
+        self._check_letter(letter, there=True)
+        await self._store().edit_dead([letter], {})
+        self.engine.dead.revived(1)
+
+    def _store(self) -> Store:
+        engine = self._supervisor.engine
+        if engine is None or self._task is None or self._task.done():
+            raise StreamflowError("the flow is not running")
+        return engine.job.store
+
+    def _check_letter(self, letter: int, *, there: bool) -> None:
+        if not there:
+            raise StateError(f"there is no dead letter {letter}", hint="See run.dead_letters().")
+        if any(push.letter == letter for push in self.engine.waiting_pushes()):
+            raise StateError(f"dead letter {letter} is being taken in again", hint="Wait for the next commit.")
 
     def subscribe(self, stream: Stream[T]) -> AsyncIterator[T]:
         """Iterates over a stream's records as their epochs are committed, from now on.

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.batch import Headers
 from streamflow.clock import Duration, duration_ms
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.state import batch_functions, check_bound
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.context import Context
+from streamflow.policy import Policy
 
 if TYPE_CHECKING:
-    from streamflow.flow.decorators import FlatMapping, Mapping_
     from streamflow.flow.flow import Flow
     from streamflow.flow.keyed import KeyedStream
 
@@ -28,7 +28,7 @@ R = TypeVar("R")
 _KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window")
 
 
-class Stream(Generic[T]):
+class Stream(MappingVerbs[T]):
     """Records of one type on their way through a flow.
 
     Each verb adds a step and returns the stream of what it gives. Verbs that take a function can be called with it,
@@ -62,113 +62,6 @@ class Stream(Generic[T]):
                     hint=f"Give it keys first: stream.key_by(...).{name}(...).",
                 )
             raise AttributeError(f"a stream has no verb {name!r}")
-
-    # -- one record in, one or none out -----------------------------------------------------------
-
-    @overload
-    def map(
-        self, function: Callable[[T], U], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-    ) -> Stream[U]: ...
-    @overload
-    def map(
-        self,
-        function: Callable[[Context[Any, Any], T], U],
-        /,
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[U]: ...
-    @overload
-    def map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Mapping_[T]: ...
-
-    def map(self, function: Any = None, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
-        """Gives what the function returns for each record.
-
-        Args:
-            function: ``record -> value`` or ``(Context, record) -> value``.
-            name: The step's name; default is the function's.
-            on_error: What happens when it raises.
-        """
-        return self._verb("map", function, name, on_error, build.returns)
-
-    @overload
-    def filter(
-        self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-    ) -> Stream[T]: ...
-    @overload
-    def filter(
-        self,
-        function: Callable[[Context[Any, Any], T], object],
-        /,
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[T]: ...
-
-    def filter(self, function: Any, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
-        """Lets through the records for which the function is true."""
-        return self._verb("filter", function, name, on_error, lambda _: self._type)
-
-    @overload
-    def inspect(
-        self, function: Callable[[T], object], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-    ) -> Stream[T]: ...
-    @overload
-    def inspect(
-        self,
-        function: Callable[[Context[Any, Any], T], object],
-        /,
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[T]: ...
-
-    def inspect(self, function: Any, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
-        """Calls the function with each record and passes the record on; the function must not change it."""
-        return self._verb("inspect", function, name, on_error, lambda _: self._type)
-
-    @overload
-    def flat_map(
-        self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: OnError = OnError.STOP
-    ) -> Stream[U]: ...
-    @overload
-    def flat_map(
-        self,
-        function: Callable[[Context[Any, Any], T], Iterable[U]],
-        /,
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[U]: ...
-    @overload
-    def flat_map(self, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> FlatMapping[T]: ...
-
-    def flat_map(self, function: Any = None, /, *, name: str | None = None, on_error: OnError = OnError.STOP) -> Any:
-        """Gives each item of the iterable that the function returns; it is read lazily, however long it is."""
-        return self._verb("flat_map", function, name, on_error, lambda f: build.element(build.returns(f)))
-
-    def map_batch(
-        self,
-        function: Callable[[list[T]], Sequence[U]],
-        /,
-        *,
-        name: str | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[U]:
-        """Calls the function with all records of a batch at once (1 to about 1000), for NumPy, Arrow or Polars.
-
-        With one output per record, in order, the result does not depend on how records are grouped. The output has
-        no key. With ``sf.skip`` an error leaves out the whole batch.
-        """
-        build.check_function("map_batch", function)
-        step = self._flow._builder.add(
-            "map_batch",
-            self._flow._builder.stateless_name("map_batch", function, name),
-            [self._port],
-            function,
-            on_error=build.check_policy(on_error),
-        )
-        return Stream(self._flow, Port(step.id), build.element(build.returns(function)))
 
     # -- splitting and joining up -----------------------------------------------------------------
 
@@ -252,13 +145,14 @@ class Stream(Generic[T]):
     # -- keys and state ---------------------------------------------------------------------------
 
     def key_by(
-        self, function: Callable[[T], K], /, *, name: str | None = None, on_error: OnError = OnError.STOP
+        self, function: Callable[[T], K], /, *, name: str | None = None, on_error: Policy = OnError.STOP
     ) -> KeyedStream[K, T]:
         """Gives each record a key: str, int, bytes, UUID, date, datetime, Enum, or a tuple of them, all of one type.
 
         Annotate what the function returns if keys are Enums: their class is needed to restore them.
         """
         build.check_function("key_by", function)
+        call, options = build.retrying(function, on_error)
         from streamflow.flow.keyed import KeyedStream
 
         key_type = build.returns(function)
@@ -267,11 +161,11 @@ class Stream(Generic[T]):
             "key_by",
             builder.stateless_name("key_by", function, name),
             [self._port],
-            function,
+            call,
             keyed=True,
             key_type=key_type,
             context=build.wants_context(function),
-            on_error=build.check_policy(on_error),
+            **options,
         )
         return KeyedStream(self._flow, Port(step.id), self._type, key_type)
 
@@ -379,24 +273,9 @@ class Stream(Generic[T]):
 
     # -- helpers ----------------------------------------------------------------------------------
 
-    def _verb(
-        self, kind: str, function: Any, name: str | None, on_error: OnError, type_of: Callable[[Any], Any]
-    ) -> Any:
-        """Adds a step for a function, or returns the decorator that will."""
-        if function is None:
-            return lambda function: self._verb(kind, function, name, on_error, type_of)
-        build.check_function(kind, function)
-        builder = self._flow._builder
-        step = builder.add(
-            kind,
-            builder.stateless_name(kind, function, name),
-            [self._port],
-            function,
-            keyed=self._step.keyed,
-            context=build.wants_context(function),
-            on_error=build.check_policy(on_error),
-        )
-        return self._like(step.keyed, Port(step.id), type_of(function))
+    def _loose(self, port: Port, kind: Any) -> Any:
+        """A stream of this flow without keys."""
+        return Stream(self._flow, port, kind)
 
     def _same(self, port: Port) -> Any:
         return self._like(self._step.keyed, port, self._type)

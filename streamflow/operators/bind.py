@@ -19,18 +19,19 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from streamflow.batch import END, Fragment, MicroBatch, Watermark
+from streamflow.batch import END, DeadLetter, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
-from streamflow.graph import SINK, Graph, Step
+from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import Context, window_mark
-from streamflow.operators.process import Process, all_of, handled
+from streamflow.operators.letters import letter_of, spot_of
+from streamflow.operators.stateful import Fold, Process, all_of
 from streamflow.operators.step_clock import StepClock
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
-from streamflow.plan import Stage
+from streamflow.plan import Stage, handled
 from streamflow.state.bounds import KeyBound
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
@@ -88,6 +89,10 @@ def json_codec(kind: Any) -> Codec[Any]:
     return JsonCodec[Any](kind)
 
 
+def _nowhere(stage: int, letter: DeadLetter) -> None:
+    raise AssertionError("a stage whose steps have dead letters has a place for them")
+
+
 @dataclass(slots=True)
 class BoundStage:
     """A stage with the objects its steps work with.
@@ -96,6 +101,7 @@ class BoundStage:
         graph: The graph.
         stage: The stage.
         report: Called for each record that a policy leaves out, with step name, place and error.
+        bury: Called besides for each that is to be kept as a dead letter, with the number of the stage.
         monotonic: Seconds that never go back.
 
     Attributes:
@@ -107,6 +113,7 @@ class BoundStage:
     stage: Stage
     report: Callable[[str, str, Exception], None]
     monotonic: Callable[[], float] = time.monotonic
+    bury: Callable[[int, DeadLetter], None] = _nowhere
     env: dict[str, Any] = field(default_factory=dict)
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
@@ -164,6 +171,8 @@ class BoundStage:
                 names |= self._bind_fold(step)
             case "process":
                 names |= Process(self, step).names()
+            case "async_process":
+                names["process"] = Process(self, step)
             case "window":
                 names |= self._bind_window(step)
         return names
@@ -289,10 +298,16 @@ class BoundStage:
         return step or " or ".join(step.name for step in self.stage.steps), line
 
     def lost(self, n: int, error: Exception, part: Fragment, row: int, key: Key = MISSING) -> None:
-        """Counts a record that policy ``skip`` leaves out."""
+        """Counts a record that policy ``skip`` leaves out; raises the error of a step that only had more attempts."""
         step = self.stage.steps[n]
+        if step.options["on_error"] is OnError.STOP:
+            self.blamed = (n, key)
+            raise error
+        place = self.place(part, row, key)
+        if step.options["on_error"] is OnError.DEAD_LETTER:
+            self.bury(self.stage.index, letter_of("step", step.name, place, error, spot_of(part, row)))
         self.skipped[step.name] += 1
-        self.report(step.name, self.place(part, row, key), error)
+        self.report(step.name, place, error)
 
     def place(self, part: Fragment, row: int, key: Key = MISSING) -> str:
         """Says where a row of a fragment came from."""
@@ -309,54 +324,6 @@ class BoundStage:
         if records.positions is not None:
             return f"{spot}, the record before position {records.positions[at]}{about}"
         return f"{spot}, message {(records.ids or ())[at]}{about}"
-
-
-@dataclass(slots=True)
-class Fold:
-    """Calls of a reduce, aggregate, count or dedup step that are not written into the loop."""
-
-    step: Step
-    table: Table[Any]
-    check: KeyCheck
-
-    def attempt(self, key: Key, value: Any) -> tuple[Key, Any]:
-        """One call under a policy other than stop: restores the key's state if it raises."""
-        table, options = self.table, self.step.options
-        table.begin()
-        try:
-            before = table.get(key)
-            if self.step.kind == "count":
-                after: Any = before + 1
-            else:
-                after = own(value) if before is MISSING else self.step.call(before, value)
-            if after is None and before is not MISSING:
-                self.none()
-            table.put(key, after)
-            result = own(options["result"](after) if options.get("result") is not None else after)
-            table.verify()
-        except BaseException:
-            table.roll_back()
-            raise
-        table.keep()
-        return key, result
-
-    def none(self) -> None:
-        raise TypeError(f"the function of {self.step.kind} step {self.step.name!r} returned None, not the new value")
-
-    def first(self, key: Key, now_ms: int) -> bool:
-        """Whether a key is seen for the first time within the step's ttl."""
-        table = self.table
-        if key.__class__ is not self.check.kind:
-            self.check.check(key)
-        if table.ttl_ms is None:
-            if table.peek(key) is not MISSING:
-                return False
-        elif not table.expired(key, now_ms):
-            return False
-        else:
-            table.renew(key, now_ms)
-        table.put(key, True)
-        return True
 
 
 def _users_line(trace: TracebackType | None) -> str:

@@ -14,6 +14,7 @@ from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
 from streamflow.keys import Key, canonical, stable_hash
 from streamflow.operators.values import own
+from streamflow.state.collections import ListState, MapState
 from streamflow.state.timers import Timers
 
 K = TypeVar("K")
@@ -205,6 +206,13 @@ class Context(Generic[K, S]):
     def clear(self) -> None:
         """Removes the key's state; the next record of the key finds a new one."""
         self.state = CLEARED
+
+    def close(self) -> None:
+        """Ends the call: what it still does has no effect on state and timers; called by the engine."""
+        self._timers = None
+        if isinstance(self.state, MapState | ListState):
+            self.state.close()
+        self.state = None  # type: ignore[assignment]
 
     def drain(self) -> list[tuple[int, Any]]:
         """Takes the side outputs of the call that just ended; called by the engine."""

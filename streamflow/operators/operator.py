@@ -73,6 +73,11 @@ class Sync:
         """Takes another loop and its outlets; they are used from the next number on."""
         self._next = transform, outlets
 
+    @property
+    def under_way(self) -> int:
+        """Rows that wait for users' awaits: none."""
+        return 0
+
     async def run(self, inlet: Inlet) -> None:
         """Runs until cancelled; raises what a step raised, as `StepError`."""
         slice_ends = 0.0

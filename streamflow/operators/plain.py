@@ -14,10 +14,9 @@ from streamflow.batch import END, Fragment, Origin
 from streamflow.graph import Port, Step
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.fused import Transform
-from streamflow.operators.process import handled
 from streamflow.operators.values import own
 from streamflow.operators.windows import LATE
-from streamflow.plan import Entry, Exit, leaving
+from streamflow.plan import Entry, Exit, handled, leaving
 from streamflow.plan.view import keyed_sink
 from streamflow.state.keyed import MISSING
 
@@ -87,7 +86,7 @@ class _Plain:
                 keyed_sink(self.bound.graph, exit) if traced and not exit.edge else exit.keyed,
                 exit.edge is not None,
                 bool(exit.edge and exit.edge.timed),
-                traced,
+                traced or exit.placed,
             )
             for exit in self._exits
         ] + [(False, False, False, False)] * len(self.taps)

@@ -33,13 +33,19 @@ class SessionWindows(Windows):
         bound, gap_us, table = self._bound(mark_us), self.gap_us, self.table
         if time_us + gap_us < bound:
             return self._is_late()
-        near = sorted(
-            start
-            for start in table.index.get(key, ())
-            if start - gap_us <= time_us <= table.peek((key, start)).last_us + gap_us
-            # closed by the marks, whether or not it has fired yet
-            and table.peek((key, start)).last_us + gap_us >= bound
-        )
+        near = []
+        for start in table.index.get(key, ()):
+            last = table.peek((key, start)).last_us
+            # what the marks have closed takes nothing more, whether or not it has fired yet
+            if start - gap_us <= time_us <= last + gap_us and last + gap_us >= bound:
+                near.append(start)
+        if len(near) == 1 and near[0] <= time_us and not self.updates:
+            held = table.get((key, near[0]))
+            held.value = self.aggregator.add(held.value, value)
+            held.last_us = max(held.last_us, time_us)
+            table.put((key, near[0]), held)
+            return None
+        near.sort()
         if not near:
             self._admit(key)
         rows: list[Row] = []

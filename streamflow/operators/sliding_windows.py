@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from streamflow.batch import TIME_MIN
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import Sliding
@@ -64,18 +65,21 @@ class SlidingWindows(Windows):
         held = self.table.miss(address)
         if new:
             key, sub = address
-            if type(sub) is tuple:
+            part: tuple[int, int] | None = sub if type(sub) is tuple else None
+            if part is not None:
                 self._parted[key] = self._parted.get(key, 0) + 1
-            self._arm_next(key, self.clock.at_us, self._panes(key))
+            first_end = part[1] if part is not None else self.kind.first_end(address[1])
+            if self._armed.get(key, first_end + 1) > first_end:
+                self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
     def _panes(self, key: Key) -> list[_Pane]:
         """A key's panes, in order."""
         subs = self.table.index.get(key, ())
-        first_end = self.kind.first_end
         if not self._parted.get(key):
-            return [(start, first_end(start), start) for start in sorted(subs)]
-        found = [(*sub, sub) if type(sub) is tuple else (sub, first_end(sub), sub) for sub in subs]
+            # a whole pane counts in every window that it lies in
+            return [(start, TIME_MIN, start) for start in sorted(subs)]
+        found = [(*sub, sub) if type(sub) is tuple else (sub, TIME_MIN, sub) for sub in subs]
         found.sort(key=lambda pane: pane[:2])
         if all(start == sub for start, _, sub in found):
             del self._parted[key]  # the call that opened one was rolled back
@@ -127,10 +131,11 @@ class SlidingWindows(Windows):
         due_us = kind.last_end(panes[0][0]) + self.allowed_us
         end_behind = kind.end_behind(behind_us)
         for start, first_end, sub in panes:
-            end = max(first_end, end_behind)
+            whole = sub == start
+            end = max(kind.first_end(start) if whole else first_end, end_behind)
             if end <= kind.last_end(start):
                 due_us = min(due_us, end)
-                if sub == start:
+                if whole:
                     # of whole panes the earliest counts first; not so of those that count from a later window on
                     break
         if self._armed.get(key, due_us + 1) > due_us:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime
 import zoneinfo
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import gcd
 from typing import ClassVar
 
@@ -90,16 +90,16 @@ class Sliding:
     size_us: int
     every_us: int
     offset_us: int = 0
+    pane_us: int = field(init=False)
+    """Size of the panes that every window is made of."""
     timed: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "pane_us", gcd(self.size_us, self.every_us))
 
     def __str__(self) -> str:
         offset = f" offset {_span(self.offset_us)}" if self.offset_us else ""
         return f"sliding {_span(self.size_us)} every {_span(self.every_us)}{offset}"
-
-    @property
-    def pane_us(self) -> int:
-        """Size of the panes that every window is made of."""
-        return gcd(self.size_us, self.every_us)
 
     def pane_of(self, time_us: int) -> int:
         """Start of the pane that holds a time."""

@@ -27,7 +27,7 @@ def acts_on_watermarks(step: Step) -> bool:
 
 def reads_times(graph: Graph, step: Step) -> bool:
     """Whether a step wants to know the event time of its records."""
-    wants = step.kind in ("window", "process") or bool(step.options.get("context"))
+    wants = step.kind in ("window", "process", "async_process") or bool(step.options.get("context"))
     timed = {source.name for source in graph.of_kind(SOURCE) if is_timed(source)}
     return wants and not timed.isdisjoint(sources_of(graph, step))
 

@@ -18,11 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
-from streamflow.graph import Graph, OnError, Port, Step
+from streamflow.graph import Graph, Port, Step
 from streamflow.plan.event_time import acts_on_watermarks
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
-from streamflow.plan.view import StageView, keyed_sink, takes_context, tracks_origins
+from streamflow.plan.view import StageView, handled, keyed_sink, takes_context, tracks_origins
 from streamflow.plan.window_text import write_watermarks
 
 BLOCKS_MAX = 10
@@ -274,7 +274,7 @@ class LoopWriter:
         found = []
         for exit in self.stage.exits:
             keyed = keyed_sink(self.graph, exit) if self.traced and not exit.edge else exit.keyed
-            places = "po" if exit.edge else "o" if self.traced else ""
+            places = "po" if exit.edge else "o" if self.traced or exit.placed else ""
             found.append(f"v{'k' if keyed else ''}{places}{'tw' if exit.edge and exit.edge.timed else ''}")
         return found + ["v" for _ in self.taps]
 
@@ -320,7 +320,7 @@ class LoopWriter:
             self.line(f"yield flush({upto})")
 
     def handled(self, step: Step) -> bool:
-        return bool(step.options.get("on_error", OnError.STOP) is not OnError.STOP)
+        return handled(step)
 
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)

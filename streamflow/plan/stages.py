@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from streamflow.graph import SINK, SOURCE, Graph, Port, Step
+from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
 from streamflow.plan.event_time import reads_times, watermark_groups
 
 
@@ -54,12 +54,14 @@ class Exit:
         edge: The edge, or None for a sink.
         keyed: Whether rows carry keys.
         encodes: Whether the loop makes frames of the rows.
+        placed: Whether rows that go to a sink carry their origin: it puts aside those that it refuses.
     """
 
     name: str
     edge: Edge | None
     keyed: bool
     encodes: bool = False
+    placed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,11 @@ class Stage:
     @property
     def boundary(self) -> bool:
         return len(self.steps) == 1 and self.steps[0].traits.boundary
+
+    @property
+    def awaits(self) -> bool:
+        """Whether it is an async step."""
+        return self.boundary and self.steps[0].traits.awaits
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +168,8 @@ def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]
     boundary = any(step.traits.boundary and stage_of[step.id] == index for step in graph.steps)
     for sink in sinks:
         encodes = not boundary and sink.options.get("row_encoder") is not None
-        exits.append(Exit(sink.name, None, sink.keyed and not encodes, encodes))
+        placed = sink.options["on_error"] is OnError.DEAD_LETTER
+        exits.append(Exit(sink.name, None, sink.keyed and not encodes, encodes, placed))
     return tuple(exits)
 
 

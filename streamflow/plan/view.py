@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from streamflow.graph import SINK, Graph, Port, Step
+from streamflow.graph import SINK, Graph, OnError, Port, Step
 from streamflow.plan.stages import Entry, Exit, Stage, leaving
 
 
@@ -51,7 +51,9 @@ class StageView:
 
 def tracks_origins(stage: Stage) -> bool:
     """Whether rows need their origin: a step asks for its context, or rows go on to another stage."""
-    return any(exit.edge is not None for exit in stage.exits) or any(takes_context(step) for step in stage.steps)
+    return any(exit.edge is not None or exit.placed for exit in stage.exits) or any(
+        takes_context(step) for step in stage.steps
+    )
 
 
 def keyed_sink(graph: Graph, exit: Exit) -> bool:
@@ -62,3 +64,8 @@ def keyed_sink(graph: Graph, exit: Exit) -> bool:
 def takes_context(step: Step) -> bool:
     """Whether a step's function gets a context."""
     return step.kind == "process" or bool(step.options.get("context"))
+
+
+def handled(step: Step) -> bool:
+    """Whether an error of a step is caught where it is: by a policy other than stop, or for another attempt."""
+    return step.options.get("on_error", OnError.STOP) is not OnError.STOP or "retry" in step.options

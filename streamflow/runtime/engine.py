@@ -5,38 +5,37 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from time import sleep as block
 from typing import Any, Final
 
 from streamflow.batch import Chunk, Taken
-from streamflow.clock import Cancellable, Clock, SystemClock, duration_ms
+from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext
 from streamflow.errors import Unavailable
-from streamflow.graph import SINK, SOURCE, Port
-from streamflow.instrument import Instrument
+from streamflow.graph import SINK, Port
 from streamflow.operators.bind import BoundStage
-from streamflow.operators.fused import Transform, compile_loop
-from streamflow.operators.map_batch import MapBatch
-from streamflow.operators.operator import Outlet, Sync
-from streamflow.operators.plain import plain_loop
+from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
-from streamflow.plan import Plan, Stage
-from streamflow.points import Point, no_point
+from streamflow.plan import Stage
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.dead import DeadLetters, requeued
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
-from streamflow.runtime.journal import JournalIntake, RecordedEpoch
+from streamflow.runtime.job import Job
+from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import Pump, World, make_pumps
-from streamflow.runtime.settings import Settings
+from streamflow.runtime.pump import SOURCES, Pump, World
+from streamflow.runtime.pumps import make_pumps
+from streamflow.runtime.resources import opened
+from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
-from streamflow.state.store import Checkpoint, Entry, Manifest, Store, TableShape
+from streamflow.state.store import Checkpoint, Entry
+
+__all__ = ["Engine", "Job"]
 
 _log = logging.getLogger("streamflow")
 
@@ -45,66 +44,6 @@ IDLE_NOTE_SECONDS: Final = 0.2
 
 CANCEL_AGAIN_SECONDS: Final = 5.0
 """Tasks of a shard that ends are cancelled again after this time; closing a connector takes less."""
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """What an engine runs, and on what.
-
-    Args:
-        plan: The flow.
-        store: Its state, unopened.
-        settings: Limits and paces.
-        clock: The time.
-        instrument: Whom to tell.
-        drop: Names whose stored state may go.
-        renamed: Old names and what they are called now.
-        accept_missing: Open even if the epoch witness is missing.
-        point: Called at the crash points of everything but the store, which has its own.
-        watch: Have a thread name steps that keep the event loop to themselves.
-        give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
-        journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one.
-    """
-
-    plan: Plan
-    store: Store
-    settings: Settings = field(default_factory=Settings)
-    clock: Clock = field(default_factory=SystemClock)
-    instrument: Instrument = field(default_factory=Instrument)
-    drop: frozenset[str] = frozenset()
-    renamed: Mapping[str, str] = field(default_factory=dict)
-    accept_missing: bool = False
-    point: Point = no_point
-    watch: bool = False
-    give_way: Callable[[float], object] = block
-    journal: Sequence[RecordedEpoch] = ()
-
-    def manifest(self, bound: Sequence[BoundStage]) -> Manifest:
-        """What the store holds the flow against."""
-        from streamflow.codecs import fingerprint, type_name
-
-        graph = self.plan.graph
-        tables: dict[str, TableShape] = {}
-        for stage in bound:
-            for step in stage.stage.steps:
-                if step.traits.stateful:
-                    spec, key = step.options["state"], step.options["key_type"]
-                    key_name = "" if key is None else type_name(key)
-                    tables[step.name] = TableShape(
-                        spec.kind, fingerprint(spec.type), key_name, spec.migrate is not None
-                    )
-            for timers in (*stage.timers.values(), *stage.event_timers.values()):
-                tables[timers.table.name] = TableShape("timers", "int")
-        return Manifest(
-            graph.flow,
-            graph.fingerprint(),
-            tables,
-            [PUSHED, *(step.name for step in graph.of_kind(SOURCE))],
-            [step.name for step in graph.of_kind(SINK)],
-            self.drop,
-            self.renamed,
-            self.accept_missing,
-        )
 
 
 class Engine:
@@ -124,8 +63,10 @@ class Engine:
         self.job = job
         self.careful = careful
         self.ready = asyncio.Event()
+        self.dead = DeadLetters(job.settings.dead_letters_max, job.instrument.dead_letter)
         self.bound = [
-            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic) for stage in job.plan.stages
+            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic, self.dead.add)
+            for stage in job.plan.stages
         ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
@@ -137,11 +78,11 @@ class Engine:
         self._note_call: Cancellable | None = None
         self._drained = asyncio.Event()
         self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
-        self._built = False
+        self._built = self._closed = False
         self._watch_thread: Watch | None = None
         self.times: EventTimes | None = None
         self.taps: dict[Port, Tap] = {}
-        self._operators: list[Sync] = []
+        self._operators: list[Operator] = []
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -157,8 +98,13 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
-            self._build(self.checkpoint)
-            await self._supervise()
+            self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
+            async with opened(job.resources):
+                try:
+                    self._build(self.checkpoint)
+                    await self._supervise()
+                finally:
+                    await self._close()  # what was opened outlives the calls that use it
         finally:
             await self._close()
 
@@ -181,7 +127,13 @@ class Engine:
         channels = tuple(channel.statistics().fragments for channel in self.channels)
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
-        return (channels, outboxes, sources, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+        calls = tuple(operator.under_way for operator in self._operators)
+        return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    @property
+    def awaits(self) -> bool:
+        """Whether records wait for what users' functions await."""
+        return self._built and any(operator.under_way for operator in self._operators)
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -220,7 +172,9 @@ class Engine:
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
-        self.world = World(job.clock, settings, job.instrument, self._skipped, self._pin, self._spill, job.point)
+        self.dead.stored = checkpoint.dead
+        told = self._skipped, self._pin, self._spill
+        self.world = World(job.clock, settings, job.instrument, *told, job.point, self.dead)
         self.outboxes = {
             step.name: Outbox(
                 step.name,
@@ -246,7 +200,9 @@ class Engine:
         self.channels = [Channel(settings.channel_fragments, checkpoint.number) for _ in job.plan.edges]
         self.gate = Gate(len(self.bound))
         self._build_intake(checkpoint)
-        parts = Parts(list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest)
+        parts = Parts(
+            list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest, self.dead
+        )
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
@@ -263,7 +219,9 @@ class Engine:
             )
             for name, outbox in self.outboxes.items()
         ]
-        self._operators = [Sync(stage, lambda part: (), [], self) for stage in self.bound]
+        self._operators = [
+            make_operator(stage, job.plan, self, job.clock, job.settings.fragment_rows_max) for stage in self.bound
+        ]
         self._set_loops()
         self._built = True
 
@@ -279,25 +237,21 @@ class Engine:
         self.intake.formed = job.instrument.number
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
+        self.intake.ended = partial(self.dead.seal, SOURCES)
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
-        for operator in self._operators:
-            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == operator.bound.stage.index]
-            outlets = [*self._exits(operator.bound.stage), *(self.taps[port] for port in taps)]
-            operator.replace(self._loop(operator.bound, taps), outlets)
-        self._parts.taps[:] = self.taps.values()
-
-    def _loop(self, bound: BoundStage, taps: Sequence[Port]) -> Transform:
-        if bound.stage.boundary:
-            return MapBatch(bound, len(taps)).run
         settings = self.job.settings
-        if settings.plain or self.careful:
-            return plain_loop(bound, taps, careful=self.careful > 0)
-        return compile_loop(bound, taps, settings.fragment_rows_max)
+        rows_max = 0 if settings.plain or self.careful else settings.fragment_rows_max
+        for operator in self._operators:
+            bound = operator.bound
+            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == bound.stage.index]
+            outlets = [*self._exits(bound.stage), *(self.taps[port] for port in taps)]
+            set_loop(operator, taps, outlets, rows_max, careful=self.careful > 0)
+        self._parts.taps[:] = self.taps.values()
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
@@ -387,6 +341,9 @@ class Engine:
 
     async def _close(self) -> None:
         """Ends all tasks, then closes sources and store; sinks are closed by their publishers."""
+        if self._closed:
+            return
+        self._closed = True
         if self._note_call is not None:
             self._note_call.cancel()
         if self._watch_thread is not None:
@@ -408,6 +365,7 @@ class Engine:
 
     def arrive(self, epoch: int, stage: int) -> None:
         """Part of `operators.operator.Shard`."""
+        self.dead.seal(stage, epoch)
         self.gate.arrive(epoch, stage)
 
     def wake_at(self, stage: int, now_ms: int | None) -> None:

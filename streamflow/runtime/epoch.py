@@ -10,15 +10,16 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import groupby, islice
 from time import sleep as block  # on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, Fragment, Partition, Position, Progress, Taken
+from streamflow.batch import Chunk, DeadLetter, Fragment, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
+from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.intake import Cut, Intake
 from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
@@ -104,6 +105,7 @@ class Parts:
     outboxes: Mapping[str, Outbox]
     taps: list[Tap]
     digest: bytes
+    dead: DeadLetters = field(default_factory=lambda: DeadLetters(0, lambda kind, name, error: None))
 
 
 class Digest:
@@ -237,6 +239,10 @@ class Committer:
         found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
         return found
 
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Stores a chunk in which a frame was given up, and what it was."""
+        await self._on_thread(self._store.bury(chunk, letter))
+
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""
         behind = {
@@ -255,6 +261,7 @@ class Committer:
         digest = Digest(self._digest, deltas, outputs)
         progress = {n: box.progress for n, box in self._parts.outboxes.items() if box.progress is not None}
         taken = cut.taken()
+        revived = [push.letter for push in cut.pushed if push.letter is not None]
         epoch = Epoch(
             epoch=cut.epoch,
             number=cut.number,
@@ -265,6 +272,8 @@ class Committer:
             deltas=deltas,
             chunks=[chunk for staged in outputs for chunk in staged.chunks],
             progress=progress,
+            dead=self._parts.dead.take(cut.epoch),
+            revived=revived,
             digest=digest.compute,
             clocks=cut.clocks,
             records=cut.records,
@@ -283,6 +292,7 @@ class Committer:
         for staged in outputs:
             self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
         self._committed.set()
+        self._parts.dead.revived(len(revived))
         self._world.point("epoch.appended")
         self._tell(cut)
         self._pacer.committed(self._cost_seconds)

@@ -48,12 +48,14 @@ class Pushed:
         value: The record.
         payload: The record encoded, for the store.
         done: Resolves with the epoch that holds it, after its COMMIT.
+        letter: The dead letter that it was; its epoch takes that out of the store.
     """
 
     source: str
     value: Any
     payload: bytes
     done: asyncio.Future[int]
+    letter: int | None = None
 
 
 @dataclass(slots=True)
@@ -133,6 +135,7 @@ class Intake:
         self.cuts: dict[int, Cut] = {}
         self.stalled: Callable[[], str] = lambda: ""
         self.formed: Callable[[int, int], None] = lambda number, records: None
+        self.ended: Callable[[int], None] = lambda epoch: None
         self.point: Point = no_point
         self.rows_max = FRAGMENT_ROWS_MAX
         self.records = 0
@@ -348,6 +351,7 @@ class Intake:
         self.cuts[self._epoch] = cut
         self._dirty = False
         self._pacer.barrier()
+        self.ended(self._epoch)
         self.point("barrier.formed")
         return self._epoch
 

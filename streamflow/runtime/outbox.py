@@ -10,16 +10,27 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from typing import Any, Final, Protocol
 
-from streamflow.batch import Chunk, Fragment, Progress, pack_parts, size_table, split_table
+from streamflow.batch import (
+    Chunk,
+    DeadLetter,
+    Fragment,
+    Progress,
+    pack_frames,
+    pack_parts,
+    size_table,
+    split_table,
+    unpack_frames,
+)
 from streamflow.clock import sleep
 from streamflow.connect.contracts import Sink, SinkContext
-from streamflow.errors import StreamflowError, Unavailable
+from streamflow.errors import RecordRejected, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
+from streamflow.operators.letters import letter_of, spot_of
 from streamflow.runtime.pump import BACKOFF_SECONDS, STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
@@ -71,6 +82,16 @@ class Outbox:
             self.memory_bytes += len(chunk.payload)
         if chunks:
             self.arrived.set()
+
+    def replace(self, chunk: Chunk) -> None:
+        """Takes a chunk whose bytes have changed, in the place of the one with the same numbers."""
+        at = next(at for at, one in enumerate(self.chunks) if one.first_seq == chunk.first_seq)
+        before = self.chunks[at]
+        if not before.payload:
+            chunk = chunk.at_rest()
+        self.chunks[at] = chunk
+        self.size_bytes += chunk.size_bytes - before.size_bytes
+        self.memory_bytes += len(chunk.payload) - len(before.payload)
 
     def run(self) -> list[Chunk]:
         """The next chunks to publish together."""
@@ -233,6 +254,7 @@ class Staging:
         assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
         self._cut()
         self._sealed[epoch], self._staged = self._staged, Staged(self.step.name)
+        self._world.dead.seal(self.step.id, epoch)
         self._chunks_bytes = self._ahead_bytes = 0
         self._epoch += 1
 
@@ -255,9 +277,14 @@ class Staging:
                 found += self.encoder.encode(one)
             except Exception as error:
                 refused = refused_by_sink(self.step.name, value, f"number {part.batch.number}", error)
-                if self.step.options["on_error"] is not OnError.SKIP:
+                policy, place = self.step.options["on_error"], f"number {part.batch.number}"
+                if policy is OnError.STOP:
                     raise refused from error
-                self._world.skipped(self.step.name, f"number {part.batch.number}", refused)
+                if policy is OnError.DEAD_LETTER:
+                    self._world.dead.add(
+                        self.step.id, letter_of("sink", self.step.name, place, refused, spot_of(part, row))
+                    )
+                self._world.skipped(self.step.name, place, refused)
         return found
 
 
@@ -270,6 +297,10 @@ class Records(Protocol):
 
     async def read(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
         """Reads chunks that are at rest: up to ``count``, from the one at ``first_seq`` on."""
+        ...
+
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Stores a chunk in which a frame was given up, and what it was."""
         ...
 
 
@@ -322,9 +353,31 @@ class Publisher:
                 wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
+            except RecordRejected as error:
+                if self._staging.step.options["on_error"] is not OnError.DEAD_LETTER:
+                    raise
+                await self._bury(error)
+                wait = 0.0
             finally:
                 await _quietly_close(sink)
-            await sleep(self._world.clock, wait)
+            if wait:
+                await sleep(self._world.clock, wait)
+
+    async def _bury(self, error: RecordRejected) -> None:
+        """Gives a record up that the broker refuses for good: durably, before anything behind it is published."""
+        found = [one for one in self.outbox.chunks if one.first_seq <= error.seq < one.end_seq]
+        assert found, f"{self.outbox.sink}: record {error.seq}, which was refused, is not in the outbox"
+        (chunk,) = await self._loaded(found)
+        frames = unpack_frames(chunk.payload)
+        frame, frames[error.seq - chunk.first_seq] = frames[error.seq - chunk.first_seq], b""
+        place = f"its record {error.seq}, of epoch {chunk.epoch}"
+        letter = replace(letter_of("sink", self.outbox.sink, place, error, None), payload=frame)
+        self._world.dead.admit(letter)
+        buried = replace(chunk, payload=pack_frames(frames))
+        await self._records.bury(buried, letter)
+        self._world.point("record.buried")
+        self.outbox.replace(buried)
+        self._world.skipped(self.outbox.sink, place, error)
 
     def _has_got_on(self, before: Progress | None) -> bool:
         now = self.outbox.progress

@@ -6,20 +6,26 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Codec, Prepared
 from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
 from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
-from streamflow.graph import SOURCE, Graph, OnError, Step
+from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
+from streamflow.operators.letters import letter_of
 from streamflow.points import Point
-from streamflow.runtime.event_time import PUSHES, EventTimes, SourceTimes, TimeRefused
+from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.settings import Settings
-from streamflow.state.store import Checkpoint
+
+if TYPE_CHECKING:
+    from streamflow.runtime.dead import DeadLetters
+
+SOURCES: Final = "sources"
+"""Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
 
 BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 """Waits between attempts to open a connector again; the last one repeats."""
@@ -333,10 +339,10 @@ class Pump:
             else:
                 values = list(map(codec.decode, payloads))
         except Exception:
-            return self._decode_singly(batch, codec, skip=self.step.options["on_error"] is OnError.SKIP)
+            return self._decode_singly(batch, codec)
         return [Ready(batch, self._messages(batch, values))]
 
-    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any], *, skip: bool) -> list[Ready]:
+    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any]) -> list[Ready]:
         """Finds the records that cannot be decoded; each becomes a run of its own without a value."""
         found: list[Ready] = []
         start = 0
@@ -358,14 +364,26 @@ class Pump:
                 values.append(None if payload is None else codec.decode(payload))
             except Exception as error:
                 refused = self._refused(batch, at, payload, error)
-                if not skip:
-                    raise refused from error
-                self._world.skipped(self.name, "undecodable", refused)
+                self._leave_out(batch, at, "undecodable", refused, error)
                 end_run(at)
                 found.append(Ready(batch.cut(at, at + 1), []))
                 start = at + 1
         end_run(len(batch))
         return found
+
+    def _leave_out(self, records: SourceBatch, at: int, why: str, refused: StreamflowError, error: Exception) -> None:
+        """Leaves a record out, where the source's policy says so; else raises.
+
+        Raises:
+            StreamflowError: The flow is to stop.
+        """
+        policy = self.step.options["on_error"]
+        if policy is OnError.STOP:
+            raise refused from error
+        if policy is OnError.DEAD_LETTER:
+            letter = letter_of("source", self.name, why, refused, (records, self.name, at))
+            self._world.dead.add(SOURCES, letter)
+        self._world.skipped(self.name, why, refused)
 
     # -- event time -------------------------------------------------------------------------------
 
@@ -383,9 +401,7 @@ class Pump:
                 stamped.append(ready)
             except TimeRefused as error:
                 refused = self._without_time(records, error)
-                if self.step.options["on_error"] is not OnError.SKIP:
-                    raise refused from error
-                self._world.skipped(self.name, "without a usable event time", refused)
+                self._leave_out(records, error.at, "without a usable event time", refused, error)
                 at, count = error.at, len(records)
                 todo.append(Ready(records.cut(at + 1, count), values[at + 1 :]))
                 todo.append(Ready(records.cut(at, at + 1), []))
@@ -438,7 +454,7 @@ class Pump:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the parts of a shard share: time, settings, whom to tell, calls of the committer, crash points."""
+    """What the parts of a shard share: time, settings, whom to tell, the committer, crash points, dead letters."""
 
     clock: Clock
     settings: Settings
@@ -447,6 +463,7 @@ class World:
     pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
     spill: Callable[[Sequence[Chunk]], Awaitable[None]]
     point: Point
+    dead: DeadLetters
 
 
 def _size_bytes(payloads: Sequence[Any]) -> int:
@@ -455,36 +472,6 @@ def _size_bytes(payloads: Sequence[Any]) -> int:
         return sum(map(len, payloads))
     except TypeError:
         return sum(len(payload) for payload in payloads if payload is not None)
-
-
-def make_pumps(
-    graph: Graph,
-    checkpoint: Checkpoint,
-    times: EventTimes | None,
-    wake: Callable[[], None],
-    may_acknowledge: Callable[[], bool],
-    *,
-    world: World,
-) -> list[Pump]:
-    """Makes a pump for each source, to go on from a checkpoint."""
-    pumps = []
-    for step in graph.of_kind(SOURCE):
-        taken = checkpoint.taken.get(step.name, Taken())
-        ctx = SourceContext(
-            graph.flow,
-            step.name,
-            0,
-            checkpoint.incarnation,
-            checkpoint.generation,
-            frozenset(taken.ids),
-            world.settings.message_bytes_max,
-            world.point,
-            leaves_out=step.options["on_error"] is OnError.SKIP,
-            may_acknowledge=may_acknowledge,
-        )
-        own = None if times is None else times.sources.get(step.name)
-        pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
-    return pumps
 
 
 async def _quietly_close(source: Source) -> None:

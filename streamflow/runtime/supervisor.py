@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -16,6 +17,9 @@ from streamflow.runtime.pump import BACKOFF_SECONDS
 
 FENCED_AGAIN_SECONDS: Final = 60.0
 """A shard can be fenced by its own delayed request once; again within this time it was somebody else."""
+
+
+_inside: contextvars.ContextVar[Supervisor] = contextvars.ContextVar("inside")
 
 
 class Supervisor:
@@ -42,6 +46,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Runs the shard until it stops; raises what ended it."""
+        _inside.set(self)  # seen by every task that follows from this one, and so by every step
         fenced_at = float("-inf")
         attempt = careful = 0
         while True:
@@ -95,6 +100,11 @@ class Supervisor:
         self._stopping = True
         if self.engine is not None:
             self.engine.stop()
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether the caller is a step of the shard, or was started by one."""
+        return _inside.get(None) is self
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in, also between two lives; it is fed again if the shard restarts before its commit."""

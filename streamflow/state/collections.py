@@ -15,6 +15,11 @@ V = TypeVar("V")
 _SCALARS: Final = frozenset((str, int, float, bool, bytes, type(None)))
 
 
+def _closed_table(table: Table[V]) -> Table[V]:
+    """A table of nobody's: what a call that is over still writes goes there."""
+    return Table(table.name, table.codec, subs=True)
+
+
 def _read(table: Table[V], key: Key, sub: object) -> V:
     """Reads an element; one that nobody can change in place is not touched, so it is not written again."""
     value = table.peek((key, sub))
@@ -45,6 +50,10 @@ class MapState(MutableMapping[K, V], Generic[K, V]):
     def __init__(self, table: Table[V], key: Key) -> None:
         self._table = table
         self._key = key
+
+    def close(self) -> None:
+        """Parts the view from the state, at the end of a call that may not know that it has ended."""
+        self._table = _closed_table(self._table)
 
     def __getitem__(self, sub: K) -> V:
         if sub not in self:
@@ -96,6 +105,10 @@ class ListState(Generic[V]):
     def __init__(self, table: Table[V], key: Key) -> None:
         self._table = table
         self._key = key
+
+    def close(self) -> None:
+        """Parts the view from the state, at the end of a call that may not know that it has ended."""
+        self._table = _closed_table(self._table)
 
     def append(self, value: V) -> None:
         """Adds an element at the end."""

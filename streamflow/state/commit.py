@@ -11,6 +11,7 @@ from typing import Final
 from streamflow.batch import Chunk, ClockOf, EventClock, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.content import count_steps
+from streamflow.state.dead import delete_dead, write_dead
 from streamflow.state.ledger import Held, Ledger
 from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
 from streamflow.state.splitting import delta_fields
@@ -47,6 +48,8 @@ def write_epoch(connection: sqlite3.Connection, tally: Tally, epoch: Epoch, at_m
         if payload:
             row = (epoch.epoch, payload, blob_crc(epoch.epoch, payload))
             connection.execute(f"INSERT INTO {table} VALUES (?, ?, ?)", row)
+    write_dead(connection, tally, epoch.epoch, at_ms, epoch.dead)
+    delete_dead(connection, tally, epoch.revived)
     _write_deltas(connection, tally, epoch.epoch, epoch.deltas)
     write_chunks(connection, tally, epoch.chunks)
     write_progress(connection, tally, epoch.progress)
@@ -240,6 +243,18 @@ def write_chunks(connection: sqlite3.Connection, tally: Tally, chunks: Sequence[
     )
     for sink, first_seq, _, _, count, _, crc in rows:
         tally.add_chunk(sink, Held(first_seq, count, crc))
+
+
+def replace_chunk(connection: sqlite3.Connection, tally: Tally, chunk: Chunk) -> None:
+    """Writes other bytes for a chunk that is in the outbox."""
+    (before,) = (held for held in tally.ledger.pending[chunk.sink] if held.at == chunk.first_seq)
+    crc = chunk_crc(chunk)
+    cursor = connection.execute(
+        "UPDATE outbox SET payload = ?, crc = ? WHERE sink = ? AND first_seq = ? AND count = ?",
+        (chunk.payload, crc, chunk.sink, chunk.first_seq, chunk.count),
+    )
+    assert cursor.rowcount == 1, f"sink {chunk.sink}: no chunk from {chunk.first_seq} in the outbox"
+    tally.add("outbox", 0, crc - before.crc)
 
 
 def write_progress(connection: sqlite3.Connection, tally: Tally, progress: Mapping[str, Progress]) -> None:

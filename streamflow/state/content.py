@@ -18,7 +18,7 @@ from streamflow.errors import CorruptStateError
 from streamflow.state.opening import RESTORE
 from streamflow.state.rows import fields_crc
 
-_COUNTED: Final = ("source", "event_time", "seen", "sink", "outbox", "state_delta")
+_COUNTED: Final = ("dead", "source", "event_time", "seen", "sink", "outbox", "state_delta")
 """Tables that an opening counts at once; rows of ``state`` are counted when they are loaded."""
 
 

@@ -93,7 +93,7 @@ class Table(Generic[V]):
         self._base: dict[Any, V] = {}
         self._new: set[Any] = set()
         self._new_sealed: set[Any] = set()
-        self._expires: dict[Any, int] = {}
+        self.expires: dict[Any, int] = {}
         self._expires_hot: dict[Any, int] = {}
         self._expires_sealed: dict[Any, int] = {}
         self._expiring: list[tuple[int, int, Any]] = []
@@ -184,7 +184,7 @@ class Table(Generic[V]):
         if self.undo is not None:
             self._remember(key, self.peek(key))
         self.hot.pop(key, None)
-        self._expires.pop(key, None)
+        self.expires.pop(key, None)
         self._expires_hot.pop(key, None)
         if known:
             self._deleted.add(key)
@@ -204,7 +204,7 @@ class Table(Generic[V]):
 
     def expired(self, key: Any, now_ms: int) -> bool:
         """Whether an entry of a table with a ttl is absent or its time is over."""
-        expires = self._expires.get(key)
+        expires = self.expires.get(key)
         return self.peek(key) is MISSING if expires is None else expires <= now_ms
 
     def renew(self, key: Any, now_ms: int) -> bool:
@@ -212,7 +212,7 @@ class Table(Generic[V]):
         assert self.ttl_ms is not None
         if self.undo is not None:
             self._remember(key, self.peek(key))
-        expires = self._expires.get(key)
+        expires = self.expires.get(key)
         if expires is not None and expires <= now_ms:
             self.delete(key)
             expires = None
@@ -221,12 +221,12 @@ class Table(Generic[V]):
                 # what is over counts no more, deleted or not: else it would depend on when others are deleted
                 self.expire(now_ms, len(self._expiring))
             self.bound.admit(key)
-        self._set_expiry(key, now_ms + self.ttl_ms)
+        self.set_expiry(key, now_ms + self.ttl_ms)
         return expires is not None
 
-    def _set_expiry(self, key: Any, expires_ms: int) -> None:
+    def set_expiry(self, key: Any, expires_ms: int) -> None:
         # a layer of its own: what is encoded later is the expiry at the barrier
-        self._expires[key] = self._expires_hot[key] = expires_ms
+        self.expires[key] = self._expires_hot[key] = expires_ms
         if key not in self._queued:
             self._queued.add(key)
             # the serial number stands between: keys need not compare
@@ -237,7 +237,7 @@ class Table(Generic[V]):
         while most and self._expiring and self._expiring[0][0] <= now_ms:
             most -= 1
             _, _, key = heappop(self._expiring)
-            expires = self._expires.get(key)
+            expires = self.expires.get(key)
             if expires is not None and expires > now_ms:
                 heappush(self._expiring, (expires, next(self._serial), key))
                 continue
@@ -266,7 +266,7 @@ class Table(Generic[V]):
                     self.bound.known.add(key[0] if self.subs else key)
                 self.put(key, self.codec.decode(before))
             if expires is not None:
-                self._set_expiry(key, expires)
+                self.set_expiry(key, expires)
         if self.subs:
             for owner in {key[0] for key in undo or ()} & self.index.keys():
                 # what was put back stands at the end of the index; a list reads it in order
@@ -281,13 +281,13 @@ class Table(Generic[V]):
         for key in self.undo or ():
             value = self.peek(key)
             if value is not MISSING:
-                self._address(key)
-                self._encode(key, value)
+                self.address(key)
+                self.encoded(key, value)
 
     def _remember(self, key: Any, value: V) -> None:
         if self.undo is not None and key not in self.undo:
-            before = None if value is MISSING else self._encode(key, value)
-            self.undo[key] = (before, self._expires.get(key))
+            before = None if value is MISSING else self.encoded(key, value)
+            self.undo[key] = (before, self.expires.get(key))
 
     # -- epochs -----------------------------------------------------------------------------------
 
@@ -358,7 +358,7 @@ class Table(Generic[V]):
 
     def _entry(self, key: Any) -> bytes:
         try:
-            address = self._address(key)
+            address = self.address(key)
         except EncodeError as error:
             raise FoundLate(error.message, step=self.name, hint=error.hint) from error
         value = self._sealed.get(key, self._absent)
@@ -369,12 +369,12 @@ class Table(Generic[V]):
         encoded = self._encode_late(key, value) if early is None else early
         if not self.in_place or key in self._new_sealed:
             self._base[key] = value
-        expires = self._expires_sealed.get(key, self._expires.get(key)) if self.ttl_ms is not None else None
+        expires = self._expires_sealed.get(key, self.expires.get(key)) if self.ttl_ms is not None else None
         if expires is None:
             return b"[" + address + b"," + encoded + b",null]"
         return b"[%b,%b,%d]" % (address, encoded, expires)
 
-    def _address(self, key: Any) -> bytes:
+    def address(self, key: Any) -> bytes:
         try:
             return canonical(key[0]) + b"," + canonical(key[1]) if self.subs else canonical(key) + b"," + PLAIN_SUB
         except ValueError as error:
@@ -386,11 +386,11 @@ class Table(Generic[V]):
 
     def _encode_late(self, key: Any, value: V) -> bytes:
         try:
-            return self._encode(key, value)
+            return self.encoded(key, value)
         except EncodeError as error:
             raise FoundLate(error.message, step=self.name, hint=error.hint) from error
 
-    def _encode(self, key: Any, value: V) -> bytes:
+    def encoded(self, key: Any, value: V) -> bytes:
         try:
             encoded = self.codec.encode(value)
             self._encoded += 1
@@ -433,7 +433,7 @@ class Table(Generic[V]):
         columns = read_columns(entries, self.codec, self.key_type, sub_type) if migrate is None else None
         if columns is not None:
             self._base.update(zip(columns.keys, columns.values, strict=True))
-            self._expires.update(columns.expires_ms)
+            self.expires.update(columns.expires_ms)
             return
         decode = self.codec.decode
         text = b""
@@ -445,7 +445,7 @@ class Table(Generic[V]):
                 if raw is None:
                     self._base.pop(key, None)
                     self.hot.pop(key, None)
-                    self._expires.pop(key, None)
+                    self.expires.pop(key, None)
                     self._expires_hot.pop(key, None)
                     continue
                 if migrate is not None:
@@ -454,7 +454,7 @@ class Table(Generic[V]):
                 else:
                     self._base[key] = decode(raw)
                 if expires is not None:
-                    self._expires[key] = expires
+                    self.expires[key] = expires
                     if migrate is not None:
                         self._expires_hot[key] = expires
         except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError) as error:
@@ -474,9 +474,9 @@ class Table(Generic[V]):
                 self.sub_check.check(pairs[0][1])
             for key, sub in pairs:
                 self.index.setdefault(key, {})[sub] = None
-        self._expiring = [(expires, next(self._serial), key) for key, expires in self._expires.items()]
+        self._expiring = [(expires, next(self._serial), key) for key, expires in self.expires.items()]
         heapify(self._expiring)
-        self._queued = set(self._expires)
+        self._queued = set(self.expires)
         if self.bound is not None:
             self.bound.known = set(self.index) if self.subs else {*self._base, *self.hot}
 

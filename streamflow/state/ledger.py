@@ -81,6 +81,12 @@ class Ledger:
         self.next_seq[sink] = chunk.at + chunk.items
         self.pending.setdefault(sink, deque()).append(chunk)
 
+    def replace_chunk(self, sink: str, chunk: Held) -> None:
+        """Takes note of a chunk in the outbox whose bytes have changed."""
+        held = self.pending[sink]
+        at = next(at for at, one in enumerate(held) if one.at == chunk.at)
+        held[at] = chunk
+
     def adopt(self, next_seqs: Mapping[str, int]) -> None:
         """Takes over that brokers are further than the outbox ever was: a baseline, or an accepted head."""
         for sink, next_seq in next_seqs.items():

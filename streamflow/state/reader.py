@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, TypeVar
 
 from streamflow.errors import StateError
+from streamflow.state.dead import LISTED_MAX, StoredLetter, read_dead
 from streamflow.state.opening import UNREADABLE, as_corrupt, as_state_error, connect_readable, is_new
 from streamflow.state.rows import text_back
 from streamflow.state.views import are_ours, quoted, view_names
@@ -130,6 +131,20 @@ def checkpoints(path: str | Path, limit: int = 20) -> list[CheckpointRow]:
     columns = "epoch, number, now_ms, at_ms, generation, records, entries, bytes, duration_ms, digest"
     query = f"SELECT {columns} FROM epoch ORDER BY epoch DESC LIMIT ?"
     return _read(path, lambda db: [CheckpointRow(*row) for row in db.execute(query, (limit,))])
+
+
+def dead_letters(path: str | Path, ids: Sequence[int] = (), limit: int = LISTED_MAX) -> tuple[str, list[StoredLetter]]:
+    """The name of the flow, and its dead letters, oldest first: all, or some by their ids.
+
+    Raises:
+        StateError: There is no such state file, or it cannot be read.
+    """
+
+    def read(db: sqlite3.Connection) -> tuple[str, list[StoredLetter]]:
+        ((flow,),) = db.execute("SELECT value FROM meta WHERE key = 'flow'")
+        return flow, read_dead(db, ids=ids, most=limit)
+
+    return _read(path, read)
 
 
 def query(

@@ -13,6 +13,7 @@ from zlib import crc32
 from streamflow.batch import Chunk, ClockOf, EventClock, Position, Progress, Taken
 from streamflow.errors import CorruptStateError
 from streamflow.state.content import Total, check_total
+from streamflow.state.dead import read_dead
 from streamflow.state.ledger import Held, Ledger
 from streamflow.state.opening import RESTORE, UNREADABLE
 from streamflow.state.pages import Page, are_texts, read_pages
@@ -50,6 +51,10 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
         pending=pending,
         digest=bytes(digest),
         clocks=_read_clocks(connection, ledger),
+        dead=ledger.content.total("dead").rows,
+        requeued=[
+            (found.id, found.letter.source, found.requeued or b"") for found in read_dead(connection, requeued=True)
+        ],
         retyped=frozenset(names[step] for step in ledger.retyped),
     )
 

@@ -58,6 +58,13 @@ CREATE TABLE outbox(
   PRIMARY KEY(sink, first_seq)
 ) WITHOUT ROWID;
 
+-- records that a policy put aside, as they came; requeued holds what is to be put in again, null for nothing
+CREATE TABLE dead(
+  id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
+  error TEXT NOT NULL, traceback TEXT NOT NULL, source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER,
+  message TEXT NOT NULL, key BLOB, headers TEXT NOT NULL, payload BLOB NOT NULL, requeued BLOB, crc INTEGER NOT NULL
+);
+
 -- how far each sink's broker is known to be
 CREATE TABLE sink(
   sink TEXT PRIMARY KEY, epoch INTEGER NOT NULL, next_seq INTEGER NOT NULL, cursor BLOB NOT NULL,

@@ -9,13 +9,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from streamflow.batch import Chunk, Progress, Taken
+from streamflow.batch import Chunk, DeadLetter, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced, StateError
 from streamflow.state import commit as writing
 from streamflow.state.claim import StoreOptions, claim, verify
+from streamflow.state.dead import StoredLetter, delete_dead, mark_requeued, read_dead, write_dead
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
-from streamflow.state.ledger import Ledger
+from streamflow.state.ledger import Held, Ledger
 from streamflow.state.lookup import found, lookup
 from streamflow.state.opening import (
     as_checkpoint_error,
@@ -26,6 +27,7 @@ from streamflow.state.opening import (
     transaction,
 )
 from streamflow.state.recovery import load_entries, read_checkpoint, read_chunks
+from streamflow.state.rows import chunk_crc
 from streamflow.state.store import Checkpoint, Epoch, Install, Manifest
 from streamflow.state.tally import Tally
 from streamflow.state.wal import WalKeeper
@@ -185,6 +187,52 @@ class SqliteStore:
         tally.apply()
         ledger.spilled_bytes += sum(len(chunk.payload) for chunk in chunks)
         self._options.point("spill.done")
+
+    async def edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
+        """Drops dead letters, or marks some to be taken in again; all of it or nothing."""
+        await self._executor.run(self._edit_dead, drop, requeue)
+
+    def _edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
+        ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
+
+        def write() -> None:
+            writing.check_generation(connection, ledger)
+            delete_dead(connection, tally, drop)
+            mark_requeued(connection, tally, requeue)
+            tally.write(connection, notes=1)
+
+        self._write("changing dead letters", write)
+        tally.apply()
+        self._tell_witness()
+
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Replaces a chunk of the outbox, and keeps what it has lost."""
+        await self._executor.run(self._bury, chunk, letter)
+
+    def _bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        ledger, connection = self._ledger, self._open_connection()
+        tally = Tally(ledger)
+        held = Held(chunk.first_seq, chunk.count, chunk_crc(chunk))
+
+        def write() -> None:
+            writing.check_generation(connection, ledger)
+            writing.replace_chunk(connection, tally, chunk)
+            write_dead(connection, tally, 0, self._options.clock.now_ms(), [letter])
+            tally.write(connection, notes=1)
+
+        self._write("giving up a record", write)
+        tally.apply()
+        ledger.replace_chunk(chunk.sink, held)
+        self._tell_witness()
+
+    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, or some by their ids."""
+        return await self._executor.run(self._dead_letters, ids)
+
+    def _dead_letters(self, ids: Sequence[int]) -> Sequence[StoredLetter]:
+        with reading(self.path):
+            return read_dead(self._open_connection(), ids=ids)
 
     async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
         """Reads outbox chunks back, on the store's thread."""

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, overload
 
-from streamflow.batch import Chunk, ClockOf, EventClock, Progress, Taken
+from streamflow.batch import Chunk, ClockOf, DeadLetter, EventClock, Progress, Taken
 
 
 class Entry(NamedTuple):
@@ -95,6 +95,8 @@ class Epoch:
         deltas: State changes.
         chunks: Outputs for the outbox, except those spilled before.
         progress: The sinks' progress as known now; rows of chunks below ``next_seq`` may go.
+        dead: Records that policies put aside.
+        revived: Ids of dead letters that it took in again.
         digest: Computes the digest of state changes and outputs; called once, on the store's thread.
         clocks: Event time of the partitions and groups of sources where it moved.
         records: Number of input records, for `checkpoints`.
@@ -110,6 +112,8 @@ class Epoch:
     deltas: Sequence[Delta] = ()
     chunks: Sequence[Chunk] = ()
     progress: Mapping[str, Progress] = field(default_factory=dict)
+    dead: Sequence[DeadLetter] = ()
+    revived: Sequence[int] = ()
     digest: Callable[[], bytes] = bytes
     clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
     records: int = 0
@@ -159,6 +163,25 @@ class Manifest:
 
 
 @dataclass(frozen=True, slots=True)
+class StoredLetter:
+    """A dead letter in the store.
+
+    Args:
+        id: Its number.
+        epoch: The epoch whose commit put it aside; 0 if it was put aside between epochs.
+        at_ms: When.
+        letter: The record and the reason.
+        requeued: What is to be taken in again by the next run; None for nothing.
+    """
+
+    id: int
+    epoch: int
+    at_ms: int
+    letter: DeadLetter
+    requeued: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """What the store says at open; recovery starts from it alone.
 
@@ -174,6 +197,8 @@ class Checkpoint:
             others are at rest.
         digest: Digest of the last epoch.
         clocks: Event time of the partitions and groups of sources.
+        dead: Number of dead letters.
+        requeued: Dead letters that are to be taken in again: id, source and payload.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
     """
 
@@ -186,6 +211,8 @@ class Checkpoint:
     progress: Mapping[str, Progress]
     pending: Mapping[str, Sequence[Chunk]]
     digest: bytes = b""
+    dead: int = 0
+    requeued: Sequence[tuple[int, str, bytes]] = ()
     retyped: Set[str] = frozenset()
     clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
 
@@ -251,6 +278,25 @@ class Store(Protocol):
 
         Raises:
             CorruptStateError: One does not match its checksum.
+        """
+        ...
+
+    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, or some by their ids."""
+        ...
+
+    async def edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
+        """Drops dead letters, or marks some, with their payload, to be taken in again by the next run.
+
+        Raises:
+            StateError: There is no such letter.
+        """
+        ...
+
+    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+        """Replaces a chunk of the outbox by one in which a frame is empty, and keeps the letter, in one transaction.
+
+        The broker refuses that frame for good: its number is used, and nothing is published for it.
         """
         ...
 

@@ -34,6 +34,9 @@ T = TypeVar("T")
 QUIET_TURNS = 60
 """Turns of the event loop without any progress after which nothing more can happen: there is no I/O to wait for."""
 
+AWAITED_SECONDS_MAX = 1.0
+"""What users' async functions await takes real time; one that takes longer is not waited for."""
+
 
 class FlowTest:
     """Runs a flow in a test. Made by `Flow.test`.
@@ -193,20 +196,28 @@ class FlowTest:
     async def settle(self) -> None:
         """Waits until nothing more can happen without new records or a later time.
 
+        Calls of async steps are waited for, too, each for a second at the most.
+
         Raises:
             StreamflowError: The flow died.
         """
         before: object = None
         quiet = 0
+        loop = asyncio.get_running_loop()
+        moved_at = loop.time()
         while quiet < QUIET_TURNS:
-            await asyncio.sleep(0)
+            awaits = quiet > 1 and self.engine.awaits and loop.time() < moved_at + AWAITED_SECONDS_MAX
+            await asyncio.sleep(0.001 if awaits else 0)
             assert self._task is not None
             if self._task.done():
                 task, self._task = self._task, None
                 task.result()
                 raise StreamflowError("the flow has ended")
             now = self._progress()
-            quiet = quiet + 1 if now == before else 0
+            if now != before:
+                quiet, moved_at = 0, loop.time()
+            elif not awaits:
+                quiet += 1
             before = now
 
     # -- life -------------------------------------------------------------------------------------
@@ -246,7 +257,15 @@ class FlowTest:
     def _job(self) -> Job:
         flow = self._flow
         store = SqliteStore(self._path, executor=InlineExecutor())
-        return Job(make_plan(self._graph), store, self._settings, self.clock, drop=flow.drop, renamed=flow.renamed)
+        return Job(
+            make_plan(self._graph),
+            store,
+            self._settings,
+            self.clock,
+            drop=flow.drop,
+            renamed=flow.renamed,
+            resources=flow.resources,
+        )
 
     def _in_memory(self, graph: Graph) -> Graph:
         """The same graph with a memory topic for each source and sink."""

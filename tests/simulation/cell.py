@@ -36,6 +36,7 @@ class Cell:
         timed: Its results need timers, which an end of the input would leave in the state.
         queue: A source forgets what is acknowledged.
         cut_matters: Its results depend on where numbers end.
+        ordered: The order of its outputs follows from that of its inputs.
         adapt: Leaves out of a schedule what its oracle cannot bear.
     """
 
@@ -49,6 +50,7 @@ class Cell:
     timed: bool = False
     queue: bool = False
     cut_matters: bool = False
+    ordered: bool = True
     adapt: Callable[[Schedule], Schedule] = lambda schedule: schedule
 
     @cached_property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import stateful, windowed, wired
+from tests.simulation import awaiting, stateful, windowed, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -33,6 +33,11 @@ CELLS: tuple[Cell, ...] = (
     Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
     Cell("reminders", windowed.reminders, windowed.check_reminders, cut_matters=True, adapt=windowed.to_its_end),
     Cell("aliases", stateful.aliases, stateful.check_aliases),
+    Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
+    Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),
+    Cell("async-processing", awaiting.async_processing, awaiting.check_async_processing, ("a", "b"), timed=True),
+    Cell("refusing", awaiting.refusing, awaiting.check_refusing),
+    Cell("unordered", awaiting.unordered, awaiting.check_unordered, ordered=False),
 )
 
 BY_NAME = {cell.name: cell for cell in CELLS}

@@ -34,10 +34,10 @@ def wrong(flow: sf.Flow) -> None:
     keyed = orders.key_by(lambda o: o.user)
     keyed.aggregate(Account, int_add, name="x")  # pyright: ignore[reportArgumentType]
 
-    @keyed.process(state=Account)  # pyright: ignore[reportArgumentType]
+    @keyed.process(state=Account)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
     def other_state(ctx: sf.Context[str, int], order: Order) -> None: ...
 
-    @keyed.process(state=Account)  # pyright: ignore[reportArgumentType]
+    @keyed.process(state=Account)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
     def other_key(ctx: sf.Context[int, Account], order: Order) -> None: ...
 
     @keyed.process(state=Account)

@@ -125,6 +125,20 @@ class Recorder:
             hold(len(committed) == chunk.count, f"I1: {sink} publishes {chunk.first_seq} before its COMMIT")
             hold(frames == committed, f"I4: {sink}: the bytes of {chunk.first_seq} changed")
 
+    def to_arrive(self, sink: str) -> int:
+        """How many records of a sink are committed and not given up."""
+        return sum(map(bool, self.frames.get(sink, ())))
+
+    def buried(self, chunk: Chunk) -> None:
+        """A record of a committed chunk was given up: one frame is empty now, and no other has changed."""
+        known = self.frames[chunk.sink]
+        frames = unpack_frames(chunk.payload)
+        changed = [at for at, frame in enumerate(frames, chunk.first_seq - 1) if frame != known[at]]
+        hold(len(changed) == 1, f"I4: {chunk.sink}: {len(changed)} records of {chunk.first_seq} changed")
+        hold(not frames[changed[0] - chunk.first_seq + 1], f"I4: {chunk.sink}: record {changed[0] + 1} changed")
+        known[changed[0]] = b""
+        self.labels["given up"] += 1
+
     # -- the engine --------------------------------------------------------------------------------
 
     def check_bounds(self, engine: Engine, records: int) -> None:
@@ -230,6 +244,11 @@ class RecordedStore(SqliteStore):
         super()._note(taken, progress)
         if self.recorder is not None:
             self.recorder.noted(taken)
+
+    def _bury(self, chunk: Chunk, letter: Any) -> None:
+        super()._bury(chunk, letter)
+        if self.recorder is not None:
+            self.recorder.buried(chunk)
 
     def _spill(self, chunks: Sequence[Chunk]) -> None:
         self.spilled = [*self.spilled, *chunks]

@@ -198,9 +198,7 @@ class Life:
             labels["killed inside COMMIT"] += 1
         if self.run.recorder.generation > 0 and (engine is None or not engine.ready.is_set()):
             labels["killed during recovery"] += 1
-        if any(
-            len(self.run.recorder.frames.get(name, ())) > len(slot.topic) for name, slot in self.run.model.sinks.items()
-        ):
+        if any(self.run.recorder.to_arrive(name) > len(slot.topic) for name, slot in self.run.model.sinks.items()):
             labels["committed, unpublished"] += 1
 
 
@@ -319,7 +317,7 @@ class SimulatedRun:
 
     def _all_arrived(self) -> None:
         for name, slot in self.model.sinks.items():
-            committed, there = len(self.recorder.frames.get(name, ())), len(slot.topic)
+            committed, there = self.recorder.to_arrive(name), len(slot.topic)
             assert there >= committed, f"liveness: {name} holds {there} of {committed} committed records"
 
     def _feed(self) -> None:

@@ -11,6 +11,7 @@ from tests.brokers import KAFKA, KafkaServer
 from tests.brokers.required import need
 from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.kit import close_all
+from tests.connectors.kafka.stage import Stage
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +35,10 @@ async def broker(module_server: KafkaServer) -> AsyncIterator[Broker]:
     finally:
         await close_all()
         await each.close()
+
+
+@pytest_asyncio.fixture
+async def stage(broker: Broker) -> AsyncIterator[Stage]:
+    each = Stage(broker, await broker.topic())
+    yield each
+    await each.close()

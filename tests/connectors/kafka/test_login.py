@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from streamflow.connect.contracts import SinkContext, SinkOptions
 from streamflow.errors import ConnectorError, SettingsError, StreamflowError, Unavailable
 from streamflow_kafka import Kafka, Options, SaslOAuth, SaslPlain, SaslScram, Tls
 from tests.brokers import KAFKA, KafkaServer
@@ -19,6 +20,7 @@ from tests.brokers.required import need
 from tests.brokers.server import free_port
 from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.kit import close_all, opened, payloads, source_context
+from tests.connectors.kafka.stage import chunk
 from tests.connectors.nats.keys import certificates
 
 CANARY = "c4n4ry-s3cret"
@@ -63,6 +65,29 @@ async def goes_through(kafka: Kafka) -> None:
     await close_all()
 
 
+async def is_published_through(kafka: Kafka, server: KafkaServer) -> None:
+    """What a sink publishes through this listener is there for others, and it recovers through it."""
+    spec = kafka.topic("results", value=str)
+    broker = Broker(server)
+    await broker.connect()
+    await broker.topic(name="results")
+    first = spec.sink(SinkOptions())
+    assert (await first.probe()).ok
+    await first.open(SinkContext("f", "out", 0, "i", 1))
+    baseline = await first.recover(None, [])
+    runs = [chunk(first, epoch, epoch, [str(epoch)]) for epoch in (1, 2)]
+    await first.publish(runs[:1], baseline)
+    await first.close()
+    second = spec.sink(SinkOptions())
+    await second.open(SinkContext("f", "out", 0, "i", 2))
+    at = await second.recover(baseline, runs)
+    assert at.next_seq == 2
+    await second.publish(runs[1:], at)
+    await second.close()
+    assert await broker.values("results") == [b"1", b"2"]
+    await broker.close()
+
+
 async def is_refused(kafka: Kafka, error: type[StreamflowError], match: str) -> None:
     source = kafka.topic("orders").source()
     with pytest.raises(error, match=match) as caught:
@@ -99,6 +124,7 @@ async def test_logins(quiet_log, tmp_path: Path):
             sasl(tls, server.ssl_url),
         ):
             await goes_through(good)
+        await is_published_through(encrypted(SaslScram("ann", CANARY, tls=tls)), server)
         for wrong in (
             sasl(SaslPlain("ann", CANARY + "x")),
             sasl(SaslScram("ann", CANARY + "x")),

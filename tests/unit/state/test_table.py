@@ -161,7 +161,7 @@ class TableMachine(RuleBasedStateMachine):
             assert len({(entry.key, entry.sub) for entry in found}) == len(found)
             table.install(found)
             assert table.snapshot() == model
-            assert self.ttl is None or table._expires == expires
+            assert self.ttl is None or table.expires == expires
         self.deltas = [[], [], []]
 
     @rule()
@@ -175,7 +175,7 @@ class TableMachine(RuleBasedStateMachine):
             table = self.fresh()
             table.install(
                 [
-                    Entry(canonical(key), b'""', JsonCodec(dict).encode(value), replayed._expires.get(key))
+                    Entry(canonical(key), b'""', JsonCodec(dict).encode(value), replayed.expires.get(key))
                     for key, value in replayed.snapshot().items()
                 ]
             )

@@ -1,0 +1,42 @@
+"""Makes the pumps of a shard: one for each source, to go on from a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from streamflow.batch import Taken
+from streamflow.connect.contracts import SourceContext
+from streamflow.graph import SOURCE, Graph, OnError
+from streamflow.runtime.event_time import EventTimes
+from streamflow.runtime.pump import Pump, World
+from streamflow.state.store import Checkpoint
+
+
+def make_pumps(
+    graph: Graph,
+    checkpoint: Checkpoint,
+    times: EventTimes | None,
+    wake: Callable[[], None],
+    may_acknowledge: Callable[[], bool],
+    *,
+    world: World,
+) -> list[Pump]:
+    """Makes a pump for each source, to go on from a checkpoint."""
+    pumps = []
+    for step in graph.of_kind(SOURCE):
+        taken = checkpoint.taken.get(step.name, Taken())
+        ctx = SourceContext(
+            graph.flow,
+            step.name,
+            0,
+            checkpoint.incarnation,
+            checkpoint.generation,
+            frozenset(taken.ids),
+            world.settings.message_bytes_max,
+            world.point,
+            leaves_out=step.options["on_error"] is not OnError.STOP,
+            may_acknowledge=may_acknowledge,
+        )
+        own = None if times is None else times.sources.get(step.name)
+        pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
+    return pumps

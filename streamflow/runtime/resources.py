@@ -1,0 +1,245 @@
+"""Resources: clients and pools that steps call, opened with the flow and closed with it, behind a circuit breaker."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Generic, TypeVar
+
+from streamflow.clock import Duration, duration_ms
+from streamflow.errors import CircuitOpen, DefinitionError, StreamflowError
+
+T = TypeVar("T")
+
+_CLOSED: Final[Any] = object()
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerSpec:
+    """When a resource is left alone; made by `circuit_breaker`.
+
+    Args:
+        failures: So many failures in a row open the circuit.
+        reset_seconds: After so long one call may try again.
+    """
+
+    failures: int
+    reset_seconds: float
+
+
+def circuit_breaker(*, failures: int = 5, reset: Duration = "30s") -> BreakerSpec:
+    """Leaves a resource alone for a while after several failures in a row: callers fail at once meanwhile.
+
+    Args:
+        failures: So many failures in a row open the circuit.
+        reset: After so long one call may try again; it closes the circuit, or opens it for as long again.
+
+    Raises:
+        DefinitionError: ``failures`` is no whole number above 0.
+    """
+    if type(failures) is not int or failures < 1:
+        raise DefinitionError(f"failures={failures!r:.40} of a circuit breaker", hint="Give a number above 0.")
+    return BreakerSpec(failures, duration_ms(reset) / 1000)
+
+
+class Breaker:
+    """The circuit of one open resource.
+
+    GUARANTEE: once open it lets nobody through before its time is over, and then one call at a time until one succeeds.
+    """
+
+    def __init__(self, spec: BreakerSpec, name: str, now: Callable[[], float]) -> None:
+        self._spec = spec
+        self._name = name
+        self._now = now
+        self._failures = 0
+        self._open_until: float | None = None
+        self._trying = False
+
+    @property
+    def state(self) -> str:
+        """``closed``, ``open`` or ``half-open``."""
+        if self._open_until is None:
+            return "closed"
+        return "half-open" if self._now() >= self._open_until else "open"
+
+    def enter(self) -> None:
+        """A call is to begin.
+
+        Raises:
+            CircuitOpen: It must not.
+        """
+        if self._open_until is None:
+            return
+        wait = self._open_until - self._now()
+        if wait > 0 or self._trying:
+            raise CircuitOpen(
+                f"resource {self._name!r} is left alone after {self._failures} failures in a row",
+                hint=f"The next attempt may be made in {max(wait, 0):.1f} s; on_error=sf.retry(...) waits for it.",
+            )
+        self._trying = True
+
+    def succeeded(self) -> None:
+        self._failures, self._open_until, self._trying = 0, None, False
+
+    def failed(self) -> None:
+        self._failures += 1
+        self._trying = False
+        if self._failures >= self._spec.failures or self._open_until is not None:
+            self._open_until = self._now() + self._spec.reset_seconds
+
+
+class Resource(Generic[T]):
+    """Something that steps use while the flow runs; made by `Flow.resource`. Calling it gives what was opened.
+
+    GUARANTEE: opened on the flow's event loop before its sources, in the order of definition; closed in reverse, when
+    no call is under way any more. A restart of the shard opens it anew.
+
+    Args:
+        name: Its name, for messages.
+        factory: Makes it: an async context manager, something to await, or an object with ``aclose`` or ``close``.
+        health: Says whether it works, by raising if it does not; gets what was opened.
+        breaker: When to leave it alone.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        factory: Callable[[], Any],
+        health: Callable[[T], Any] | None = None,
+        breaker: BreakerSpec | None = None,
+    ) -> None:
+        self.name = name
+        self._factory = factory
+        self._health = health
+        self._breaker_spec = breaker
+        self._breaker: Breaker | None = None
+        self._value: Any = _CLOSED
+
+    def __call__(self) -> T:
+        """What was opened.
+
+        Raises:
+            StreamflowError: The flow does not run.
+        """
+        if self._value is _CLOSED:
+            raise StreamflowError(
+                f"resource {self.name!r} is not open", hint="It is while the flow runs: call it inside a step."
+            )
+        return self._value  # type: ignore[no-any-return]
+
+    @asynccontextmanager
+    async def use(self) -> AsyncIterator[T]:
+        """What was opened, behind its circuit breaker: an exception in the body counts as its failure.
+
+        Raises:
+            CircuitOpen: It is left alone for now.
+        """
+        value, breaker = self(), self._breaker
+        if breaker is None:
+            yield value
+            return
+        breaker.enter()
+        try:
+            yield value
+        except BaseException:
+            # also a call that was cancelled for its time limit
+            breaker.failed()
+            raise
+        breaker.succeeded()
+
+    @property
+    def circuit(self) -> str:
+        """``closed``, ``open`` or ``half-open``; ``closed`` without a circuit breaker."""
+        return "closed" if self._breaker is None else self._breaker.state
+
+    async def check(self) -> None:
+        """Raises if the resource is not open, or its health function does."""
+        value = self()
+        if self._health is not None:
+            made = self._health(value)
+            if inspect.isawaitable(made):
+                await made
+
+    @contextmanager
+    def replaced(self, value: T) -> Iterator[None]:
+        """Uses this object instead of what the factory makes, for tests; nothing is opened or closed then."""
+        factory, self._factory = self._factory, lambda: _Given(value)
+        try:
+            yield
+        finally:
+            self._factory = factory
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Opens it for the time of the body; called by the engine."""
+        async with AsyncExitStack() as stack:
+            self._value = await _open(self._factory(), stack)
+            if self._breaker_spec is not None:
+                self._breaker = Breaker(self._breaker_spec, self.name, asyncio.get_running_loop().time)
+            try:
+                yield
+            finally:
+                self._value = _CLOSED
+
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """An object that is neither opened nor closed."""
+
+    value: Any
+
+
+async def _open(made: Any, stack: AsyncExitStack) -> Any:
+    if isinstance(made, _Given):
+        return made.value
+    if hasattr(type(made), "__aenter__"):
+        return await stack.enter_async_context(made)
+    if hasattr(type(made), "__enter__"):
+        return stack.enter_context(made)
+    value = await made if inspect.isawaitable(made) else made
+    close = getattr(value, "aclose", None) or getattr(value, "close", None)
+    if close is not None:
+        stack.push_async_callback(_close, close)
+    return value
+
+
+async def _close(close: Callable[[], Any]) -> None:
+    made = close()
+    if inspect.isawaitable(made):
+        await made
+
+
+@asynccontextmanager
+async def opened(resources: Sequence[Resource[Any]]) -> AsyncIterator[None]:
+    """Opens resources in their order, and closes them in reverse.
+
+    Raises:
+        StreamflowError: One cannot be opened; those before it are closed again.
+    """
+    async with AsyncExitStack() as stack:
+        for resource in resources:
+            try:
+                await stack.enter_async_context(resource.opened())
+            except Exception as error:
+                raise StreamflowError(
+                    f"resource {resource.name!r} cannot be opened: {type(error).__name__}: {error}",
+                    hint="See what its factory does; it runs on the flow's event loop, before the sources are opened.",
+                ) from error
+        yield
+
+
+async def health(resources: Sequence[Resource[Any]]) -> Mapping[str, str]:
+    """Per resource an empty text, or what is wrong."""
+    found = {}
+    for resource in resources:
+        try:
+            await resource.check()
+        except Exception as error:
+            found[resource.name] = f"{type(error).__name__}: {error}"
+        else:
+            found[resource.name] = "" if resource.circuit == "closed" else f"its circuit is {resource.circuit}"
+    return found
