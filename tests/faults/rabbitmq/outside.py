@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractConnection, AbstractIncomingMessage
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
 from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
@@ -89,10 +89,9 @@ class Collector:
                 await asyncio.sleep(0.1)
                 continue
             try:
-                await self._left_alone(connection)
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=500)
-                queue = await channel.get_queue(self._queue)
+                queue = await self._left_alone(channel)
                 await queue.consume(self._take)
                 while not channel.is_closed:
                     await asyncio.sleep(0.05)
@@ -101,33 +100,17 @@ class Collector:
             finally:
                 await connection.close()
 
-    async def _left_alone(self, connection: AbstractConnection) -> None:
-        """Waits until the last consumer is gone, and what it held is back.
+    async def _left_alone(self, channel: AbstractChannel) -> AbstractQueue:
+        """The queue, once the last consumer is gone from it.
 
         A quorum queue comes back from a kill with the consumer it had, and with what that one held. Who reads before it
-        is let go gets what stands behind those messages first, and so sees another order than that of the queue. The
-        number of consumers can be trusted once one of our own has been added.
+        is let go gets what stands behind those messages first, and so sees another order than that of the queue.
         """
-        held: list[AbstractIncomingMessage] = []
-
-        async def hold(message: AbstractIncomingMessage) -> None:
-            held.append(message)
-
-        probe, channel = await connection.channel(), await connection.channel()
-        await probe.set_qos(prefetch_count=1)
-        await (await probe.get_queue(self._queue)).consume(hold)
         while True:
-            found = (await channel.get_queue(self._queue)).declaration_result
-            if found.consumer_count == 1 and (held or not found.message_count):
-                break
+            queue = await channel.get_queue(self._queue)
+            if not queue.declaration_result.consumer_count:
+                return queue
             await asyncio.sleep(0.02)
-        await probe.close()
-        while True:
-            found = (await channel.get_queue(self._queue)).declaration_result
-            if not found.consumer_count and (found.message_count or not held):
-                break
-            await asyncio.sleep(0.02)
-        await channel.close()
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self.found.append((str(message.message_id), message.body))
