@@ -16,7 +16,6 @@ from streamflow_rabbitmq.frames import KEY_HEADER
 from streamflow_rabbitmq.ids import Delivery, IdFrom, as_texts, called, digest, no_id, short
 from streamflow_rabbitmq.link import PERMISSION_HINT, Link, explain
 from streamflow_rabbitmq.lock import Lock
-from streamflow_rabbitmq.readers import LEAVING_SECONDS, left_alone
 from streamflow_rabbitmq.settings import RabbitMQ
 
 if TYPE_CHECKING:
@@ -29,6 +28,8 @@ SEEN_IDS_MAX: Final = 1_000_000
 CONFIRM_SECONDS: Final = 2.0
 ALLOWED_SECONDS: Final = 0.05
 """How often it is asked whether every sink has recovered."""
+LEAVING_SECONDS: Final = 2.0
+"""How long the broker may need to be done with the last reader, once that has let go of the lock."""
 CONSUMER: Final = "streamflow"
 STREAM_OFFSET: Final = "x-stream-offset"
 
@@ -190,10 +191,8 @@ class QueueSource:
         channel = self._channel = await link.loose_channel()
         channel.on_delivery = self._on_delivery
         channel.on_cancelled = self._on_cancelled
+        await link.ask(channel.basic_qos(prefetch_count=self._settings.limits.prefetch))
         try:
-            if self._settings.readers == "exclusive" and not await left_alone(link, self._settings.name):
-                raise self._other_reader("more than one consumer")
-            await link.ask(channel.basic_qos(prefetch_count=self._settings.limits.prefetch))
             await link.ask(
                 channel.basic_consume(
                     self._settings.name,
