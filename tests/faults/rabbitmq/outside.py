@@ -17,6 +17,7 @@ from tests.faults.feeder import Feeder
 
 TROUBLE = (OSError, AMQPError, RuntimeError, TimeoutError)
 UNKNOWN_SECONDS = 10.0
+STARTING_SECONDS = 2.0
 
 
 async def make_queue(server: RabbitServer, name: str, kind: str, exchange: str = "") -> None:
@@ -91,6 +92,8 @@ class Collector:
             try:
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=500)
+                # for up to a second a queue that starts answers from a state in which its last consumer was not there
+                await asyncio.sleep(STARTING_SECONDS if self.found else 0)
                 queue = await self._left_alone(channel)
                 await queue.consume(self._take)
                 while not channel.is_closed:
