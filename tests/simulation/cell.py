@@ -36,7 +36,7 @@ class Cell:
         timed: Its results need timers, which an end of the input would leave in the state.
         queue: A source forgets what is acknowledged.
         cut_matters: Its results depend on where numbers end.
-        ordered: The order of its outputs follows from that of its inputs.
+        ordered: Its outputs, with their order and epochs, follow from its inputs alone, not from how long calls take.
         adapt: Leaves out of a schedule what its oracle cannot bear.
     """
 

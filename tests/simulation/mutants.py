@@ -426,7 +426,7 @@ class _Forgetful:
     """Reads what is at rest, and stores no progress."""
 
     def __init__(self, records: Any) -> None:
-        self.read = records.read
+        self.read, self.bury = records.read, records.bury
 
     async def note(self, progress: Any) -> None:
         await asyncio.sleep(0)

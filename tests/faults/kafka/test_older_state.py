@@ -28,6 +28,7 @@ async def test_an_older_state_is_refused(server: KafkaServer, tmp_path: Path) ->
         await feeder.feed(100)
         trial.flow.start()
         words = await trial.flow.ended()
-        assert words["error"] == "SinkAhead", words
+        # a copy that was opened as often as the newest is known by its process only
+        assert words["error"] in ("SinkAhead", "Fenced"), words
         assert words["hint"]
         assert len(await trial.results()) == 600

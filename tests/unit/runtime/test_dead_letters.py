@@ -101,7 +101,8 @@ async def test_a_record_that_a_step_refuses_is_kept_as_it_came(tmp_path, kind, p
     source.close_input()
     await flow.run()
     assert sorted(sink.values) == [1, 2, 4, 5, 7]
-    found = letters(flow.state_path)
+    # calls that run side by side fail in any order
+    found = sorted(letters(flow.state_path), key=lambda letter: letter.position or 0)
     assert [json.loads(letter.payload) for letter in found] == [3, 6]
     first = found[0]
     assert (first.kind, first.name, first.source, first.position) == ("step", "bad", "orders", 3)
