@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from streamflow.points import POINTS
 from streamflow.state.files import destroy
 from tests.brokers import KafkaServer
 from tests.faults.flow import Trap
 from tests.faults.kafka.trial import Trial
+from tests.faults.points import POINTS
 
 FIRST_LIFE = ("source.pinned", "sink.baseline")
 RECOVERY = ("store.claimed", "store.opened", "state.loaded", "source.opened", "sink.fenced", "sink.asked")

@@ -360,7 +360,10 @@ async def test_an_older_state_eats_nothing_of_a_queue(server: NatsServer, tmp_pa
         await feeder.feed(300)
         for _ in range(3):
             trial.flow.start(state=kept)
-            await refuses(trial, "SinkAhead")
+            last = await trial.flow.ended()
+            # from the second start on it may hold records of its own, under numbers that the stream has
+            assert last["error"] in ("SinkAhead", "Fenced"), trial.flow.account()
+            assert last["hint"]
             async with Outsider(server) as outsider:
                 assert await outsider.count(trial.source) == 300
         trial.flow.start()

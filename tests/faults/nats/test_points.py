@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from streamflow.points import POINTS
 from streamflow.state.files import destroy
 from tests.brokers import NatsServer
 from tests.faults.feeder import Feeder
 from tests.faults.flow import Trap
 from tests.faults.nats.outside import Outsider
 from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
+from tests.faults.points import POINTS
 from tests.faults.process import copy_state
 
 FIRST_LIFE = ("source.pinned", "sink.baseline")

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from streamflow.points import POINTS
 from tests.brokers import RabbitServer
 from tests.faults.feeder import Feeder
 from tests.faults.flow import Trap
+from tests.faults.points import POINTS
 from tests.faults.process import copy_state
 from tests.faults.rabbitmq.outside import depth
 from tests.faults.rabbitmq.trial import KINDS, Kind, Trial

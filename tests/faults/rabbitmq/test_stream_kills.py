@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from streamflow.points import POINTS
 from streamflow.state.files import destroy
 from tests.brokers import RabbitServer
 from tests.faults.flow import Trap
+from tests.faults.points import POINTS
 from tests.faults.rabbitmq.stream_trial import KINDS, PLAIN, Kind, Trial
 
 FIRST_LIFE = ("source.pinned", "sink.baseline")
