@@ -13,8 +13,9 @@ from collections.abc import Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Final
 
 from streamflow.connect.secret import Secret
+from streamflow.connect.tls import Tls
 from streamflow.errors import ConnectorError, SettingsError, Unavailable
-from streamflow_kafka.settings import Kafka, Options, SaslOAuth, SaslPlain, SaslScram, Tls
+from streamflow_kafka.settings import Kafka, Options, SaslOAuth, SaslPlain, SaslScram
 
 if TYPE_CHECKING:
     from streamflow_kafka.metadata import Metadata

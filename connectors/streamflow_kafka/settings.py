@@ -5,11 +5,11 @@ from __future__ import annotations
 import ssl
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from streamflow.codecs import Codec
 from streamflow.connect.secret import Secret, as_secret
+from streamflow.connect.tls import Tls
 from streamflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -23,38 +23,6 @@ Scram = Literal["SCRAM-SHA-256", "SCRAM-SHA-512"]
 
 DEFAULT_PORT: Final = 9092
 _COMPRESSIONS: Final = ("", "gzip", "snappy", "lz4", "zstd")
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS 1.2 or newer, host name checked; there is no way to turn that off.
-
-    Args:
-        ca: File with the authorities to trust; the system's by default.
-        cert: File with the client's certificate, where the server wants one.
-        key: File with the client's private key.
-    """
-
-    ca: str | Path | None = None
-    cert: str | Path | None = None
-    key: str | Path | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("ca", "cert", "key"):
-            text = str(getattr(self, name) or "")
-            if "\n" in text or "-----BEGIN" in text:
-                raise SettingsError(
-                    f"{name}= is given what looks like a certificate or key itself, not the path of a file",
-                    hint="Write it into a file that only its owner may read, and pass the path.",
-                )
-
-    def context(self) -> ssl.SSLContext:
-        """Reads the files and returns the context; blocks."""
-        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert is not None:
-            context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
-        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,6 +161,11 @@ class Kafka:
         tls = self.tls
         if isinstance(tls, ssl.SSLContext):
             _check_context(tls)
+        elif tls is not None and tls.server_name is not None:
+            raise SettingsError(
+                "Tls(server_name=...) is not for Kafka: each broker's certificate is held against its own name",
+                hint="Leave it out, and let advertised.listeners name what the certificates carry.",
+            )
 
     def __str__(self) -> str:
         return ",".join(self.bootstrap)

@@ -1,8 +1,8 @@
 """The NATS JetStream connector: streams as exactly-once sources and sinks."""
 
-from streamflow.connect.secret import Secret
+from streamflow.connect.secret import Secret, UserPassword
 from streamflow.connect.tls import Tls
-from streamflow_nats.settings import Creds, Limits, Nats, NKey, Token, UserPassword
+from streamflow_nats.settings import Creds, Limits, Nats, NKey, Token
 from streamflow_nats.stream import NatsStream
 
 __all__ = [

@@ -7,10 +7,10 @@ import ssl
 from pathlib import Path
 from typing import Any
 
-from streamflow.connect.secret import Secret
+from streamflow.connect.secret import Secret, UserPassword
 from streamflow.connect.tls import Tls
 from streamflow.errors import ConnectorError, MissingExtraError, SettingsError, Unavailable
-from streamflow_nats.settings import Creds, Nats, NKey, Token, UserPassword
+from streamflow_nats.settings import Creds, Nats, NKey, Token
 
 
 async def login_options(nats: Nats) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
-from streamflow.connect.secret import Secret, as_secret
+from streamflow.connect.secret import Secret, UserPassword, as_secret
 from streamflow.connect.tls import Tls
 from streamflow.errors import SettingsError
 from streamflow_nats.subjects import check_name, check_pattern, is_literal
@@ -27,22 +27,6 @@ DEFAULT_PORT: Final = 4222
 _SCHEMES: Final = ("nats", "tls")
 _SEED: Final = re.compile(r"S[A-Z2-7]{40,}")
 _JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{20}")
-
-
-@dataclass(frozen=True, slots=True)
-class UserPassword:
-    """Log in with user name and password.
-
-    Args:
-        user: The user's name.
-        password: The password; kept as a `Secret`.
-    """
-
-    user: str
-    password: str | Secret
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "password", as_secret(self.password))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,8 +9,9 @@ from collections.abc import AsyncIterator, Awaitable
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from streamflow.connect.secret import redact
+from streamflow.connect.tls import Tls
 from streamflow.errors import ConnectorError, MissingExtraError, NotFound, SettingsError, StreamflowError, Unavailable
-from streamflow_rabbitmq.settings import Address, RabbitMQ, Tls
+from streamflow_rabbitmq.settings import Address, RabbitMQ
 
 if TYPE_CHECKING:
     from streamflow_rabbitmq.client import DirectChannel, DirectConnection

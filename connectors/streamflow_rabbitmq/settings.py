@@ -5,12 +5,12 @@ from __future__ import annotations
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
-from streamflow.connect.secret import Secret, as_secret
+from streamflow.connect.secret import UserPassword
+from streamflow.connect.tls import Tls
 from streamflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -29,53 +29,8 @@ NAME_BYTES_MAX: Final = 255
 """Longest name of a queue, an exchange or a routing key that the protocol carries."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserPassword:
-    """Log in with user name and password.
-
-    Args:
-        user: The user's name.
-        password: The password; kept as a `Secret`.
-    """
-
-    user: str
-    password: str | Secret
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "password", as_secret(self.password))
-
-    def reveal(self) -> str:
-        """Returns the password; for the moment of use only."""
-        return as_secret(self.password).reveal()
-
-
 GUEST: Final = UserPassword("guest", "guest")
 """RabbitMQ's own default login, which it accepts from its own machine only."""
-
-
-@dataclass(frozen=True, slots=True)
-class Tls:
-    """TLS 1.2 or newer, host name checked; there is no way to turn that off.
-
-    Args:
-        ca: File with the authorities to trust; the system's by default.
-        cert: File with the client's certificate, where the broker wants one.
-        key: File with the client's private key.
-        server_name: The name the broker's certificate must carry; the URL's host by default.
-    """
-
-    ca: str | Path | None = None
-    cert: str | Path | None = None
-    key: str | Path | None = None
-    server_name: str | None = None
-
-    def context(self) -> ssl.SSLContext:
-        """Reads the files and returns the context; blocks."""
-        context = ssl.create_default_context(cafile=None if self.ca is None else str(self.ca))
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if self.cert is not None:
-            context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
-        return context
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,8 +1,9 @@
-"""Secrets: a text that never shows, and messages from which credentials are taken out."""
+"""Secrets: a text that never shows, a login that holds one, and messages from which credentials are taken out."""
 
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import Any, Final, NoReturn
 
 _LOGIN: Final = re.compile(r"([A-Za-z][\w+.-]{0,30}://)[^/\s'\"<>]*@")
@@ -55,3 +56,23 @@ class Secret:
 def as_secret(value: str | Secret) -> Secret:
     """Wraps a text; a `Secret` passes through."""
     return value if isinstance(value, Secret) else Secret(value)
+
+
+@dataclass(frozen=True, slots=True)
+class UserPassword:
+    """Log in with user name and password.
+
+    Args:
+        user: The user's name.
+        password: The password; kept as a `Secret`.
+    """
+
+    user: str
+    password: str | Secret
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "password", as_secret(self.password))
+
+    def reveal(self) -> str:
+        """Returns the password; for the moment of use only."""
+        return as_secret(self.password).reveal()

@@ -6,6 +6,8 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamflow.errors import SettingsError
+
 
 @dataclass(frozen=True, slots=True)
 class Tls:
@@ -22,6 +24,15 @@ class Tls:
     cert: str | Path | None = None
     key: str | Path | None = None
     server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("ca", "cert", "key"):
+            text = str(getattr(self, name) or "")
+            if "\n" in text or "-----BEGIN" in text:
+                raise SettingsError(
+                    f"{name}= is given what looks like a certificate or key itself, not the path of a file",
+                    hint="Write it into a file that only its owner may read, and pass the path.",
+                )
 
     def context(self) -> ssl.SSLContext:
         """Reads the files and returns the context; blocks."""

@@ -8,8 +8,9 @@ import ssl
 from collections.abc import Callable
 from typing import Final, cast
 
+from streamflow.connect.tls import Tls
 from streamflow.errors import ConnectorError, NotFound, Unavailable
-from streamflow_rabbitmq.settings import Address, RabbitMQ, Tls
+from streamflow_rabbitmq.settings import Address, RabbitMQ
 from streamflow_rabbitmq.streams.wire import (
     HEADER,
     RESPONSE,

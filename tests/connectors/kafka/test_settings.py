@@ -182,3 +182,8 @@ def test_the_package_is_imported_without_aiokafka():
             raise AssertionError("it goes on without")
     """)
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_one_server_name_for_all_brokers_is_refused():
+    with pytest.raises(SettingsError, match="server_name"):
+        Kafka("a", security=Tls(server_name="elsewhere.example"))
