@@ -16,10 +16,10 @@ from uuid import UUID
 
 import msgspec
 
-from streamflow.batch import Fragment
+from streamflow.batch import Headers
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions, row_headers
-from streamflow.errors import EncodeError
+from streamflow.connect.contracts import SinkOptions
+from streamflow.connect.row_frames import RowFrames
 
 HAS_KEY: Final = 1
 HAS_PARTITION: Final = 2
@@ -109,8 +109,8 @@ def key_bytes(key: Any) -> bytes:
     return _dumps(key)
 
 
-class FrameEncoder:
-    """Turns records into frames: pure, without I/O, also before the sink is open.
+class FrameEncoder(RowFrames):
+    """Frames with a key, a partition and headers.
 
     Args:
         codec: Encodes values.
@@ -119,51 +119,21 @@ class FrameEncoder:
         sink: Name for errors.
     """
 
+    record = "record"
+    room = "Raise max.message.bytes of the topic and Options.message_bytes_max, or emit smaller values."
+
     def __init__(self, codec: Codec[Any], options: SinkOptions, sink: str, *, nulls: bool = False) -> None:
-        self.sink = sink
-        self.frame_bytes_max = 0
-        """Largest frame that the topic takes, known once the sink is open; 0 before."""
+        super().__init__(codec, options, sink)
         self.partitions = 0
         """How many there are, known once the sink is open; 0 before."""
-        self._codec, self._options = codec, options
-        self._value = value_packer(codec, nulls=nulls)
+        self.write = value_packer(codec, nulls=nulls)
 
-    def encode(self, records: Fragment) -> Frames:
-        """Returns one frame per row.
+    def plain(self) -> Callable[[Any], bytes] | None:
+        return self.write if self.options.partition is None else None
 
-        Raises:
-            EncodeError: A value, key, header or partition is refused, or the record is too large.
-        """
-        options, encode = self._options, self._value
-        try:
-            headers = row_headers(options, records)
-            plain = headers is None and options.partition is None
-            if plain and options.key is None and records.keys is None:
-                frames = [encode(value) for value in records.values]
-            else:
-                keys = records.keys or [None] * len(records.values)
-                rows = zip(records.values, keys, headers or [None] * len(keys), strict=True)
-                frames = [self._frame(value, key, given) for value, key, given in rows]
-        except (ValueError, TypeError, OverflowError) as error:
-            raise EncodeError(
-                f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
-                step=self.sink,
-                hint="Emit values that fit the type given to kafka.topic(value=...).",
-            ) from error
-        if self.frame_bytes_max and frames and len(max(frames, key=len)) > self.frame_bytes_max:
-            raise EncodeError(
-                f"a record for {self.sink} has {len(max(frames, key=len))} bytes; topic and settings take "
-                f"{self.frame_bytes_max}",
-                step=self.sink,
-                hint="Raise max.message.bytes of the topic and Options.message_bytes_max, or emit smaller values.",
-            )
-        return frames
-
-    def _frame(self, value: Any, key: Any, headers: Mapping[str, str] | None) -> bytes:
-        options = self._options
-        packed = self._value(value)
-        if options.key is not None:
-            key = options.key(value)
+    def frame(self, value: Any, key: Any, headers: Headers | None) -> bytes:
+        options = self.options
+        packed = self.write(value)
         encoded = None if key is None else key_bytes(key)
         if options.partition is None and not headers and packed[0] == 0:
             if encoded is None:
@@ -175,9 +145,9 @@ class FrameEncoder:
 
     def _partition(self, partition: Any) -> int:
         if type(partition) is not int or not 0 <= partition <= PARTITION_MAX:
-            raise self._refused(f"{partition!r} is no partition", "Let partition= return a number from 0 up.")
+            raise self.refused(f"{partition!r} is no partition", "Let partition= return a number from 0 up.")
         if self.partitions and partition >= self.partitions:
-            raise self._refused(
+            raise self.refused(
                 f"there is no partition {partition}: the topic has {self.partitions}",
                 "Add partitions to the topic, or let partition= return a smaller number.",
             )
@@ -187,24 +157,13 @@ class FrameEncoder:
         found: KafkaHeaders = []
         for name, value in headers.items():
             if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-                raise self._refused(f"{name!r} is no header name", "Use up to 256 printable characters, no blanks.")
+                raise self.refused(f"{name!r} is no header name", "Use up to 256 printable characters, no blanks.")
             if name.lower().startswith("sf-"):
-                raise self._refused(f"header {name} belongs to the connector", "Use another name.")
+                raise self.refused(f"header {name} belongs to the connector", "Use another name.")
             if not isinstance(value, str):
-                raise self._refused(f"header {name} is no text", "Encode the value, as JSON for example.")
+                raise self.refused(f"header {name} is no text", "Encode the value, as JSON for example.")
             found.append((name, value.encode()))
         return found
-
-    def _refused(self, what: str, hint: str) -> EncodeError:
-        return EncodeError(f"sink {self.sink}: {what}", step=self.sink, hint=hint)
-
-    def _culprit(self, records: Fragment) -> str:
-        for value in records.values:
-            try:
-                self._value(value)
-            except Exception:
-                return type(value).__qualname__
-        return "unknown"
 
 
 def value_packer(codec: Codec[Any], *, nulls: bool) -> Callable[[Any], bytes]:

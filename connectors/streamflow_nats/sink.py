@@ -114,7 +114,7 @@ class NatsSink:
         self._message_bytes_max = message_bytes_max(link, info)
         self._encoder.sink = ctx.sink
         # Once, not per record: working it out writes guard lines.
-        self._frame_bytes_max = self._encoder.message_bytes_max = self._message_bytes_max - self._overhead()
+        self._frame_bytes_max = self._encoder.frame_bytes_max = self._message_bytes_max - self._overhead()
         self._point = ctx.point
         self._publisher = Publisher(link, self._settings.limits, ctx.point)
         await self._publisher.start()

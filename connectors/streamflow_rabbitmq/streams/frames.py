@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import msgspec
 
-from streamflow.batch import Fragment
+from streamflow.batch import Headers
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Frames, SinkOptions, row_headers
-from streamflow.errors import EncodeError
+from streamflow.connect.contracts import SinkOptions
+from streamflow.connect.row_frames import RowFrames
 from streamflow_rabbitmq.streams.message import DATA_LARGE, DATA_SMALL, write_message
 from streamflow_rabbitmq.streams.routing import key_hash
 
@@ -43,8 +43,8 @@ def plain_encoder(codec: Codec[Any]) -> Callable[[Any], bytes]:
     return frame
 
 
-class FrameEncoder:
-    """Turns records into frames: pure, without I/O, also before the sink is open.
+class FrameEncoder(RowFrames):
+    """Frames that are whole messages, for a super stream behind the choice of a partition.
 
     Args:
         codec: Encodes values.
@@ -53,61 +53,26 @@ class FrameEncoder:
         sink: Name for errors.
     """
 
+    room = "Raise stream.frame_max on the server, or emit smaller values."
+
     def __init__(self, codec: Codec[Any], options: SinkOptions, *, partitioned: bool, sink: str) -> None:
-        self.sink = sink
-        self.frame_bytes_max = 0
-        """Largest frame that the broker takes, known once the sink is open; 0 before."""
-        self._codec, self._options, self._partitioned = codec, options, partitioned
-        self._plain = plain_encoder(codec)
+        super().__init__(codec, options, sink)
+        self._partitioned = partitioned
 
-    def encode(self, records: Fragment) -> Frames:
-        """Returns one frame per row.
+    def plain(self) -> Callable[[Any], bytes] | None:
+        return None if self._partitioned else plain_encoder(self.codec)
 
-        Raises:
-            EncodeError: A value, key, header or partition is refused, or the message is too large.
-        """
-        options = self._options
-        try:
-            rows_headers = row_headers(options, records)
-            keyed = options.key is not None or records.keys is not None
-            if self._partitioned or keyed or rows_headers is not None:
-                keys = records.keys or [None] * len(records.values)
-                headers = rows_headers or [None] * len(records.values)
-                rows = zip(records.values, keys, headers, strict=True)
-                frames = [self._frame(value, key, given) for value, key, given in rows]
-            else:
-                frames = list(map(self._plain, records.values))
-        except (ValueError, TypeError, OverflowError) as error:
-            raise EncodeError(
-                f"a value of type {self._culprit(records)} cannot be written by codec {self._codec.name}: {error}",
-                step=self.sink,
-                hint="Emit values that fit the type given to value=.",
-            ) from error
-        if self.frame_bytes_max and frames and len(max(frames, key=len)) > self.frame_bytes_max:
-            raise EncodeError(
-                f"a message for {self.sink} has {len(max(frames, key=len))} bytes; the broker takes "
-                f"{self.frame_bytes_max}",
-                step=self.sink,
-                hint="Raise stream.frame_max on the server, or emit smaller values.",
-            )
-        return frames
-
-    def _frame(self, value: Any, key: Any, given: Mapping[str, str] | None) -> bytes:
-        options = self._options
-        if options.key is not None:
-            key = options.key(value)
+    def frame(self, value: Any, key: Any, headers: Headers | None) -> bytes:
         text = None if key is None else self._key_text(key)
-        headers = None if given is None else self._headers(given)
-        message = write_message(self._codec.encode(value), text, headers)
-        if not self._partitioned:
-            return message
-        return self._route(value, text) + message
+        checked = None if headers is None else self._headers(headers)
+        message = write_message(self.codec.encode(value), text, checked)
+        return self._route(value, text) + message if self._partitioned else message
 
     def _route(self, value: Any, key: bytes | None) -> bytes:
-        if self._options.partition is not None:
-            number = self._options.partition(value)
+        if self.options.partition is not None:
+            number = self.options.partition(value)
             if not isinstance(number, int) or not 0 <= number < PARTITIONS_MAX:
-                raise self._refused(f"{number!r} is no number of a partition", "Let partition= return 0, 1, 2 ...")
+                raise self.refused(f"{number!r} is no number of a partition", "Let partition= return 0, 1, 2 ...")
             return ROUTE.pack(NUMBERED, number)
         return _NO_ROUTE if key is None else ROUTE.pack(HASHED, key_hash(key))
 
@@ -123,24 +88,13 @@ class FrameEncoder:
             if text.startswith(b'"'):
                 text = msgspec.json.decode(text, type=str).encode()
         if len(text) > KEY_BYTES_MAX:
-            raise self._refused(f"a key has {len(text)} bytes", f"Keep below {KEY_BYTES_MAX}.")
+            raise self.refused(f"a key has {len(text)} bytes", f"Keep below {KEY_BYTES_MAX}.")
         return text
 
     def _headers(self, headers: Mapping[str, str]) -> Mapping[str, str]:
         for name, value in headers.items():
             if not isinstance(name, str) or not isinstance(value, str):
-                raise self._refused(f"header {name!r} is no text", "Encode the value, as JSON for example.")
+                raise self.refused(f"header {name!r} is no text", "Encode the value, as JSON for example.")
         if sum(len(name) + len(value) for name, value in headers.items()) > HEADERS_BYTES_MAX:
-            raise self._refused("the headers are too large", f"Keep below {HEADERS_BYTES_MAX} bytes.")
+            raise self.refused("the headers are too large", f"Keep below {HEADERS_BYTES_MAX} bytes.")
         return headers
-
-    def _refused(self, what: str, hint: str) -> EncodeError:
-        return EncodeError(f"sink {self.sink}: {what}", step=self.sink, hint=hint)
-
-    def _culprit(self, records: Fragment) -> str:
-        for value in records.values:
-            try:
-                self._codec.encode(value)
-            except Exception:
-                return type(value).__qualname__
-        return "unknown"

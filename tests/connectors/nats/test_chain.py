@@ -166,7 +166,7 @@ async def test_a_message_too_large_for_the_stream(broker):
     unopened = stage.spec.sink(SinkOptions())
     run = chunk(unopened, 1, 1, ["a", "b" * 400, "c"])
     sink = await stage.open()
-    with pytest.raises(EncodeError, match="server and stream take"):
+    with pytest.raises(EncodeError, match="the limit is"):
         sink.encode(fragment(["b" * 400]))
     with pytest.raises(RecordRejected) as caught:
         await sink.publish([run], await sink.recover(None, []))
