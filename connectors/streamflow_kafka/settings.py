@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar, overload
 
 from streamflow.codecs import Codec
 from streamflow.connect.secret import Secret, as_secret
-from streamflow.connect.tls import Tls
+from streamflow.connect.tls import Tls, check_context
 from streamflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Kafka:
         object.__setattr__(self, "bootstrap", bootstrap)
         tls = self.tls
         if isinstance(tls, ssl.SSLContext):
-            _check_context(tls)
+            check_context(tls)
         elif tls is not None and tls.server_name is not None:
             raise SettingsError(
                 "Tls(server_name=...) is not for Kafka: each broker's certificate is held against its own name",
@@ -313,17 +313,3 @@ def _parse_server(text: str) -> str:
     if not host or not port.isdecimal() or not 0 < int(port) < 65_536 or any(map(str.isspace, host)):
         raise SettingsError(f"Kafka server {server!r} cannot be read", hint=hint)
     return f"{host}:{int(port)}"
-
-
-def _check_context(context: ssl.SSLContext) -> None:
-    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
-        raise SettingsError(
-            "the SSL context does not verify the server", hint="Use Tls(ca=...) or ssl.create_default_context()."
-        )
-    if context.minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED:
-        # nobody has chosen: some builds of Python leave it to OpenSSL's own settings
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
-        raise SettingsError(
-            "the SSL context allows TLS below 1.2", hint="Set minimum_version to ssl.TLSVersion.TLSv1_2."
-        )

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
 from streamflow.connect.secret import Secret, UserPassword, as_secret
-from streamflow.connect.tls import Tls
+from streamflow.connect.tls import Tls, check_context
 from streamflow.errors import SettingsError
 from streamflow_nats.subjects import check_name, check_pattern, is_literal
 
@@ -152,7 +152,7 @@ class Nats:
         object.__setattr__(self, "urls", urls)
         object.__setattr__(self, "auth", self.auth or (logins.pop() if logins else None))
         if isinstance(self.tls, ssl.SSLContext):
-            _check_context(self.tls)
+            check_context(self.tls)
         if self.domain:
             check_name(self.domain, "JetStream domain")
         check_pattern(self.inbox_prefix)
@@ -260,17 +260,3 @@ def _parse_url(url: str) -> tuple[str, Auth | None]:
     if parts.password is None:
         return clean, Token(user)
     return clean, UserPassword(user, unquote(parts.password))
-
-
-def _check_context(context: ssl.SSLContext) -> None:
-    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
-        raise SettingsError(
-            "the SSL context does not verify the server", hint="Use Tls(ca=...) or ssl.create_default_context()."
-        )
-    if context.minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED:
-        # nobody has chosen: some builds of Python leave it to OpenSSL's own settings
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
-        raise SettingsError(
-            "the SSL context allows TLS below 1.2", hint="Set minimum_version to ssl.TLSVersion.TLSv1_2."
-        )

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from streamflow.codecs import Codec
 from streamflow.connect.secret import UserPassword
-from streamflow.connect.tls import Tls
+from streamflow.connect.tls import Tls, check_context
 from streamflow.errors import SettingsError
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class RabbitMQ:
                 hint="Give one, by vhost= or in the URLs.",
             )
         if isinstance(self.tls, ssl.SSLContext):
-            _check_context(self.tls)
+            check_context(self.tls)
         if not 0 <= self.stream_port <= 65_535:
             raise SettingsError("stream_port must be a port", hint="Leave it out for 5552 (TLS: 5551).")
         addresses = tuple(each.address for each in parsed)
@@ -376,20 +376,6 @@ def _parse_url(url: str, *, encrypted: bool) -> _ParsedUrl:
     if parts.username is not None:
         login = UserPassword(unquote(parts.username), unquote(parts.password or ""))
     return _ParsedUrl(address, unquote(path), login)
-
-
-def _check_context(context: ssl.SSLContext) -> None:
-    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
-        raise SettingsError(
-            "the SSL context does not verify the broker", hint="Use Tls(ca=...) or ssl.create_default_context()."
-        )
-    if context.minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED:
-        # nobody has chosen: some builds of Python leave it to OpenSSL's own settings
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
-        raise SettingsError(
-            "the SSL context allows TLS below 1.2", hint="Set minimum_version to ssl.TLSVersion.TLSv1_2."
-        )
 
 
 def check_name(name: str, what: str, *, empty: bool = False) -> None:

@@ -41,3 +41,22 @@ class Tls:
         if self.cert is not None:
             context.load_cert_chain(str(self.cert), None if self.key is None else str(self.key))
         return context
+
+
+def check_context(context: ssl.SSLContext) -> None:
+    """Holds a context of the user's own to the same: it verifies the server and its name, by TLS 1.2 or newer.
+
+    Raises:
+        SettingsError: It does not.
+    """
+    if context.verify_mode != ssl.CERT_REQUIRED or not context.check_hostname:
+        raise SettingsError(
+            "the SSL context does not verify the server", hint="Use Tls(ca=...) or ssl.create_default_context()."
+        )
+    if context.minimum_version is ssl.TLSVersion.MINIMUM_SUPPORTED:
+        # nobody has chosen: some builds of Python leave it to OpenSSL's own settings
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if context.minimum_version < ssl.TLSVersion.TLSv1_2:
+        raise SettingsError(
+            "the SSL context allows TLS below 1.2", hint="Set minimum_version to ssl.TLSVersion.TLSv1_2."
+        )
