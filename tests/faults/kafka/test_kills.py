@@ -3,29 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from pathlib import Path
 
 import pytest
 
 from tests.brokers import KafkaServer
+from tests.faults.deaths import die_at_random
 from tests.faults.kafka.trial import Trial
 
 
 async def kill_at_random(server: KafkaServer, folder: Path, seed: int, kills: int) -> int:
     """Returns how many times the flow was killed."""
-    rng = random.Random(seed)
     async with Trial(server, folder) as trial:
-        async with trial.feeder(seed) as feeder:
-            for _ in range(kills):
-                trial.flow.start()
-                # from before the state file is open to the middle of processing
-                await asyncio.sleep(rng.uniform(0.01, 0.4 if rng.random() < 0.3 else 1.2))
-                trial.flow.kill()
-        trial.flow.start()
-        await trial.check(feeder)
-        assert trial.flow.events("committed")
-        return trial.flow.kills
+        return await die_at_random(trial, trial.feeder(seed), kills, longest_seconds=1.2)
 
 
 @pytest.mark.timeout(240)

@@ -3,71 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.brokers import KafkaServer
+from tests.faults import zombies
 from tests.faults.flow import Trap
-from tests.faults.kafka.outside import Outsider
 from tests.faults.kafka.trial import Trial
-from tests.faults.process import FlowProcess, copy_state
 
-FREEZES = (
-    Trap("publish.part", 3, "freeze"),  # everything has left, the transaction is open
-    Trap("epoch.appended", 5, "freeze"),  # committed, nothing of it has left
-    Trap("publish.done", 4, "freeze"),  # it has left, and nobody has noted it
-    Trap("commit.written", 4, "freeze"),  # inside the transaction of the store
-    Trap("sink.fenced", 1, "freeze"),  # on the way back: it has begun its producer
-    Trap("sink.asked", 1, "freeze"),  # and knows what the broker holds, as of then
-)
+FREEZES = (*zombies.FREEZES, Trap("sink.fenced", 1, "freeze"))
+"""The last: on the way back, it has begun its producer. In the middle of a publish everything has left, and the
+transaction is open."""
 
 
 async def fail_over(server: KafkaServer, folder: Path, freeze: Trap) -> str:
-    """One trial; returns how the zombie ended."""
-    where = f"frozen at {freeze.point}"
-    async with Trial(server, folder) as trial, AsyncExitStack() as stack:
-        old = trial.flow
-        async with trial.feeder() as feeder:
-            if freeze.point in ("sink.fenced", "sink.asked"):
-                old.start()
-                await old.until(lambda: len(old.events("published")) > 3, "publishing")
-                old.kill()
-            old.start(freeze)
-            await old.frozen()
-            await refused_by_the_lock(trial)
-            fed = feeder.total
-            state = copy_state(old.setup.state, trial.folder / "copy")
-            new = FlowProcess(trial.setup(state=state), trial.folder, "new")
-            stack.callback(new.stop)
-            new.start()
-            await new.until(lambda: len(new.events("published")) > 4, f"{where}: the new flow")
-            # beyond all that the zombie may have read before it was frozen
-            async with Outsider(server) as outsider, asyncio.timeout(60):
-                while await outsider.count(trial.sink) <= fed:
-                    await asyncio.sleep(0.05)
-            old.thaw()
-            words = await old.ended()
-            assert words["error"] == "Fenced", f"{where}: {words}"
-            assert words["hint"]
-            published = len(new.events("published"))
-            await new.until(lambda: len(new.events("published")) > published + 2, f"{where}: going on")
-        trial.flow = new
-        await trial.check(feeder)
-        assert new.lives == 1
-        # the zombie gave way without disturbing the one that took over
-        assert new.events("restarting") == new.events("failed") == [], f"{where}: {new.account()}"
-    return str(words["error"])
-
-
-async def refused_by_the_lock(trial: Trial) -> None:
-    """A second process on the same store, while the first is frozen, does not even open it."""
-    second = FlowProcess(trial.setup(), trial.folder, "second")
-    second.start()
-    words = await second.ended()
-    assert words["error"] == "StateLockedError", words
-    assert not second.events("started")
+    async with Trial(server, folder) as trial:
+        ended = await zombies.fail_over(trial, trial.feeder(), freeze, refusals=["Fenced"], undisturbed=True)
+        assert trial.flow.events("failed") == []
+        return ended
 
 
 @pytest.mark.timeout(180)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.brokers import NatsServer
+from tests.faults.deaths import die_at_random
 from tests.faults.feeder import Feeder
 from tests.faults.flow import Trap
 from tests.faults.nats.trial import KINDS, MSGID, QUEUES, Kind, Trial
@@ -21,20 +21,10 @@ SERVED = (*KINDS, MSGID, Kind("workqueue"))
 
 async def kill_at_random(server: NatsServer, folder: Path, kind: Kind, kills: int) -> int:
     """Returns how many times the flow was killed."""
-    rng = random.Random(f"{kind} {kills}")
     async with Trial(server, folder, kind, limits={"ack_wait_seconds": 0.3}) as trial:
         if kind.source == "interest":
             await trial.begin()
-        async with trial.feeder(kills) as feeder:
-            for _ in range(kills):
-                trial.flow.start()
-                # from before the state file is open to the middle of processing
-                await asyncio.sleep(rng.uniform(0.01, 0.3 if rng.random() < 0.3 else 0.8))
-                trial.flow.kill()
-        trial.flow.start()
-        await trial.check(feeder)
-        assert trial.flow.events("committed")
-        return trial.flow.kills
+        return await die_at_random(trial, trial.feeder(kills), kills, longest_seconds=0.8)
 
 
 @pytest.mark.timeout(240)

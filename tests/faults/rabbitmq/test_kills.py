@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from tests.brokers import NatsServer, RabbitServer
+from tests.faults.deaths import die_at_random
 from tests.faults.flow import Trap
 from tests.faults.rabbitmq.trial import KINDS, Kind, Trial
 
@@ -21,18 +21,8 @@ async def kill_at_random(
     server: RabbitServer, folder: Path, kind: Kind, kills: int, nats: NatsServer | None = None
 ) -> int:
     """Returns how many times the flow was killed."""
-    rng = random.Random(f"{kind} {kills}")
     async with Trial(server, folder, kind, nats, limits=LIMITS) as trial:
-        async with trial.feeder(kills) as feeder:
-            for _ in range(kills):
-                trial.flow.start()
-                # from before the state file is open to the middle of processing
-                await asyncio.sleep(rng.uniform(0.01, 0.4 if rng.random() < 0.3 else 1.2))
-                trial.flow.kill()
-        trial.flow.start()
-        await trial.check(feeder)
-        assert trial.flow.events("committed")
-        return trial.flow.kills
+        return await die_at_random(trial, trial.feeder(kills), kills, longest_seconds=1.2)
 
 
 @pytest.mark.timeout(240)

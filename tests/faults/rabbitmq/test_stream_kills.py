@@ -3,41 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
-from streamflow.state.files import destroy
 from tests.brokers import RabbitServer
+from tests.faults.deaths import POINTS, SETTINGS, die_at_every_point, die_at_random
 from tests.faults.flow import Trap
-from tests.faults.points import POINTS
 from tests.faults.rabbitmq.stream_trial import KINDS, PLAIN, Kind, Trial
-
-FIRST_LIFE = ("source.pinned", "sink.baseline")
-RECOVERY = ("store.claimed", "store.opened", "state.loaded", "source.opened", "sink.fenced", "sink.asked")
-SETTINGS = {"commit_min": "30ms", "epoch_bytes_max": 30_000, "chunk_bytes": 2_000}
-"""Small epochs that spill, of many small chunks."""
-QUIET = ("fold.written", "progress.noted")
-"""What is done when nothing else is: folding changes into rows, and noting what was published last."""
-NTH_MAX = {"spill.done": 3, "fold.written": 1, "publish.part": 4, "progress.noted": 1}
 
 
 async def kill_at_random(server: RabbitServer, folder: Path, kind: Kind, kills: int) -> int:
-    """Returns how many times the flow was killed."""
-    rng = random.Random(f"{kind} {kills}")
     async with Trial(server, folder, kind) as trial:
-        async with trial.feeder(kills) as feeder:
-            for _ in range(kills):
-                trial.flow.start()
-                # from before the state file is open to the middle of processing
-                await asyncio.sleep(rng.uniform(0.01, 0.3 if rng.random() < 0.3 else 0.9))
-                trial.flow.kill()
-        trial.flow.start()
-        await trial.check(feeder)
-        assert trial.flow.events("committed")
-        return trial.flow.kills
+        return await die_at_random(trial, trial.feeder(kills), kills, longest_seconds=0.9)
 
 
 @pytest.mark.timeout(240)
@@ -47,45 +26,9 @@ async def test_the_flow_is_killed_at_random_instants(server: RabbitServer, tmp_p
     assert sum(killed) == kills * len(KINDS) >= 15
 
 
-def schedule(rng: random.Random) -> list[Trap]:
-    """Every point once, first what only a new store passes; between the others two kills on the way back."""
-    traps = [Trap(point) for point in FIRST_LIFE]
-    on_the_way = [point for point in POINTS if point not in (*FIRST_LIFE, *RECOVERY, "stop.drained")]
-    rng.shuffle(on_the_way)
-    back = 2 * rng.sample(RECOVERY, len(RECOVERY))
-    for number, point in enumerate(on_the_way):
-        traps.append(Trap(point, rng.randint(1, NTH_MAX.get(point, 4))))
-        if number % 3 == 2:
-            traps += [Trap(back.pop()), Trap(back.pop())]
-    return [*traps, *(Trap(point) for point in back[: len(back) % 2]), Trap("stop.drained")]
-
-
 async def kill_at_every_point(server: RabbitServer, folder: Path, kind: Kind, seed: int) -> int:
-    """One trial: as many deaths as there are traps, then a life to the end. Returns the number of kills."""
-    traps = schedule(random.Random(seed))
-    assert {trap.point for trap in traps} == set(POINTS)
     async with Trial(server, folder, kind, settings=SETTINGS) as trial:
-        flow = trial.flow
-        async with trial.feeder(seed) as feeder:
-            for trap in traps:
-                flow.start(trap)
-                if trap.point == "stop.drained":
-                    await flow.until(lambda: flow.said("published"), "a publish")
-                    flow.terminate()
-                if trap.point in QUIET:
-                    await flow.until(lambda: flow.said("published") or not flow.alive, "a publish")
-                    feeder.paused = True
-                await flow.killed(trap)
-                feeder.paused = False
-                if trap.point == "source.pinned":
-                    # nothing was taken yet, but the other first thing may have happened: a new store for that
-                    destroy(trial.folder / "flow.db")
-        flow.start()
-        await trial.check(feeder)
-        points = [event["point"] for event in flow.events("trapped")]
-        assert set(points) == set(POINTS)
-        assert len(points) == len(traps)
-        return flow.kills
+        return await die_at_every_point(trial, trial.feeder(seed), seed)
 
 
 @pytest.mark.long
