@@ -84,6 +84,26 @@ def stop_pid(pid: int, expected_identity: str) -> bool:
     return True
 
 
+def freeze(pid: int) -> None:
+    """Stop a child process by SIGSTOP and return when none of its threads runs any more.
+
+    The signal alone stops a process of several threads only when the kernel gets round to each: until then
+    it may still answer.
+
+    Args:
+        pid: A child of this process.
+
+    Raises:
+        TimeoutError: It does not stop; it may have ended.
+    """
+    os.kill(pid, signal.SIGSTOP)
+    deadline = time.monotonic() + STOP_SECONDS
+    while os.waitid(os.P_PID, pid, os.WSTOPPED | os.WNOWAIT | os.WNOHANG) is None:
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"process {pid} does not stop at SIGSTOP")
+        time.sleep(POLL_SECONDS / 10)
+
+
 def _spawn(command: Sequence[str], log_path: Path, *, detached: bool) -> subprocess.Popen[bytes]:
     with log_path.open("ab") as log:
         return subprocess.Popen(

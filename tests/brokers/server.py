@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import ClassVar, Self
 
 from tests.brokers.kind import BrokerError
-from tests.brokers.process import POLL_SECONDS, STOP_SECONDS, start_tied
+from tests.brokers.process import POLL_SECONDS, STOP_SECONDS, freeze, start_tied
 
 START_ATTEMPTS_MAX = 5
 # Below the range from which Linux and macOS take the ports of outgoing connections: a client that keeps
@@ -138,7 +138,7 @@ class BrokerServer(ABC):
 
     def freeze(self) -> None:
         """Freeze the server: connections stay open and nothing answers, until `thaw`."""
-        self.send(signal.SIGSTOP)
+        freeze(self.pid)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""
