@@ -90,7 +90,7 @@ def _state_words(step: Step) -> str:
 def state_of(step: Step) -> Mapping[str, Any]:
     """What a stateful step stores: kind, value type, key type, time to live, timers."""
     spec, key = step.options["state"], step.options.get("key_type")
-    value = type_name(spec.type)
+    value = " or ".join(map(type_name, step.options["types"])) if step.kind == "join" else type_name(spec.type)
     return {
         "name": step.name,
         "kind": spec.kind,

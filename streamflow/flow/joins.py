@@ -162,6 +162,7 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
         ports=3,
         join=kind,
         how=how,
+        types=types,
         state=spec,
         key_type=key_type,
         on_error=build.check_policy(options.get("on_error", OnError.STOP)),

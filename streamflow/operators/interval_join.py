@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
+from streamflow.batch import TIME_MAX
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key, canonical
 from streamflow.operators.due import Due
@@ -24,8 +25,8 @@ GRID_PARTS: Final = 16
 class IntervalJoin(Join):
     """Matches each record with those of the other side that are there, within the interval.
 
-    A record is closed when the watermark is behind the last match it can have, as decided by the watermark of the
-    partition of whatever comes. Closed records match nothing more; one that is closed when it comes is late.
+    A record that is behind the watermark of its own partition when it comes is late. So two that match do so whichever
+    comes first, and one that nothing matched is told of when the watermark has passed the last match it could have.
     """
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
@@ -52,9 +53,8 @@ class IntervalJoin(Join):
         keep, match, arm, grid_us = self.keep, self._match, self._arm, self._grid_us
 
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
-            at_us = my_clock.at_us
             last_us = time_us + my_reach
-            if last_us < mark_us or last_us < at_us:
+            if time_us < mark_us or last_us < my_clock.at_us:
                 return self.is_late()
             rows = mine.get(key)
             if rows is None:
@@ -63,10 +63,9 @@ class IntervalJoin(Join):
             found = None
             waiting = others.get(key)
             if waiting is not None:
-                # as early as the record reaches back, and as is open by its own mark
-                first_us = max(time_us, mark_us, other_clock.at_us) - other_reach
                 times = waiting.times
-                start = bisect_left(times, first_us)
+                closed_us = other_clock.at_us
+                start = bisect_left(times, (time_us if time_us > closed_us else closed_us) - other_reach)
                 stop = bisect_right(times, last_us, start)
                 if start < stop:
                     found = zip(times[start:stop], waiting.held[start:stop], strict=True)
@@ -101,7 +100,9 @@ class IntervalJoin(Join):
             yield None
 
     def _looks(self, side: int) -> Iterator[tuple[int, Key, int]]:
-        for time_us, key, _ in self.due[side].take(self.clocks[side].at_us):
+        # what is all over is freed at once
+        upto_us = TIME_MAX if self.clock.over else self.clocks[side].at_us
+        for time_us, key, _ in self.due[side].take(upto_us):
             yield time_us, key, side
 
     def _look(self, side: int, time_us: int, key: Key) -> Iterator[Fired]:
