@@ -74,9 +74,10 @@ class WindowJoin(Join):
     def _pairs(self, key: Key, end_us: int) -> Iterator[Fired]:
         start_us = start_of(self.kind, end_us)
         lefts, rights = (self._inside(side, key, start_us, end_us) for side in (LEFT, RIGHT))
-        if self.preserved[LEFT] and not rights:
+        # a record that is late for this window may be all that the key has
+        if lefts and not rights and self.preserved[LEFT]:
             rights = [Placed()]
-        if self.preserved[RIGHT] and not lefts:
+        elif rights and not lefts and self.preserved[RIGHT]:
             lefts = [Placed()]
         bounds = moment_of(start_us), moment_of(end_us)
         for at, (left, right) in enumerate(product(lefts, rights)):
