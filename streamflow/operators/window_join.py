@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -39,7 +40,7 @@ class WindowJoin(Join):
         self._armed: dict[Key, int] = {}
 
     def holder(self, side: int) -> Callable[[Any], Any]:
-        return Placed if side == LEFT else lambda value: Placed(None, value)
+        return Placed if side == LEFT else partial(Placed, None)
 
     def taker(self, side: int) -> Take:
         mine, clock, kind, held_of = self.rows[side], self.clock, self.kind, self.holder(side)
