@@ -62,7 +62,7 @@ class IntervalJoin(Join):
             if rows is None:
                 rows = self.open(side, key)
             held = held_of(value)
-            found = None
+            found: tuple[tuple[int, Any], ...] | None = None
             waiting = others.get(key)
             if waiting is not None:
                 times = waiting.times
@@ -70,7 +70,10 @@ class IntervalJoin(Join):
                 start = bisect_left(times, (time_us if time_us > closed_us else closed_us) - other_reach)
                 stop = bisect_right(times, last_us, start)
                 if start < stop:
-                    found = zip(times[start:stop], waiting.held[start:stop], strict=True)
+                    # mostly it is one
+                    found = ((times[start], waiting.held[start]),)
+                    if stop > start + 1:
+                        found = tuple(zip(times[start:stop], waiting.held[start:stop], strict=True))
                     if tells:
                         held.matched = True
                         match(1 - side, key, waiting, start, stop)
@@ -85,10 +88,15 @@ class IntervalJoin(Join):
 
     def _match(self, side: int, key: Key, rows: Rows, start: int, stop: int) -> None:
         """Notes that records have matched."""
+        table = self.table
         for at in range(start, stop):
-            if not rows.held[at].matched:
-                # an entry of this epoch is changed as it is, an older one is written once more
-                self.table.get((key, (side, rows.times[at], rows.ordinal(at)))).matched = True
+            held = rows.held[at]
+            if not held.matched:
+                address = (key, (side, rows.times[at], rows.ordinal(at)))
+                # an entry of an epoch before is written once more
+                if table.undo is not None or address not in table.hot:
+                    table.get(address)
+                held.matched = True
 
     # -- what is closed ---------------------------------------------------------------------------
 
