@@ -24,7 +24,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="long; `make faults` runs it"))
+            item.add_marker(pytest.mark.skip(reason="long: for `make faults`, or `make faults-long`"))
 
 
 def _is_long(item: pytest.Item) -> bool:
