@@ -18,7 +18,7 @@ from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.operators import bind, context
 from streamflow.operators.context import Context
 from streamflow.operators.interval_join import IntervalJoin
-from streamflow.operators.joins import Rows
+from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
 from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
@@ -453,8 +453,8 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
 
 @mutant_in("joins")
 def a_match_noted_in_memory_only(stack: ExitStack) -> None:
-    def match(self: IntervalJoin, side: int, key: Any, rows: Rows, start: int, stop: int) -> None:
-        for held in rows.held[start:stop]:
+    def match(self: IntervalJoin, side: int, key: Any, waiting: Waiting, start: int, stop: int) -> None:
+        for held in waiting.held[side][start:stop]:
             held.matched = True
 
     stack.enter_context(patch.object(IntervalJoin, "_match", match))
@@ -475,7 +475,7 @@ def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
 @mutant_in("joins")
 def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
     for form in (IntervalJoin, WindowJoin):
-        stack.enter_context(patch.object(form, "_arm_all", lambda *_: None))
+        stack.enter_context(patch.object(form, "arm", lambda *_: None))
 
 
 EQUIVALENT = frozenset({"first baseline not stored"})
