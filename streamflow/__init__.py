@@ -10,6 +10,7 @@ from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
 from streamflow.flow.state import list_state, map_state
+from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
@@ -31,6 +32,7 @@ from streamflow.operators.aggregators import (
 )
 from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
+from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
 from streamflow.policy import retry
@@ -50,6 +52,7 @@ def otherwise(record: object) -> bool:
 
 __all__ = [
     "Aggregator",
+    "Change",
     "Context",
     "Duration",
     "Flow",
@@ -71,6 +74,7 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Table",
     "Tls",
     "WindowResult",
     "Windowed",

@@ -12,6 +12,7 @@ from streamflow.errors import DefinitionError, StateError, StreamflowError
 from streamflow.flow.keyed import KeyedStream
 from streamflow.flow.process import Process
 from streamflow.flow.stream import Stream
+from streamflow.flow.tables import Table
 from streamflow.graph import SOURCE, Port, Step
 from streamflow.keys import canonical
 from streamflow.operators.bind import StateSpec
@@ -75,9 +76,11 @@ class Running:
     def table(self, stream: Process[K, S, Any]) -> TableView[K, S]: ...
     @overload
     def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]: ...
+    @overload
+    def table(self, stream: Table[K, S]) -> TableView[K, S]: ...
 
-    def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]:
-        """Committed state of a stateful step."""
+    def table(self, stream: KeyedStream[K, Any] | Table[K, Any]) -> TableView[K, Any]:
+        """Committed state of a stateful step, or a table as of the last commit."""
         step = stream._step
         if "state" not in step.options:
             raise DefinitionError(f"step {step.name!r} keeps no state")

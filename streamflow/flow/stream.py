@@ -12,6 +12,7 @@ from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.state import batch_functions, check_bound
+from streamflow.flow.tables import BroadcastVerbs
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.policy import Policy
@@ -25,10 +26,10 @@ U = TypeVar("U")
 K = TypeVar("K")
 R = TypeVar("R")
 
-_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window")
+_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window", "to_table", "join", "join_asof")
 
 
-class Stream(MappingVerbs[T]):
+class Stream(MappingVerbs[T], BroadcastVerbs[T]):
     """Records of one type on their way through a flow.
 
     Each verb adds a step and returns the stream of what it gives. Verbs that take a function can be called with it,

@@ -28,6 +28,7 @@ from streamflow.operators.context import Context, window_mark
 from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.stateful import Fold, Process, all_of
 from streamflow.operators.step_clock import StepClock
+from streamflow.operators.tables import Changelog
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
@@ -120,6 +121,7 @@ class BoundStage:
     event_timers: dict[str, Timers] = field(default_factory=dict)
     windows: dict[str, Windows] = field(default_factory=dict)
     clocks: dict[str, StepClock] = field(default_factory=dict)
+    changelogs: dict[str, Changelog] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
@@ -175,6 +177,13 @@ class BoundStage:
                 names["process"] = Process(self, step)
             case "window":
                 names |= self._bind_window(step)
+            case "table":
+                log = self.changelogs[step.id] = Changelog(step, self._table(step))
+                names |= {"take": log.take, "attempt": log.attempt, "told": log.told}
+            case "lookup":
+                names["find"] = self.changelogs[step.reads[0]].find
+            case "broadcast":
+                names |= {"pairs": partial(self.changelogs[step.reads[0]].pairs, step), "all": all_of}
         return names
 
     def _table(self, step: Step) -> Table[Any]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamflow.codecs import immutable
 from streamflow.graph import Port, Step
+from streamflow.plan.table_text import write_broadcast, write_lookup, write_table
 from streamflow.plan.window_text import write_window
 
 if TYPE_CHECKING:
@@ -199,6 +200,9 @@ HELPERS = {
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
     "window": ("t", "take", "attempt", "open", "add", "clock"),
+    "table": ("take", "attempt", "told"),
+    "lookup": ("find",),
+    "broadcast": ("pairs", "all"),
 }
 
 STEPS = {
@@ -216,4 +220,7 @@ STEPS = {
     "dedup": _dedup,
     "process": _process,
     "window": write_window,
+    "table": write_table,
+    "lookup": write_lookup,
+    "broadcast": write_broadcast,
 }

@@ -1,0 +1,337 @@
+"""Tables: the last value of each key of a changelog, and the verbs that make them and look them up."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+
+from streamflow.clock import Duration, duration_ms
+from streamflow.codecs import codec_for
+from streamflow.errors import DefinitionError
+from streamflow.flow import build
+from streamflow.flow.state import check_bound
+from streamflow.graph import OnError, Port, Step
+from streamflow.operators.bind import StateSpec
+from streamflow.operators.tables import Change
+from streamflow.policy import Policy
+
+if TYPE_CHECKING:
+    from streamflow.flow.flow import Flow
+    from streamflow.flow.keyed import KeyedStream
+    from streamflow.flow.stream import Stream
+
+K = TypeVar("K")
+T = TypeVar("T")
+V = TypeVar("V")
+
+
+class Table(Generic[K, V]):
+    """The last value of each key. Made by `KeyedStream.to_table` and `Flow.table`.
+
+    GUARANTEE: whoever looks a key up finds the value as of the record's own place in the order of all records.
+    BOUND: one entry per key; see ``ttl`` and ``max_keys`` of `KeyedStream.to_table`.
+    """
+
+    def __init__(self, flow: Flow, step: Step, kind: Any, key_type: Any) -> None:
+        self._flow = flow
+        self._id = step.id
+        self._type = kind
+        self._key_type = key_type
+
+    @property
+    def name(self) -> str:
+        """The name under which its entries are stored."""
+        return self._step.name
+
+    @property
+    def changes(self) -> KeyedStream[K, Change[V]]:
+        """Every change, as a stream: what a key's value was before, and is now."""
+        from streamflow.flow.keyed import KeyedStream
+
+        return KeyedStream(self._flow, Port(self._id), Change, self._key_type)
+
+    @property
+    def _step(self) -> Step:
+        return self._flow._builder.step(self._id)
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name} of flow {self._flow.name}>"
+
+
+class TableVerbs(Generic[K, T]):
+    """What a `KeyedStream` can do with tables: become one, and look one up."""
+
+    _flow: Flow
+    _port: Port
+    _type: Any
+    _key_type: Any
+
+    if TYPE_CHECKING:
+
+        def _like(self, keyed: bool, port: Port, kind: Any) -> Any: ...
+
+    @overload
+    def to_table(
+        self: TableVerbs[K, V | None],
+        *,
+        name: str,
+        of: type[V] | None = None,
+        ttl: Duration | None = None,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> Table[K, V]: ...
+    @overload
+    def to_table(
+        self,
+        *,
+        name: str,
+        of: type[T] | None = None,
+        ttl: Duration | None = None,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> Table[K, T]: ...
+
+    def to_table(
+        self,
+        *,
+        name: str,
+        of: Any = None,
+        ttl: Duration | None = None,
+        max_keys: int | None = None,
+        on_error: OnError = OnError.STOP,
+    ) -> Any:
+        """Keeps the last record of each key, as a table that other streams `join`; None removes the key.
+
+        Args:
+            name: Name under which the entries are stored.
+            of: Type of the values, where it cannot be told from annotations.
+            ttl: A key is gone this long after its last record, by processing time.
+            max_keys: Most keys; a record of one more is an error of the step. Keys whose ttl is over do not count.
+            on_error: What happens to such a record, or to one that cannot be stored.
+        """
+        kind = of if of is not None else present(self._type)
+        step = add_table(self._flow, self._port, name, kind, self._key_type, ttl, max_keys, on_error)
+        return Table(self._flow, step, kind, self._key_type)
+
+    @overload
+    def join(
+        self,
+        table: Table[K, V],
+        /,
+        *,
+        how: Literal["inner"] = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> KeyedStream[K, tuple[T, V]]: ...
+    @overload
+    def join(
+        self,
+        table: Table[K, V],
+        /,
+        *,
+        how: Literal["left"],
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> KeyedStream[K, tuple[T, V | None]]: ...
+
+    def join(
+        self,
+        table: Table[Any, Any],
+        /,
+        *,
+        how: str = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Any:
+        """Gives each record with the table's value for its key, as of the record's place in the order of all records.
+
+        Args:
+            table: The table.
+            how: "inner" leaves records without a value out, "left" gives them with None.
+            name: The step's name.
+            on_error: What happens when a key is of another type than the table's.
+        """
+        step = add_lookup(self, table, "join", None, how, name, on_error)
+        return self._like(True, Port(step.id), tuple)
+
+
+class BroadcastVerbs(Generic[T]):
+    """What any `Stream` can do with tables: look them up by any key, or walk through them."""
+
+    _flow: Flow
+    _port: Port
+
+    if TYPE_CHECKING:
+
+        @property
+        def _step(self) -> Step: ...
+        def _like(self, keyed: bool, port: Port, kind: Any) -> Any: ...
+
+    @overload
+    def join_broadcast(
+        self,
+        table: Table[K, V],
+        /,
+        *,
+        by: Callable[[T], K | None],
+        how: Literal["inner"] = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Stream[tuple[T, V]]: ...
+    @overload
+    def join_broadcast(
+        self,
+        table: Table[K, V],
+        /,
+        *,
+        by: Callable[[T], K | None],
+        how: Literal["left"],
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Stream[tuple[T, V | None]]: ...
+    @overload
+    def join_broadcast(
+        self,
+        table: Table[Any, V],
+        /,
+        *,
+        where: Callable[[T, V], object] | None = None,
+        how: Literal["inner"] = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Stream[tuple[T, V]]: ...
+    @overload
+    def join_broadcast(
+        self,
+        table: Table[Any, V],
+        /,
+        *,
+        where: Callable[[T, V], object] | None = None,
+        how: Literal["left"],
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Stream[tuple[T, V | None]]: ...
+
+    def join_broadcast(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
+        self,
+        table: Table[Any, Any],
+        /,
+        *,
+        by: Any = None,
+        where: Any = None,
+        how: str = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> Any:
+        """Gives each record with values of a table that is small enough to stand beside every key.
+
+        With ``by`` that is the one value of a key; else each value, in the order of their keys, for which ``where``
+        is true. The stream keeps its own keys, if it has some.
+
+        Args:
+            table: The table.
+            by: ``record -> key of the table``; None finds nothing.
+            where: ``(record, value) -> bool``; costs a call per record and value.
+            how: "inner" leaves records without a value out, "left" gives them with None.
+            name: The step's name.
+            on_error: What happens when a function raises.
+        """
+        if by is not None and where is not None:
+            raise DefinitionError("join_broadcast takes by= or where=, not both", hint="Filter behind it instead.")
+        for function in (by, where):
+            if function is not None:
+                build.check_function("join_broadcast", function)
+        if by is not None:
+            step = add_lookup(self, table, "join_broadcast", by, how, name, on_error)
+        else:
+            step = _add_step("broadcast", self, table, "join_broadcast", where, how, name, on_error)
+        return self._like(self._step.keyed, Port(step.id), tuple)
+
+
+def present(kind: Any) -> Any:
+    """The type of the values that are there: ``V`` of ``V | None``; None if it is not known."""
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        parts = [part for part in typing.get_args(kind) if part is not type(None)]
+        return typing.Union[tuple(parts)] if parts else None  # noqa: UP007 - made of what is found
+    return kind
+
+
+def add_table(  # noqa: PLR0913 - what the verbs that make tables were given
+    flow: Flow,
+    port: Port,
+    name: str,
+    kind: Any,
+    key_type: Any,
+    ttl: Duration | None = None,
+    max_keys: int | None = None,
+    on_error: OnError = OnError.STOP,
+) -> Step:
+    """Adds the step that fills a table."""
+    held = Any if kind is None else kind
+    codec_for(held)
+    ttl_ms = None if ttl is None else duration_ms(ttl)
+    return flow._builder.add(
+        "table",
+        name,
+        [port],
+        keyed=True,
+        state=StateSpec("value", held, ttl_ms=ttl_ms, keys_max=check_bound("max_keys", max_keys)),
+        key_type=key_type,
+        on_error=build.check_policy(on_error),
+    )
+
+
+def add_lookup(
+    stream: Any, table: Table[Any, Any], verb: str, by: Any, how: str, name: str | None, on_error: Policy
+) -> Step:
+    """Adds a step that looks up one key for each record.
+
+    Raises:
+        DefinitionError: The table is another flow's, or its keys are of another type.
+    """
+    found = stream._key_type if by is None else build.returns(by)
+    kinds = (present(found), getattr(table, "_key_type", None))
+    if None not in kinds and kinds[0] != kinds[1]:
+        raise DefinitionError(
+            f"{verb} looks up table {table.name!r} by keys of type {kinds[0]}, and its own are of type {kinds[1]}",
+            hint="Give both keys of one type.",
+        )
+    return _add_step("lookup", stream, table, verb, by, how, name, on_error)
+
+
+def _add_step(  # noqa: PLR0913 - what the verbs were given
+    kind: str,
+    stream: Any,
+    table: Any,
+    verb: str,
+    function: Any,
+    how: str,
+    name: str | None,
+    on_error: Policy,
+) -> Step:
+    if not isinstance(table, Table):
+        raise DefinitionError(
+            f"{verb} looks up a table, not {table!r:.60}", hint='Make one: stream.key_by(...).to_table(name="...").'
+        )
+    if table._flow is not stream._flow:
+        raise DefinitionError(f"{verb} looks up table {table.name!r} of another flow")
+    if how not in ("inner", "left"):
+        raise DefinitionError(f"how={how!r} of {verb}", hint='Write how="inner" or how="left".')
+    builder = stream._flow._builder
+    options = build.policy_options(on_error, waits=False)
+    if function is not None:
+        function, options = build.retrying(function, on_error)
+    step: Step = builder.add(
+        kind,
+        builder.stateless_name(verb, None, name),
+        [stream._port],
+        function,
+        keyed=stream._step.keyed,
+        reads=(table._id,),
+        how=how,
+        verb=verb,
+        **options,
+    )
+    return step
