@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.codecs import codec_for
+from streamflow.connect.static import RowCodec, StaticRows
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.state import check_bound
-from streamflow.graph import OnError, Port, Step
+from streamflow.graph import SOURCE, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.tables import Change
 from streamflow.policy import Policy
+from streamflow.runtime.static_tables import Content
 
 if TYPE_CHECKING:
     from streamflow.flow.flow import Flow
@@ -112,8 +117,14 @@ class TableVerbs(Generic[K, T]):
             on_error: What happens to such a record, or to one that cannot be stored.
         """
         kind = of if of is not None else present(self._type)
-        step = add_table(self._flow, self._port, name, kind, self._key_type, ttl, max_keys, on_error)
-        return Table(self._flow, step, kind, self._key_type)
+        spec = StateSpec(
+            "value",
+            Any if kind is None else kind,
+            ttl_ms=None if ttl is None else duration_ms(ttl),
+            keys_max=check_bound("max_keys", max_keys),
+        )
+        codec_for(spec.type)
+        return _table(self._flow, self._port, name, spec, self._key_type, on_error)
 
     @overload
     def join(
@@ -153,7 +164,7 @@ class TableVerbs(Generic[K, T]):
             name: The step's name.
             on_error: What happens when a key is of another type than the table's.
         """
-        step = add_lookup(self, table, "join", None, how, name, on_error)
+        step = _add_lookup(self, table, _Lookup("join", how, name, on_error))
         return self._like(True, Port(step.id), tuple)
 
 
@@ -214,7 +225,7 @@ class BroadcastVerbs(Generic[T]):
         on_error: Policy = OnError.STOP,
     ) -> Stream[tuple[T, V | None]]: ...
 
-    def join_broadcast(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
+    def join_broadcast(
         self,
         table: Table[Any, Any],
         /,
@@ -243,10 +254,8 @@ class BroadcastVerbs(Generic[T]):
         for function in (by, where):
             if function is not None:
                 build.check_function("join_broadcast", function)
-        if by is not None:
-            step = add_lookup(self, table, "join_broadcast", by, how, name, on_error)
-        else:
-            step = _add_step("broadcast", self, table, "join_broadcast", where, how, name, on_error)
+        given = _Lookup("join_broadcast", how, name, on_error, by or where)
+        step = _add_step("broadcast", self, table, given) if by is None else _add_lookup(self, table, given)
         return self._like(self._step.keyed, Port(step.id), tuple)
 
 
@@ -258,79 +267,108 @@ def present(kind: Any) -> Any:
     return kind
 
 
-def add_table(  # noqa: PLR0913 - what the verbs that make tables were given
+def static_table(
     flow: Flow,
-    port: Port,
-    name: str,
-    kind: Any,
-    key_type: Any,
-    ttl: Duration | None = None,
-    max_keys: int | None = None,
-    on_error: OnError = OnError.STOP,
-) -> Step:
-    """Adds the step that fills a table."""
-    held = Any if kind is None else kind
-    codec_for(held)
-    ttl_ms = None if ttl is None else duration_ms(ttl)
-    return flow._builder.add(
+    load: Any,
+    key: Callable[[Any], Any] | None,
+    name: str | None,
+    of: Any,
+    max_keys: int | None,
+) -> Table[Any, Any]:
+    """Adds a table whose content is loaded at each start; see `Flow.table`."""
+    if not isinstance(load, Path):
+        build.check_callable("table", load)
+    given = build.returns(load) if callable(load) else None
+    parts = typing.get_args(given)
+    if key is None and len(parts) == 2:
+        key_type, found = parts
+    else:
+        key_type, found = build.returns(key), parts[0] if parts else None
+    kind = of if of is not None else found
+    called = name or (re.sub(r"[^A-Za-z0-9_-]", "-", load.stem) if isinstance(load, Path) else None)
+    called = build.stable_name("table", load if callable(load) else None, called)
+    codec = RowCodec(Any if kind is None else kind, key_type)
+    what = f"{load.name}" if isinstance(load, Path) else build.function_name(load) or "a function"
+    source = flow._builder.add(
+        SOURCE,
+        called,
+        [],
+        spec=StaticRows(called, codec, what),
+        message=False,
+        on_error=OnError.STOP,
+        event_time=None,
+        content=Content(load, key, codec),
+    )
+    spec = StateSpec("value", Any if kind is None else kind, keys_max=check_bound("max_keys", max_keys))
+    codec_for(spec.type)
+    return _table(flow, Port(source.id), called, spec, key_type, OnError.STOP, pairs=True)
+
+
+def _table(  # noqa: PLR0913 - what a table step holds
+    flow: Flow, port: Port, name: str, spec: StateSpec, key_type: Any, on_error: OnError, *, pairs: bool = False
+) -> Table[Any, Any]:
+    step = flow._builder.add(
         "table",
         name,
         [port],
         keyed=True,
-        state=StateSpec("value", held, ttl_ms=ttl_ms, keys_max=check_bound("max_keys", max_keys)),
+        state=spec,
         key_type=key_type,
+        pairs=pairs,
         on_error=build.check_policy(on_error),
     )
+    return Table(flow, step, spec.type, key_type)
 
 
-def add_lookup(
-    stream: Any, table: Table[Any, Any], verb: str, by: Any, how: str, name: str | None, on_error: Policy
-) -> Step:
+@dataclass(frozen=True, slots=True)
+class _Lookup:
+    """What a verb that looks a table up was given."""
+
+    verb: str
+    how: str
+    name: str | None
+    on_error: Policy
+    function: Callable[..., Any] | None = None
+
+
+def _add_lookup(stream: Any, table: Table[Any, Any], given: _Lookup) -> Step:
     """Adds a step that looks up one key for each record.
 
     Raises:
         DefinitionError: The table is another flow's, or its keys are of another type.
     """
-    found = stream._key_type if by is None else build.returns(by)
+    found = stream._key_type if given.function is None else build.returns(given.function)
     kinds = (present(found), getattr(table, "_key_type", None))
     if None not in kinds and kinds[0] != kinds[1]:
         raise DefinitionError(
-            f"{verb} looks up table {table.name!r} by keys of type {kinds[0]}, and its own are of type {kinds[1]}",
+            f"{given.verb} looks up table {table.name!r} by keys of type {kinds[0]}, and its own are {kinds[1]}",
             hint="Give both keys of one type.",
         )
-    return _add_step("lookup", stream, table, verb, by, how, name, on_error)
+    return _add_step("lookup", stream, table, given)
 
 
-def _add_step(  # noqa: PLR0913 - what the verbs were given
-    kind: str,
-    stream: Any,
-    table: Any,
-    verb: str,
-    function: Any,
-    how: str,
-    name: str | None,
-    on_error: Policy,
-) -> Step:
+def _add_step(kind: str, stream: Any, table: Any, given: _Lookup) -> Step:
+    verb, function = given.verb, given.function
     if not isinstance(table, Table):
         raise DefinitionError(
             f"{verb} looks up a table, not {table!r:.60}", hint='Make one: stream.key_by(...).to_table(name="...").'
         )
     if table._flow is not stream._flow:
         raise DefinitionError(f"{verb} looks up table {table.name!r} of another flow")
-    if how not in ("inner", "left"):
-        raise DefinitionError(f"how={how!r} of {verb}", hint='Write how="inner" or how="left".')
+    if given.how not in ("inner", "left"):
+        raise DefinitionError(f"how={given.how!r} of {verb}", hint='Write how="inner" or how="left".')
     builder = stream._flow._builder
-    options = build.policy_options(on_error, waits=False)
+    options = build.policy_options(given.on_error, waits=False)
     if function is not None:
-        function, options = build.retrying(function, on_error)
+        function, options = build.retrying(function, given.on_error)
     step: Step = builder.add(
         kind,
-        builder.stateless_name(verb, None, name),
+        builder.stateless_name(verb, None, given.name),
         [stream._port],
         function,
         keyed=stream._step.keyed,
         reads=(table._id,),
-        how=how,
+        how=given.how,
         verb=verb,
         **options,
     )

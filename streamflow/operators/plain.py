@@ -269,9 +269,11 @@ class _Plain:
             case "process":
                 yield from self._process(n, step, row, part)
             case "table":
+                if step.options["pairs"]:
+                    key, value = value
                 changed = env[f"attempt{n}" if handled(step) else f"take{n}"](key, value, part.batch.now_ms)
                 if changed is not None:
-                    yield 0, row.to(env[f"told{n}"](changed))
+                    yield 0, replace(row, key=key, value=env[f"told{n}"](changed))
             case "lookup":
                 found = env[f"find{n}"](key if step.function is None else step.call(*arguments), part.batch.now_ms)
                 if found is not MISSING or step.options["how"] == "left":

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 def write_table(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     """Writes what a table step does with a record: the change is made up only where somebody reads it."""
     port = Port(step.id)
+    if step.options["pairs"]:
+        w.line(f"k{n}, v{n} = {scope.value}")
+        scope = replace(scope, key=f"k{n}", value=f"v{n}")
     call = f"attempt{n}" if w.handled(step) else f"take{n}"
     with w.guarded(n, step, f"r{n} = {call}({scope.key}, {scope.value}, now)"):
         if not w.view.reached[port] and not w.view.inside(port):
@@ -43,7 +46,7 @@ def write_broadcast(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
     """Writes the walk over all values of a table."""
     call = f"pairs{n}({scope.value}, now)"
     path = (*scope.path, f"j{n}") if scope.path else ()
-    with w.guarded(n, step, f"r{n} = {f'all{n}({call})' if w.handled(step) else call}"):
-        with w.block(f"for j{n}, v{n} in enumerate(r{n}):"):
-            w.emit(Port(step.id), replace(scope, value=f"v{n}", path=path))
-            w.pause(Port(step.id), path, f"j{n}")
+    call = f"all{n}({call})" if w.handled(step) else call
+    with w.guarded(n, step, f"r{n} = {call}"), w.block(f"for j{n}, v{n} in enumerate(r{n}):"):
+        w.emit(Port(step.id), replace(scope, value=f"v{n}", path=path))
+        w.pause(Port(step.id), path, f"j{n}")

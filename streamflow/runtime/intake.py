@@ -147,6 +147,7 @@ class Intake:
         self._push_seq = dict(start.pushed)
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
+        self._preloads = 0
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
@@ -174,6 +175,11 @@ class Intake:
         elif self._due.get(stage) != due_ms:
             self._due[stage] = due_ms
             self._wakeup.set()
+
+    def preload(self, pushes: Sequence[Pushed]) -> None:
+        """Hands in what enters before any record of a source."""
+        self._pushes.extend(pushes)
+        self._preloads += len(pushes)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
@@ -302,7 +308,8 @@ class Intake:
         self._turn(silent, ())
         if take:
             self._take_pushes(rows)
-            self._take_sources(rows)
+            if not self._preloads:
+                self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
         ended = self._just_ended()
@@ -400,6 +407,7 @@ class Intake:
     def _take_pushes(self, rows: Taking) -> None:
         for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
+            self._preloads = max(0, self._preloads - 1)
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
 
