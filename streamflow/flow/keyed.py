@@ -201,6 +201,19 @@ class KeyedStream(Stream[T], TableVerbs[K, T], Generic[K, T]):
             on_error: Policy = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
 
+        @overload
+        def sample(self, *, fraction: float, name: str | None = None) -> KeyedStream[K, T]: ...
+        @overload
+        def sample(self, *, every: int, name: str, max_keys: int | None = None) -> KeyedStream[K, T]: ...
+        def sample(
+            self,
+            *,
+            fraction: float | None = None,
+            every: int | None = None,
+            name: str | None = None,
+            max_keys: int | None = None,
+        ) -> Any: ...
+
         def batch(
             self, size: int, *, within: Duration, name: str, of: type[T] | None = None
         ) -> KeyedStream[K, list[T]]: ...
