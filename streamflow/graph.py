@@ -65,6 +65,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "table": Kind(stateful=True),
     "lookup": Kind(),
     "broadcast": Kind(expands=True),
+    "join": Kind(stateful=True, expands=True),
     "map_batch": Kind(boundary=True, expands=True, rekeys=True),
     "async_map": Kind(boundary=True, awaits=True),
     "async_filter": Kind(boundary=True, awaits=True),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
@@ -66,16 +66,12 @@ class Table(Generic[K, V]):
 
 
 class TableVerbs(Generic[K, T]):
-    """What a `KeyedStream` can do with tables: become one, and look one up."""
+    """How a `KeyedStream` becomes a table."""
 
     _flow: Flow
     _port: Port
     _type: Any
     _key_type: Any
-
-    if TYPE_CHECKING:
-
-        def _like(self, keyed: bool, port: Port, kind: Any) -> Any: ...
 
     @overload
     def to_table(
@@ -125,47 +121,6 @@ class TableVerbs(Generic[K, T]):
         )
         codec_for(spec.type)
         return _table(self._flow, self._port, name, spec, self._key_type, on_error)
-
-    @overload
-    def join(
-        self,
-        table: Table[K, V],
-        /,
-        *,
-        how: Literal["inner"] = "inner",
-        name: str | None = None,
-        on_error: Policy = OnError.STOP,
-    ) -> KeyedStream[K, tuple[T, V]]: ...
-    @overload
-    def join(
-        self,
-        table: Table[K, V],
-        /,
-        *,
-        how: Literal["left"],
-        name: str | None = None,
-        on_error: Policy = OnError.STOP,
-    ) -> KeyedStream[K, tuple[T, V | None]]: ...
-
-    def join(
-        self,
-        table: Table[Any, Any],
-        /,
-        *,
-        how: str = "inner",
-        name: str | None = None,
-        on_error: Policy = OnError.STOP,
-    ) -> Any:
-        """Gives each record with the table's value for its key, as of the record's place in the order of all records.
-
-        Args:
-            table: The table.
-            how: "inner" leaves records without a value out, "left" gives them with None.
-            name: The step's name.
-            on_error: What happens when a key is of another type than the table's.
-        """
-        step = _add_lookup(self, table, _Lookup("join", how, name, on_error))
-        return self._like(True, Port(step.id), tuple)
 
 
 class BroadcastVerbs(Generic[T]):
@@ -329,6 +284,14 @@ class _Lookup:
     name: str | None
     on_error: Policy
     function: Callable[..., Any] | None = None
+
+
+def join_table(stream: Any, table: Table[Any, Any], how: str, options: Mapping[str, Any]) -> Any:
+    """Adds the join of a keyed stream with a table, by the stream's key; see `KeyedStream.join`."""
+    if unknown := options.keys() - {"name", "on_error"}:
+        raise DefinitionError(f"a join with a table takes no {min(unknown)}=")
+    given = _Lookup("join", how, options.get("name"), options.get("on_error", OnError.STOP))
+    return stream._like(True, Port(_add_lookup(stream, table, given).id), tuple)
 
 
 def _add_lookup(stream: Any, table: Table[Any, Any], given: _Lookup) -> Step:

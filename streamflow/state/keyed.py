@@ -81,6 +81,8 @@ class Table(Generic[V]):
         self.undo: dict[Any, _Before] | None = None
         self.bound: KeyBound | None = None
         self.items_max: int | None = None
+        self.indexes = subs
+        """Whether ``index`` is kept; a step that knows its sub-keys by itself does without it once it is loaded."""
         self.in_place = False
         """Whether values are replaced by `put` only, not in ``hot``: then a changed one is in the base already."""
         self._initial = initial
@@ -126,7 +128,7 @@ class Table(Generic[V]):
             if self._deleted.size:
                 self._deleted.discard(key)
         self.hot[key] = value
-        if self.subs:
+        if self.indexes:
             self.index.setdefault(key[0], {})[key[1]] = None
         return value
 
@@ -164,7 +166,7 @@ class Table(Generic[V]):
 
     def put(self, key: Any, value: V) -> None:
         """Sets an entry."""
-        if self.subs and key[0] not in self.index and self.bound is not None:
+        if self.indexes and key[0] not in self.index and self.bound is not None:
             self.bound.admit(key[0])
         if key not in self.hot:
             self.miss(key)
@@ -175,7 +177,7 @@ class Table(Generic[V]):
         self.hot[key] = value
         if self.in_place:
             self._new.add(key)
-        if self.subs:
+        if self.indexes:
             self.index.setdefault(key[0], {})[key[1]] = None
 
     def delete(self, key: Any) -> None:
