@@ -12,7 +12,7 @@ from streamflow.flow.state import check_bound
 from streamflow.flow.tables import Table, join_table
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.join_kinds import PRESERVED, Interval, JoinKind, held_type
+from streamflow.operators.join_kinds import PRESERVED, AsOf, Interval, JoinKind, held_type
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
 from streamflow.policy import Policy
@@ -152,6 +152,59 @@ class JoinVerbs(Generic[K, L]):
             raise DefinitionError(f"how={how!r} of a join", hint=f"Write how= one of {', '.join(PRESERVED)}.")
         return _joined(self, other, kind, how, cast(JoinOptions, options))
 
+    @overload
+    def join_asof(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        within: Duration | None = None,
+        how: Literal["inner"] = "inner",
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, tuple[L, R]]: ...
+    @overload
+    def join_asof(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        within: Duration | None = None,
+        how: Literal["left"],
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, tuple[L, R | None]]: ...
+
+    def join_asof(
+        self,
+        other: KeyedStream[K, Any],
+        *,
+        within: Duration | None = None,
+        how: Literal["inner", "left"] = "inner",
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> Any:
+        """Joins each record with the latest one of another stream that has its key and did not happen later.
+
+        ``orders.join_asof(prices, name="priced")`` gives ``(order, price)`` with the price that held when the order
+        happened. A record waits until the watermark is behind it; so the result does not depend on which stream is
+        read faster. A right record of None ends what was there before it. Kept of the right stream are the latest
+        record of each key, and those that a waiting record may still find.
+
+        Args:
+            other: The right stream, with keys of the same type.
+            within: How much earlier the right record may be; without it as early as it likes, and the latest record
+                of each key is kept for ever.
+            how: "inner" leaves records that find nothing out, "left" gives them with None.
+            allowed_lateness: So late a left record may be to be joined; it is, at once.
+            **options: ``name`` and more: see `JoinOptions`.
+
+        Raises:
+            DefinitionError: The two cannot be joined.
+        """
+        if how not in ("inner", "left"):
+            raise DefinitionError(f"how={how!r} of an as-of join", hint='Write how="inner" or how="left".')
+        within_us = None if within is None else duration_ms(within) * 1000
+        return _joined(self, other, AsOf(within_us, duration_ms(allowed_lateness) * 1000), how, options)
+
 
 def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
     if (within is None) == (window is None):
@@ -191,7 +244,7 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
         on_error=build.check_policy(options.get("on_error", OnError.STOP)),
     )
     pair: Any = tuple[tuple(each if kept else each | None for each, kept in zip(types, _always(how), strict=True))]
-    gives = pair if isinstance(kind, Interval) else Windowed[Any if key_type is None else key_type, pair]
+    gives = pair if isinstance(kind, Interval | AsOf) else Windowed[Any if key_type is None else key_type, pair]
     return JoinResult(left._flow, Port(step.id), gives, key_type, types)
 
 

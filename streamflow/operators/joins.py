@@ -147,8 +147,8 @@ class Join(ABC):
         rows = self.rows[side][key] = Rows()
         return rows
 
-    def keep(self, side: int, key: Key, rows: Rows, time_us: int, held: Any) -> None:
-        """Lets a record wait."""
+    def keep(self, side: int, key: Key, rows: Rows, time_us: int, held: Any) -> int:
+        """Lets a record wait; returns its ordinal among those of the same time."""
         times = rows.times
         if not times or time_us > times[-1]:
             times.append(time_us)
@@ -161,6 +161,7 @@ class Join(ABC):
             self.table.hot[key, (side, time_us, ordinal)] = held
         else:
             self.table.put((key, (side, time_us, ordinal)), held)
+        return ordinal
 
     def drop(self, side: int, key: Key, rows: Rows, count: int) -> None:
         """Forgets a key's first records on one side, all of the same time together."""
