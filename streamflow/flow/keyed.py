@@ -197,9 +197,10 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
             by: Callable[[T], Hashable],
             *,
             within: Duration | None = None,
+            time: Literal["processing", "event"] = "processing",
             name: str,
             max_keys: int | None = None,
-            on_error: Policy = OnError.STOP,
+            on_error: OnError = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
 
         @overload

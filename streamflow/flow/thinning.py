@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator
-from typing import TYPE_CHECKING, Any, Final, Generic, Self, TypeVar, overload
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Self, TypeVar, overload
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
@@ -12,6 +13,7 @@ from streamflow.flow.state import check_bound
 from streamflow.graph import SOURCE, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Context
+from streamflow.operators.event_dedup import Remembering
 from streamflow.runtime.rate import RateLimit
 
 if TYPE_CHECKING:
@@ -47,6 +49,7 @@ class ThinningVerbs(Generic[T]):
         by: Callable[[T], Hashable],
         *,
         within: Duration | None = None,
+        time: Literal["processing", "event"] = "processing",
         name: str,
         max_keys: int | None = None,
         on_error: OnError = OnError.STOP,
@@ -57,19 +60,30 @@ class ThinningVerbs(Generic[T]):
             by: ``record -> identity``, of a type that keys may have.
             within: How long an identity is remembered, counted from its first record; without it for ever, and
                 state grows with every identity.
+            time: Which time that goes by. By event time a record that happened less than ``within`` after the first
+                one, or before it, is dropped, also when it comes much later: as long as the watermark of its partition
+                is not behind that span.
             name: Name under which the identities are stored.
             max_keys: Most identities remembered at a time; a record with one more is an error of the step.
             on_error: What happens when ``by`` raises.
         """
         build.check_function("dedup", by)
         ttl = None if within is None else duration_ms(within)
+        by_event = time == "event"
+        if time not in ("processing", "event") or (by_event and ttl is None):
+            raise DefinitionError(
+                f"dedup {name!r} goes by time={time!r} and has within={within!r}",
+                hint='Write time="processing", or within="1h", time="event".',
+            )
+        state = StateSpec("value", int) if by_event else StateSpec("value", bool, ttl_ms=ttl)
         step = self._flow._builder.add(
             "dedup",
             name,
             [self._port],
             by,
             keyed=self._step.keyed,
-            state=StateSpec("value", bool, ttl_ms=ttl, keys_max=check_bound("max_keys", max_keys)),
+            state=replace(state, keys_max=check_bound("max_keys", max_keys)),
+            dedup=Remembering((ttl or 0) * 1000) if by_event else None,
             key_type=build.returns(by),
             context=False,
             on_error=build.check_policy(on_error),

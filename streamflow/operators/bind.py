@@ -25,6 +25,7 @@ from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError,
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import Context, window_mark
+from streamflow.operators.event_dedup import EventDedup
 from streamflow.operators.join_forms import join_of
 from streamflow.operators.joins import LEFT, RIGHT, Join
 from streamflow.operators.letters import letter_of, spot_of
@@ -35,6 +36,7 @@ from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
 from streamflow.plan import Stage, handled
+from streamflow.plan.event_time import closes_by_watermark
 from streamflow.state.bounds import KeyBound
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
@@ -122,7 +124,7 @@ class BoundStage:
     timers: dict[str, Timers] = field(default_factory=dict)
     event_timers: dict[str, Timers] = field(default_factory=dict)
     changelogs: dict[str, Changelog] = field(default_factory=dict)
-    windows: dict[str, Windows | Join] = field(default_factory=dict)
+    windows: dict[str, Windows | Join | EventDedup] = field(default_factory=dict)
     clocks: dict[str, StepClock | SideClocks] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
@@ -171,6 +173,8 @@ class BoundStage:
                 names["all"] = all_of
             case "key_by":
                 names["q"] = KeyCheck(step.name, step.options["key_type"])
+            case "dedup" if closes_by_watermark(step):
+                names |= self._bind_event_dedup(step)
             case "count" | "reduce" | "aggregate" | "dedup":
                 names |= self._bind_fold(step)
             case "process":
@@ -230,6 +234,12 @@ class BoundStage:
             "closing": windows.closing,
             "mark": partial(window_mark, step.name),
         }
+
+    def _bind_event_dedup(self, step: Step) -> dict[str, Any]:
+        dedup = self.windows[step.name] = EventDedup(self.graph, step, self._table(step))
+        self.clocks[step.name] = dedup.clock
+        mark = partial(window_mark, step.name)
+        return {"first": dedup.first, "advance": dedup.advance, "closing": dedup.closing, "mark": mark}
 
     def _bind_join(self, step: Step) -> dict[str, Any]:
         join = self.windows[step.name] = join_of(self.graph, step, self._table(step))

@@ -266,7 +266,8 @@ class _Plain:
                 j = env[f"route{n}"](step.call(*arguments))
                 yield j, row.to(value, j)
             case "dedup":
-                if env[f"first{n}"](step.call(*arguments), part.batch.now_ms):
+                times = (part.batch.now_ms,) if step.options["dedup"] is None else (row.time, row.mark)
+                if env[f"first{n}"](step.call(*arguments), *times):
                     yield 0, row
             case "count" | "reduce" | "aggregate":
                 yield 0, row.to(self._fold(n, step, key, value))

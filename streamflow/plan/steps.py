@@ -149,7 +149,8 @@ def _reduce(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 
 
 def _dedup(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
-    call = f"first{n}({w.call(n, step, scope)}, now)"
+    times = f"{scope.time}, {scope.mark}" if step.options["dedup"] is not None else "now"
+    call = f"first{n}({w.call(n, step, scope)}, {times})"
     if w.handled(step):
         with w.guarded(n, step, f"b{n} = {call}"), w.block(f"if b{n}:"):
             w.emit(Port(step.id), scope)
