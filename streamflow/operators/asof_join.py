@@ -97,7 +97,7 @@ class AsOfJoin(Join):
             if rows is not None and side == LEFT:
                 yield from self._joined(key, rows, due_us - 1)
             elif rows is not None:
-                self._free(key, rows)
+                self._free(key, rows, due_us - 1 - self._allowed_us)
             yield None
 
     def _joined(self, key: Key, rows: Rows, time_us: int) -> Iterator[Fired]:
@@ -108,10 +108,8 @@ class AsOfJoin(Join):
                 yield key, (held.left, own(found)), time_us, (LEFT, time_us, ordinal)
         self.drop(LEFT, key, rows, count)
 
-    def _free(self, key: Key, rows: Rows) -> None:
-        """Forgets versions that no record can find any more."""
-        # the earliest time that may still be asked for
-        from_us = self.clock.at_us - self._allowed_us
+    def _free(self, key: Key, rows: Rows, from_us: int) -> None:
+        """Forgets versions that no record from a time on can find any more."""
         count = max(0, bisect_right(rows.times, from_us) - 1)
         if rows.times[count] < from_us:
             old = self._within_us is not None and rows.times[count] + self._within_us < from_us
@@ -121,9 +119,10 @@ class AsOfJoin(Join):
             self.drop(RIGHT, key, rows, count)
 
     def _arm_version(self, key: Key, time_us: int) -> None:
-        self.due.arm(time_us + self._allowed_us + 1, key, RIGHT)
+        # when all that may still ask happened later than that
+        self.due.arm(time_us + self._allowed_us + 2, key, RIGHT)
         if self._within_us is not None:
-            self.due.arm(time_us + self._allowed_us + self._within_us + 1, key, RIGHT)
+            self.due.arm(time_us + self._allowed_us + self._within_us + 2, key, RIGHT)
 
     def _arm_all(self, side: int, key: Key, rows: Rows) -> None:
         for time_us in dict.fromkeys(rows.times):
