@@ -192,7 +192,17 @@ class Flow:
     @overload
     def table(
         self,
-        load: Callable[[], Iterable[V]] | Callable[[], Awaitable[Iterable[V]]],
+        load: Callable[[], Awaitable[Iterable[V]]],
+        *,
+        key: Callable[[V], K],
+        name: str | None = None,
+        of: type[V] | None = None,
+        max_keys: int | None = None,
+    ) -> Table[K, V]: ...
+    @overload
+    def table(
+        self,
+        load: Callable[[], Iterable[V]],
         *,
         key: Callable[[V], K],
         name: str | None = None,

@@ -226,7 +226,8 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
     from streamflow.flow.joined import JoinResult
 
     key_type = _key_type_of(left, right)
-    types = options.get("types") or tuple(Any if each._type is None else each._type for each in (left, right))
+    known = [Any if each._type is None else each._type for each in (left, right)]
+    types: tuple[Any, Any] = options.get("types") or (known[0], known[1])
     held = held_type(kind, how, *types)
     codec_for(held)
     spec = StateSpec("map", held, keys_max=check_bound("max_keys", options.get("max_keys")))

@@ -120,7 +120,7 @@ class ThinningVerbs(Generic[T]):
         if type(every) is not int or every < 1:
             raise DefinitionError(f"sample(every={every!r:.40})", hint="Give a whole number above 0.")
         named = build.stable_name("sample", None, name)
-        keyed = self if self._step.keyed else self.key_by(_one_key, name=f"{named}-all")
+        keyed: Any = self if self._step.keyed else self.key_by(_one_key, name=f"{named}-all")
         spec = StateSpec("value", int, int, keys_max=check_bound("max_keys", max_keys))
         step = keyed._process_step(named, _one_of(every), spec, (), OnError.STOP)
         self._flow._builder.amend(step, verb="sample")

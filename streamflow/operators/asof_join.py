@@ -27,7 +27,7 @@ class AsOfJoin(Join):
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
         super().__init__(graph, step, table)
-        self.clock = clock_of(graph, step)
+        self.clock = self._clock = clock_of(graph, step)
         self.due = Due()
         kind: AsOf = step.options["join"]
         self._within_us = kind.within_us
@@ -41,7 +41,7 @@ class AsOfJoin(Join):
         return self._take_left if side == LEFT else self._take_version
 
     def _take_left(self, key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
-        at_us = self.clock.at_us
+        at_us = self._clock.at_us
         if time_us + self._allowed_us < max(mark_us, at_us):
             return self.is_late()
         if time_us < at_us:
@@ -56,8 +56,8 @@ class AsOfJoin(Join):
 
     def _take_version(self, key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
         rows = self.rows[RIGHT].get(key)
-        held = Dated(None, value)
-        bound_us = max(mark_us, self.clock.at_us)
+        held: Dated[Any, Any] = Dated(None, value)
+        bound_us = max(mark_us, self._clock.at_us)
         if time_us < bound_us:
             at = -1 if rows is None else bisect_right(rows.times, bound_us) - 1
             if rows is not None and at >= 0 and (rows.held[at].at_us or rows.times[at]) > time_us:
@@ -92,7 +92,7 @@ class AsOfJoin(Join):
 
     def closing(self) -> Iterator[Fired | None]:
         """Gives what waited and the watermark has passed, by (event time, key, arrival); frees older versions."""
-        for due_us, key, side in self.due.take(self.clock.at_us):
+        for due_us, key, side in self.due.take(self._clock.at_us):
             rows = self.rows[side].get(key)
             if rows is not None and side == LEFT:
                 yield from self._joined(key, rows, due_us - 1)

@@ -158,8 +158,8 @@ def _depths(graph: Graph) -> dict[str, int]:
         for table in step.reads:
             sharing.setdefault(table, {table}).add(step.id)
     least: dict[str, int] = {}
+    depth: dict[str, int] = {}
     for _ in range(len(graph.steps) + 1):
-        depth: dict[str, int] = {}
         for step in graph.steps:
             before = max((depth[port.step] for port in step.inputs), default=0)
             own = before + 1 + before % 2 if step.traits.boundary else before + before % 2

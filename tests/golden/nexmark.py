@@ -208,7 +208,7 @@ def where(test: Callable[[Bid], bool], found: sf.Aggregator[Bid, Any, Any]) -> s
     return replace(found, add=lambda so_far, bid: found.add(so_far, bid) if test(bid) else so_far)
 
 
-def per_rank(name: str, make: Callable[[], sf.Aggregator[Bid, Any, Any]]) -> dict[str, sf.Aggregator[Bid, Any, Any]]:
+def per_rank(name: str, make: Callable[[], sf.Aggregator[Bid, Any, Any]]) -> dict[str, Any]:
     """An aggregator over all bids, and over those of each rank."""
     return {name: make()} | {f"{name}_{at}": where(test, make()) for at, test in enumerate(RANKS, start=1)}
 
@@ -225,7 +225,7 @@ def _auction(bid: Bid) -> int:
     return bid.auction
 
 
-def _counts_and_distinct() -> dict[str, sf.Aggregator[Bid, Any, Any]]:
+def _counts_and_distinct() -> dict[str, Any]:
     return {
         **per_rank("bids", sf.count),
         **per_rank("bidders", lambda: sf.distinct(lambda b: b.bidder)),
@@ -253,14 +253,14 @@ def per_channel_and_day(on: Site) -> Result:
 
 
 def _prices(key: Any, found: dict[str, Any]) -> Rows:
-    total = found.pop("total")
-    return [[*key, *found.values(), Decimal(total) / found["bids"], total]]
+    *counts, total = found.values()
+    return [[*key, *counts, Decimal(total) / found["bids"], total]]
 
 
 @query("q17", _prices)
 def per_auction_and_day(on: Site) -> Result:
     days = on.bids.key_by(lambda b: (b.auction, _day(b)))
-    prices = {"low": sf.min(_price), "high": sf.max(_price), "total": sf.sum(_price)}
+    prices: dict[str, Any] = {"low": sf.min(_price), "high": sf.max(_price), "total": sf.sum(_price)}
     return days.agg(name="counts", **per_rank("bids", sf.count), **prices).map(_of).to_table(name="per_auction")
 
 

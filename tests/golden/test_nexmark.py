@@ -40,7 +40,7 @@ async def run(name: str, seed: int, crashes: int) -> Counter[str]:
     chance = random.Random(f"{name} {seed}")
     events = shuffled(chance)
     cuts = set(chance.sample(range(1, len(events)), crashes))
-    streams = {"person": on.persons, "auction": on.auctions, "bid": on.bids}
+    streams: dict[str, sf.Stream[Any]] = {"person": on.persons, "auction": on.auctions, "bid": on.bids}
     async with FlowTest(on.flow) as t:
         for at, (topic, event) in enumerate(events):
             if at in cuts:
