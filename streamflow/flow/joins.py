@@ -226,8 +226,7 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
     from streamflow.flow.joined import JoinResult
 
     key_type = _key_type_of(left, right)
-    known = [Any if each._type is None else each._type for each in (left, right)]
-    types: tuple[Any, Any] = options.get("types") or (known[0], known[1])
+    types: tuple[Any, Any] = options.get("types") or (_type_of(left), _type_of(right))
     held = held_type(kind, how, *types)
     codec_for(held)
     spec = StateSpec("map", held, keys_max=check_bound("max_keys", options.get("max_keys")))
@@ -244,15 +243,21 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
         key_type=key_type,
         on_error=build.check_policy(options.get("on_error", OnError.STOP)),
     )
-    pair: Any = tuple[tuple(each if kept else each | None for each, kept in zip(types, _always(how), strict=True))]
-    gives = pair if isinstance(kind, Interval | AsOf) else Windowed[Any if key_type is None else key_type, pair]
-    return JoinResult(left._flow, Port(step.id), gives, key_type, types)
+    return JoinResult(left._flow, Port(step.id), _gives(kind, how, key_type, types), key_type, types)
 
 
-def _always(how: How) -> tuple[bool, bool]:
-    """Whether what the join gives has a left and a right record always."""
-    left_kept, right_kept = PRESERVED[how]
-    return not right_kept, not left_kept
+def _gives(kind: JoinKind, how: How, key_type: Any, types: tuple[Any, Any]) -> Any:
+    """The type of what a join gives."""
+    left, right = types
+    left_alone, right_alone = PRESERVED[how]
+    pair: Any = tuple[left | None if right_alone else left, right | None if left_alone else right]  # type: ignore[misc]
+    if isinstance(kind, Interval | AsOf):
+        return pair
+    return Windowed[Any if key_type is None else key_type, pair]  # type: ignore[misc]
+
+
+def _type_of(stream: Any) -> Any:
+    return Any if stream._type is None else stream._type
 
 
 def _key_type_of(left: Any, right: Any) -> Any:

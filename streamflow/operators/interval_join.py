@@ -8,13 +8,12 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import Any, Final
 
-from streamflow.batch import TIME_MAX
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key, canonical
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Held, Interval, Told
 from streamflow.operators.joins import LEFT, RIGHT, Join, Rows, Take
-from streamflow.operators.step_clock import side_clocks_of
+from streamflow.operators.step_clock import SideClocks, side_clocks_of
 from streamflow.operators.windows import Fired
 from streamflow.state.keyed import Table
 
@@ -28,6 +27,8 @@ class IntervalJoin(Join):
     A record that is behind the watermark of its own partition when it comes is late. So two that match do so whichever
     comes first, and one that nothing matched is told of when the watermark has passed the last match it could have.
     """
+
+    clock: SideClocks
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
         super().__init__(graph, step, table)
@@ -92,7 +93,7 @@ class IntervalJoin(Join):
     def closing(self) -> Iterator[Fired | None]:
         """Gives what nothing matched, by (time of its last possible match, key, left before right)."""
         takes = [self._looks(side) for side in (LEFT, RIGHT)]
-        looks = chain(*takes)
+        looks: Iterator[tuple[int, Key, int]] = chain(*takes)
         if all(self.preserved):
             looks = heapq.merge(*takes, key=lambda look: (look[0], canonical(look[1]), look[2]))
         for time_us, key, side in looks:
@@ -100,9 +101,7 @@ class IntervalJoin(Join):
             yield None
 
     def _looks(self, side: int) -> Iterator[tuple[int, Key, int]]:
-        # what is all over is freed at once
-        upto_us = TIME_MAX if self.clock.over else self.clocks[side].at_us
-        for time_us, key, _ in self.due[side].take(upto_us):
+        for time_us, key, _ in self.due[side].take(self.clocks[side].at_us):
             yield time_us, key, side
 
     def _look(self, side: int, time_us: int, key: Key) -> Iterator[Fired]:

@@ -51,25 +51,16 @@ class SideClocks:
     """The clocks of a step that goes by one watermark and closes its two inputs at different times.
 
     They differ only when sources fall silent: what their latest record can be needed for ends earlier on one side.
-
-    Attributes:
-        over: Whether the sources have just fallen silent, so that all that came is over.
     """
 
-    __slots__ = ("_group", "_silent_us", "left", "over", "right")
+    __slots__ = ("left", "right")
 
-    def __init__(self, group: int, left: StepClock, right: StepClock) -> None:
+    def __init__(self, left: StepClock, right: StepClock) -> None:
         self.left = left
         self.right = right
-        self.over = False
-        self._group = group
-        self._silent_us = TIME_MIN
 
     def advance(self, watermarks: Sequence[Watermark]) -> bool:
         """Moves both on; says whether there is anything to act on."""
-        if watermarks:
-            silent_us = watermarks[self._group].closed_us
-            self.over, self._silent_us = silent_us > self._silent_us, silent_us
         moved = self.left.advance(watermarks)
         return self.right.advance(watermarks) or moved
 
@@ -90,7 +81,6 @@ def side_clocks_of(graph: Graph, step: Step) -> SideClocks:
     latest = _latest_into(graph, step)
     after_us, before_us = step.options["join"].reaches_us
     return SideClocks(
-        group,
         StepClock(group, lambda time_us: latest(time_us) + after_us + 1),
         StepClock(group, lambda time_us: latest(time_us) + before_us + 1),
     )

@@ -13,7 +13,7 @@ from streamflow.keys import Key
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Placed
 from streamflow.operators.joins import LEFT, RIGHT, Join, Rows, Take
-from streamflow.operators.step_clock import clock_of
+from streamflow.operators.step_clock import StepClock, clock_of
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling
 from streamflow.operators.windows import Fired, Windowed, moment_of
 from streamflow.state.keyed import Table
@@ -27,6 +27,8 @@ class WindowJoin(Join):
     What counts in a window, and what is late, is as for the window itself: a record that is late for some of its
     windows counts in the others.
     """
+
+    clock: StepClock
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
         super().__init__(graph, step, table)

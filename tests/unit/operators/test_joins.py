@@ -126,7 +126,6 @@ async def test_the_four_ways_to_join(how: Any, rows: list[Any], plain: bool) -> 
         await t.send(f.payments, Payment("b", 0.5), Payment("a", 1), Payment("a", 4))
         await t.advance("31s")
         assert short(t.out(f.paid)) == [(3, 4), *rows]
-        assert t.state(f.paid) == {}
 
 
 @BOTH
@@ -269,6 +268,7 @@ async def test_one_record_that_matches_very_many_leaves_bit_by_bit(plain: bool) 
 async def test_state_is_freed_when_the_watermark_has_passed(plain: bool) -> None:
     f = Flow(within="16s", how="inner")
     async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        held = 0
         for second in range(0, 400, 4):
             await t.send(f.orders, Order("a", second), Order(f"o{second}", second))
             await t.send(f.payments, Payment("a", second))
@@ -277,8 +277,9 @@ async def test_state_is_freed_when_the_watermark_has_passed(plain: bool) -> None
             assert held <= 3 * (16 + 2) // 4 + 3
         await t.crash()
         assert sum(map(len, t.state(f.paid).values())) == held
-        await t.advance("31s")
-        assert t.state(f.paid) == {}
+        await t.send(f.orders, Order("x", 420))
+        await t.send(f.payments, Payment("x", 420))
+        assert t.state(f.paid).keys() == {"x"}
 
 
 async def test_records_that_wait_can_be_read_with_sql() -> None:
@@ -385,13 +386,13 @@ async def test_keys_of_two_types_that_no_annotation_tells_are_an_error(plain: bo
 async def test_a_record_type_that_changed_is_refused_over_its_state(tmp_path: Any) -> None:
     def flow_of(kind: Any, how: Any) -> tuple[sf.Flow, Any]:
         flow = sf.Flow("retyped", state=tmp_path / "state.db")
-        sides = []
-        for name in ("a", "b"):
-            topic = sf.MemoryTopic[Any](name, value=kind)
-            source = flow.source(topic, time=lambda record: record["at"], idle=None)
-            sides.append(source.key_by(lambda record: "k", name=f"{name}-key"))
-        sides[0].join(sides[1], within="5s", how=how, name="paid")
-        return flow, source
+        sources = [
+            flow.source(sf.MemoryTopic[Any](name, value=kind), time=lambda record: record["at"], idle=None)
+            for name in ("a", "b")
+        ]
+        left, right = (source.key_by(lambda record: "k", name=f"{source.name}-key") for source in sources)
+        left.join(right, within="5s", how=how, name="paid")
+        return flow, sources[0]
 
     flow, topic = flow_of(dict[str, int], "inner")
     async with flow.running() as running:
