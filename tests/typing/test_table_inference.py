@@ -38,6 +38,10 @@ def user_of(order: Order) -> str:
     return order.user
 
 
+def price_user(price: Price) -> str:
+    return price.user
+
+
 def build() -> sf.Flow:
     flow = sf.Flow("orders")
     orders = flow.source(sf.MemoryTopic("orders", value=Order), time=lambda o: o.at).rate_limit(100, per="1s")
@@ -63,7 +67,7 @@ def build() -> sf.Flow:
     known = orders.join_broadcast(names, by=lambda o: o.country)
     assert_type(known, sf.Stream[tuple[Order, str]])
     assert_type(by_user.join_broadcast(names, by=user_of, how="left"), sf.Stream[tuple[Order, str | None]])
-    loaded = flow.table(rules, key=lambda p: p.user)
+    loaded = flow.table(rules, key=price_user)
     assert_type(loaded, sf.Table[str, Price])
     assert_type(flow.table(Path("p.jsonl"), of=Price, key=lambda p: p.cents, name="p"), sf.Table[int, Price])
     alarms = orders.join_broadcast(loaded, where=lambda o, p: p.user == o.user)
