@@ -77,6 +77,7 @@ class Engine:
         static = static_sources(job.plan.graph)
         self._pushes = [push for push in pushes if push.source not in static]
         self._preloads: list[Pushed] = []
+        self._loading = False
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
         self._stop_requested = False
@@ -106,8 +107,7 @@ class Engine:
             self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
             async with opened(job.resources):
                 try:
-                    if not job.journal:
-                        self._preloads = await changed_rows(job.plan.graph, self.tables, job.aside)
+                    await self._preload()
                     self._build(self.checkpoint)
                     await self._supervise()
                 finally:
@@ -140,7 +140,7 @@ class Engine:
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._built and any(operator.under_way for operator in self._operators)
+        return self._loading or (self._built and any(operator.under_way for operator in self._operators))
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -176,6 +176,13 @@ class Engine:
                 timers.installed()
             for windows in stage.windows.values():
                 windows.installed()
+
+    async def _preload(self) -> None:
+        """Finds out what has changed in static tables; a journal has it already."""
+        if not self.job.journal:
+            self._loading = True
+            self._preloads = await changed_rows(self.job.plan.graph, self.tables, self.job.aside)
+            self._loading = False
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings

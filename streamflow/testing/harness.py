@@ -20,7 +20,6 @@ from streamflow.graph import SINK, SOURCE, Graph, Port, Step
 from streamflow.plan import make_plan
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.settings import Settings
-from streamflow.runtime.static_tables import at_once
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.files import copy_as_found
@@ -265,7 +264,6 @@ class FlowTest:
             drop=flow.drop,
             renamed=flow.renamed,
             resources=flow.resources,
-            aside=at_once,
         )
 
     def _in_memory(self, graph: Graph) -> Graph:
