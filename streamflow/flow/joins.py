@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, cast, overload
 
 from streamflow.clock import Duration, duration_ms
-from streamflow.codecs import codec_for, type_name
+from streamflow.codecs import JsonCodec, type_name
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.state import check_bound
@@ -228,8 +228,15 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
     key_type = _key_type_of(left, right)
     types: tuple[Any, Any] = options.get("types") or (_type_of(left), _type_of(right))
     held = held_type(kind, how, *types)
-    codec_for(held)
-    spec = StateSpec("map", held, keys_max=check_bound("max_keys", options.get("max_keys")))
+    # pydantic knows no Struct; msgspec asks it for the models in one
+    codec = JsonCodec[Any](held)
+    spec = StateSpec(
+        "map",
+        held,
+        codec=codec,
+        sub_type=tuple[int, int, int],
+        keys_max=check_bound("max_keys", options.get("max_keys")),
+    )
     step: Step = left._flow._builder.add(
         "join",
         options["name"],

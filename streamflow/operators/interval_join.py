@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import chain
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from streamflow.graph import Graph, Step
 from streamflow.keys import Key, canonical
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Held, Interval, Told
-from streamflow.operators.joins import LEFT, RIGHT, Join, Rows, Take
+from streamflow.operators.joins import LEFT, Join, Rows, Take
 from streamflow.operators.step_clock import SideClocks, side_clocks_of
 from streamflow.operators.windows import Fired
 from streamflow.state.keyed import Table
@@ -43,7 +44,7 @@ class IntervalJoin(Join):
 
     def holder(self, side: int) -> Callable[[Any], Any]:
         kind = Told if self._tells else Held
-        return kind if side == LEFT else lambda value: kind(None, value)
+        return kind if side == LEFT else partial(kind, None)
 
     def taker(self, side: int) -> Take:
         """Takes a record; gives pairs of event time and entry of what it matches, in the order of (time, arrival)."""
@@ -61,7 +62,7 @@ class IntervalJoin(Join):
             if rows is None:
                 rows = self.open(side, key)
             held = held_of(value)
-            found = None
+            found: tuple[tuple[int, Any], ...] | None = None
             waiting = others.get(key)
             if waiting is not None:
                 times = waiting.times
@@ -69,13 +70,16 @@ class IntervalJoin(Join):
                 start = bisect_left(times, (time_us if time_us > closed_us else closed_us) - other_reach)
                 stop = bisect_right(times, last_us, start)
                 if start < stop:
-                    found = zip(times[start:stop], waiting.held[start:stop], strict=True)
+                    # mostly it is one
+                    found = ((times[start], waiting.held[start]),)
+                    if stop > start + 1:
+                        found = tuple(zip(times[start:stop], waiting.held[start:stop], strict=True))
                     if tells:
                         held.matched = True
                         match(1 - side, key, waiting, start, stop)
             keep(side, key, rows, time_us, held)
             if last_us < rows.armed_us:
-                due_us = last_us + 1 if told and found is None else (last_us // grid_us + 1) * grid_us
+                due_us = last_us + 1 if told else (last_us // grid_us + 1) * grid_us
                 if due_us < rows.armed_us:
                     arm(side, key, rows, due_us)
             return found
@@ -84,62 +88,51 @@ class IntervalJoin(Join):
 
     def _match(self, side: int, key: Key, rows: Rows, start: int, stop: int) -> None:
         """Notes that records have matched."""
+        table = self.table
         for at in range(start, stop):
-            if not rows.held[at].matched:
-                self.table.get((key, (side, rows.times[at], rows.ordinal(at)))).matched = True
+            held = rows.held[at]
+            if not held.matched:
+                address = (key, (side, rows.times[at], rows.ordinal(at)))
+                # an entry of an epoch before is written once more
+                if table.undo is not None or address not in table.hot:
+                    table.get(address)
+                held.matched = True
 
     # -- what is closed ---------------------------------------------------------------------------
 
     def closing(self) -> Iterator[Fired | None]:
         """Gives what nothing matched, by (time of its last possible match, key, left before right)."""
-        takes = [self._looks(side) for side in (LEFT, RIGHT)]
-        looks: Iterator[tuple[int, Key, int]] = chain(*takes)
+        takes = [due.take(clock.at_us) for due, clock in zip(self.due, self.clocks, strict=True)]
+        looks = chain(*takes)
         if all(self.preserved):
             looks = heapq.merge(*takes, key=lambda look: (look[0], canonical(look[1]), look[2]))
         for time_us, key, side in looks:
-            yield from self._look(side, time_us, key)
+            rows = self.rows[side].get(key)
+            if rows is not None and rows.armed_us == time_us:
+                gone = bisect_right(rows.times, time_us - 1 - self.reaches[side])
+                if self.preserved[side]:
+                    yield from self._alone(side, key, rows, gone)
+                self.drop(side, key, rows, gone)
+                if rows.times:
+                    self._arm(side, key, rows, self._due_us(side, rows.times[0]))
             yield None
 
-    def _looks(self, side: int) -> Iterator[tuple[int, Key, int]]:
-        for time_us, key, _ in self.due[side].take(self.clocks[side].at_us):
-            yield time_us, key, side
+    def _alone(self, side: int, key: Key, rows: Rows, count: int) -> Iterator[Fired]:
+        """Gives those of the first records that nothing matched."""
+        for at in range(count):
+            held = rows.held[at]
+            if not held.matched:
+                about = side, rows.times[at], rows.ordinal(at)
+                yield key, (held.left, held.right), rows.times[at] + self.reaches[side], about
 
-    def _look(self, side: int, time_us: int, key: Key) -> Iterator[Fired]:
-        rows = self.rows[side].get(key)
-        if rows is None or rows.armed_us != time_us:
-            return
-        due_us = self._next_us(side, rows)
-        if due_us <= time_us:
-            last_us = time_us - 1
-            gone = bisect_right(rows.times, last_us - self.reaches[side])
-            if self.preserved[side]:
-                for at in range(gone):
-                    held = rows.held[at]
-                    if not held.matched:
-                        about = (side, rows.times[at], rows.ordinal(at))
-                        yield key, (held.left, held.right), last_us, about
-            self.drop(side, key, rows, gone)
-            if not rows.times:
-                return
-            due_us = self._next_us(side, rows)
-        self._arm(side, key, rows, due_us)
-
-    def _next_us(self, side: int, rows: Rows) -> int:
-        """When to look at records next: when the first is closed that must be told of, or several can be freed."""
-        reach_us = self.reaches[side]
-        free_us = ((rows.times[0] + reach_us) // self._grid_us + 1) * self._grid_us
-        if self.preserved[side]:
-            for time_us, held in zip(rows.times, rows.held, strict=True):
-                if time_us + reach_us >= free_us:
-                    break
-                if not held.matched:
-                    return time_us + reach_us + 1
-        return free_us
+    def _due_us(self, side: int, time_us: int) -> int:
+        """When to look at a record: as soon as it is closed where that may have to be told, else with others."""
+        last_us = time_us + self.reaches[side]
+        return last_us + 1 if self.preserved[side] else (last_us // self._grid_us + 1) * self._grid_us
 
     def _arm(self, side: int, key: Key, rows: Rows, due_us: int) -> None:
-        if due_us != rows.armed_us:
-            rows.armed_us = due_us
-            self.due[side].arm(due_us, key, side)
+        rows.armed_us = due_us
+        self.due[side].arm(due_us, key, side)
 
     def _arm_all(self, side: int, key: Key, rows: Rows) -> None:
-        self._arm(side, key, rows, self._next_us(side, rows))
+        self._arm(side, key, rows, self._due_us(side, rows.times[0]))

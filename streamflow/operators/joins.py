@@ -165,11 +165,11 @@ class Join(ABC):
 
     def drop(self, side: int, key: Key, rows: Rows, count: int) -> None:
         """Forgets a key's first records on one side, all of the same time together."""
-        delete, before, ordinal = self.table.delete, None, 0
+        forget, before, ordinal = self.table.forget, None, 0
         for time_us in rows.times[:count]:
             ordinal = ordinal + 1 if time_us == before else 0
             before = time_us
-            delete((key, (side, time_us, ordinal)))
+            forget((key, (side, time_us, ordinal)))
         del rows.times[:count], rows.held[:count]
         if not rows.times:
             del self.rows[side][key]

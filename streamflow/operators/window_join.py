@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 from typing import Any
 
@@ -39,7 +40,7 @@ class WindowJoin(Join):
         self._armed: dict[Key, int] = {}
 
     def holder(self, side: int) -> Callable[[Any], Any]:
-        return Placed if side == LEFT else lambda value: Placed(None, value)
+        return Placed if side == LEFT else partial(Placed, None)
 
     def taker(self, side: int) -> Take:
         mine, clock, kind, held_of = self.rows[side], self.clock, self.kind, self.holder(side)
@@ -74,9 +75,10 @@ class WindowJoin(Join):
     def _pairs(self, key: Key, end_us: int) -> Iterator[Fired]:
         start_us = start_of(self.kind, end_us)
         lefts, rights = (self._inside(side, key, start_us, end_us) for side in (LEFT, RIGHT))
-        if self.preserved[LEFT] and not rights:
+        # a record that is late for this window may be all that the key has
+        if lefts and not rights and self.preserved[LEFT]:
             rights = [Placed()]
-        if self.preserved[RIGHT] and not lefts:
+        elif rights and not lefts and self.preserved[RIGHT]:
             lefts = [Placed()]
         bounds = moment_of(start_us), moment_of(end_us)
         for at, (left, right) in enumerate(product(lefts, rights)):

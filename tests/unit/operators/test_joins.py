@@ -243,6 +243,15 @@ async def test_a_record_late_for_some_of_its_sliding_windows_counts_in_the_other
         assert t.out(f.paid.late.left) == [Order("a", 4)]
 
 
+@BOTH
+async def test_a_window_that_all_records_of_a_key_are_late_for_gives_nothing(plain: bool) -> None:
+    f = Flow(window=sf.sliding("9s", "3s"), how="outer")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("x", 30), Order("a", 27))  # late for the windows that end at 30
+        await t.advance("31s")
+        assert [row for row in in_windows(t.out(f.paid)) if row[0] == "a"] == [("a", 24, 27, None), ("a", 27, 27, None)]
+
+
 async def test_windows_that_follow_the_calendar() -> None:
     f = Flow(window=DAYS)
     async with FlowTest(f.flow) as t:
