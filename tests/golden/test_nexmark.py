@@ -12,6 +12,7 @@ import pytest
 
 import streamflow as sf
 from streamflow.testing.harness import FlowTest
+from tests.golden import nexmark_joins, nexmark_queries
 from tests.golden.nexmark import EXPECTED, QUERIES, Auction, Bid, Person, Rows, comparable, printed, read, site
 
 TOPICS = {"person": read("person", Person), "auction": read("auction", Auction), "bid": read("bid", Bid)}
@@ -67,6 +68,7 @@ def expected(name: str) -> Counter[str]:
 def test_every_view_is_there() -> None:
     assert sorted(QUERIES) == sorted(EXPECTED)
     assert len(QUERIES) == 26
+    assert {build.__module__ for build, _ in QUERIES.values()} == {nexmark_joins.__name__, nexmark_queries.__name__}
 
 
 @pytest.mark.parametrize("name", QUERIES)
