@@ -6,11 +6,12 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from streamflow.batch import TIME_MAX
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import AsOf, Dated
-from streamflow.operators.joins import LEFT, RIGHT, Join, Rows, Take
+from streamflow.operators.joins import LEFT, RIGHT, Join, Take, Waiting
 from streamflow.operators.step_clock import clock_of
 from streamflow.operators.values import own
 from streamflow.operators.windows import Fired
@@ -44,89 +45,95 @@ class AsOfJoin(Join):
         at_us = self._clock.at_us
         if time_us + self._allowed_us < max(mark_us, at_us):
             return self.is_late()
+        waiting = self.waiting.get(key)
         if time_us < at_us:
-            found = self._version(key, time_us)
+            found = None if waiting is None else self._version(waiting, time_us)
             return None if self._inner and found is None else [(time_us, Dated(None, own(found)))]
-        rows = self.rows[LEFT].get(key)
-        if rows is None:
-            rows = self.open(LEFT, key)
-        if self.keep(LEFT, key, rows, time_us, Dated(value)) == 0:
-            self.due.arm(time_us + 1, key, LEFT)
+        if waiting is None:
+            waiting = self.open(key)
+        self.keep(LEFT, key, waiting, time_us, Dated(value))
+        self.arm(key, waiting)
         return None
 
     def _take_version(self, key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
-        rows = self.rows[RIGHT].get(key)
+        waiting = self.waiting.get(key)
         held: Dated[Any, Any] = Dated(None, value)
         bound_us = max(mark_us, self._clock.at_us)
         if time_us < bound_us:
-            at = -1 if rows is None else bisect_right(rows.times, bound_us) - 1
-            if rows is not None and at >= 0 and (rows.held[at].at_us or rows.times[at]) > time_us:
+            if waiting is not None and self._knows_newer(waiting, bound_us, time_us):
                 return self.is_late()
             held.at_us, time_us = time_us, bound_us
-        if rows is None:
-            rows = self.open(RIGHT, key)
-        self._put_version(key, rows, time_us, held)
+        if waiting is None:
+            waiting = self.open(key)
+        times = waiting.times[RIGHT]
+        at = bisect_left(times, time_us)
+        if at < len(times) and times[at] == time_us:
+            waiting.held[RIGHT][at] = held
+            self.table.put((key, (RIGHT, time_us, 0)), held)
+        else:
+            self.keep(RIGHT, key, waiting, time_us, held)
+        self.arm(key, waiting)
         return None
 
-    def _put_version(self, key: Key, rows: Rows, time_us: int, held: Any) -> None:
-        """Lets a version count from a time on, in place of one that did from the same time on."""
-        at = bisect_left(rows.times, time_us)
-        if at < len(rows.times) and rows.times[at] == time_us:
-            rows.held[at] = held
-            self.table.put((key, (RIGHT, time_us, 0)), held)
-            return
-        self.keep(RIGHT, key, rows, time_us, held)
-        self._arm_version(key, time_us)
+    def _knows_newer(self, waiting: Waiting, upto_us: int, time_us: int) -> bool:
+        """Whether the version that counts at a time happened behind another time."""
+        at = bisect_right(waiting.times[RIGHT], upto_us) - 1
+        return at >= 0 and (waiting.held[RIGHT][at].at_us or waiting.times[RIGHT][at]) > time_us
 
-    def _version(self, key: Key, time_us: int) -> Any:
+    def _version(self, waiting: Waiting, time_us: int) -> Any:
         """The value of a key at a time; None if it has none, or the latest is too old."""
-        rows = self.rows[RIGHT].get(key)
-        if rows is None:
+        times = waiting.times[RIGHT]
+        at = bisect_right(times, time_us) - 1
+        if at < 0 or (self._within_us is not None and time_us - times[at] > self._within_us):
             return None
-        at = bisect_right(rows.times, time_us) - 1
-        if at < 0 or (self._within_us is not None and time_us - rows.times[at] > self._within_us):
-            return None
-        return rows.held[at].right
+        return waiting.held[RIGHT][at].right
 
     # -- what is closed ---------------------------------------------------------------------------
 
     def closing(self) -> Iterator[Fired | None]:
         """Gives what waited and the watermark has passed, by (event time, key, arrival); frees older versions."""
-        for due_us, key, side in self.due.take(self._clock.at_us):
-            rows = self.rows[side].get(key)
-            if rows is not None and side == LEFT:
-                yield from self._joined(key, rows, due_us - 1)
-            elif rows is not None:
-                self._free(key, rows, due_us - 1 - self._allowed_us)
+        for due_us, key, _ in self.due.take(self._clock.at_us):
+            waiting = self.waiting.get(key)
+            if waiting is not None and waiting.armed_us == due_us:
+                waiting.armed_us = TIME_MAX
+                yield from self._joined(key, waiting, due_us - 1)
+                self._free(key, waiting, due_us - 1 - self._allowed_us)
+                if not self.closed(key, waiting):
+                    self.arm(key, waiting)
             yield None
 
-    def _joined(self, key: Key, rows: Rows, time_us: int) -> Iterator[Fired]:
-        count = bisect_right(rows.times, time_us)
-        found = self._version(key, time_us)
+    def _joined(self, key: Key, waiting: Waiting, time_us: int) -> Iterator[Fired]:
+        """What left records of a time find; those before it have gone."""
+        count = bisect_right(waiting.times[LEFT], time_us)
+        found = self._version(waiting, time_us) if count else None
         if found is not None or not self._inner:
-            for ordinal, held in enumerate(rows.held[:count]):
+            for ordinal, held in enumerate(waiting.held[LEFT][:count]):
                 yield key, (held.left, own(found)), time_us, (LEFT, time_us, ordinal)
-        self.drop(LEFT, key, rows, count)
+        self.drop(LEFT, key, waiting, count)
 
-    def _free(self, key: Key, rows: Rows, from_us: int) -> None:
+    def _free(self, key: Key, waiting: Waiting, from_us: int) -> None:
         """Forgets versions that no record from a time on can find any more."""
-        count = max(0, bisect_right(rows.times, from_us) - 1)
-        if rows.times[count] < from_us:
-            old = self._within_us is not None and rows.times[count] + self._within_us < from_us
+        times = waiting.times[RIGHT]
+        count = max(0, bisect_right(times, from_us) - 1)
+        if times and times[count] < from_us:
+            old = self._within_us is not None and times[count] + self._within_us < from_us
             # what is absent or gone is not there, whether that is kept or not
-            count += old or rows.held[count].right is None
-        if count:
-            self.drop(RIGHT, key, rows, count)
+            count += old or waiting.held[RIGHT][count].right is None
+        self.drop(RIGHT, key, waiting, count)
 
-    def _arm_version(self, key: Key, time_us: int) -> None:
-        # when all that may still ask happened later than that
-        self.due.arm(time_us + self._allowed_us + 2, key, RIGHT)
-        if self._within_us is not None:
-            self.due.arm(time_us + self._allowed_us + self._within_us + 2, key, RIGHT)
-
-    def _arm_all(self, side: int, key: Key, rows: Rows) -> None:
-        for time_us in dict.fromkeys(rows.times):
-            if side == LEFT:
-                self.due.arm(time_us + 1, key, LEFT)
-            else:
-                self._arm_version(key, time_us)
+    def arm(self, key: Key, waiting: Waiting) -> None:
+        """Finds out when the first left record can be joined, or the first version be forgotten."""
+        lefts, versions = waiting.times
+        due_us = lefts[0] + 1 if lefts else TIME_MAX
+        if versions:
+            # from when on all that may still ask happened later than that
+            behind_us = self._allowed_us + 2
+            if len(versions) > 1:
+                due_us = min(due_us, versions[1] + behind_us)
+            if waiting.held[RIGHT][0].right is None:
+                due_us = min(due_us, versions[0] + behind_us)
+            if self._within_us is not None:
+                due_us = min(due_us, versions[0] + self._within_us + behind_us)
+        if due_us < waiting.armed_us:
+            waiting.armed_us = due_us
+            self.due.arm(due_us, key, None)

@@ -9,7 +9,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, Final
 
 from streamflow.batch import TIME_MAX, Watermark
@@ -27,8 +26,8 @@ Take = Callable[[Key, Any, Any, Any], Any]
 """Takes a record of one side: key, value, event time, watermark of its partition just before it."""
 
 
-class Rows:
-    """The waiting records of one key and side, in the order of (event time, arrival).
+class Waiting:
+    """The waiting records of one key, by side and in the order of (event time, arrival).
 
     BOUND: what the join holds for the key; see `Join`.
     """
@@ -36,22 +35,23 @@ class Rows:
     __slots__ = ("armed_us", "held", "times")
 
     def __init__(self) -> None:
-        self.times: list[int] = []
-        self.held: list[Any] = []
+        self.times: tuple[list[int], list[int]] = ([], [])
+        self.held: tuple[list[Any], list[Any]] = ([], [])
         self.armed_us = TIME_MAX
         """When to look at them next."""
 
-    def insert(self, time_us: int, held: Any) -> int:
+    def insert(self, side: int, time_us: int, held: Any) -> int:
         """Puts a record behind all that are not later; returns its ordinal among those of the same time."""
-        times = self.times
+        times = self.times[side]
         at = bisect_right(times, time_us)
         times.insert(at, time_us)
-        self.held.insert(at, held)
+        self.held[side].insert(at, held)
         return at - bisect_left(times, time_us, 0, at)
 
-    def ordinal(self, at: int) -> int:
-        """The ordinal of a record among those of the same time."""
-        return at - bisect_left(self.times, self.times[at], 0, at)
+    def address(self, side: int, at: int) -> tuple[int, int, int]:
+        """The sub-key of a record: side, time, ordinal among those of the same time."""
+        times = self.times[side]
+        return side, times[at], at - bisect_left(times, times[at], 0, at)
 
 
 class Join(ABC):
@@ -73,7 +73,7 @@ class Join(ABC):
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
         self.step = step
         self.table = table
-        self.rows: tuple[dict[Key, Rows], dict[Key, Rows]] = ({}, {})
+        self.waiting: dict[Key, Waiting] = {}
         self.late = 0
         table.indexes = False
         self._check = KeyCheck(step.name, step.options["key_type"])
@@ -110,17 +110,16 @@ class Join(ABC):
         for key in list(index)[:1]:
             self._check.check(key)
         for key, subs in index.items():
-            for side, group in groupby(sorted(subs), key=lambda sub: sub[0]):
-                rows = self.rows[side][key] = Rows()
-                for sub in group:
-                    rows.times.append(sub[1])
-                    rows.held.append(self.table.peek((key, sub)))
-                self._arm_all(side, key, rows)
+            waiting = self.waiting[key] = Waiting()
+            for sub in sorted(subs):
+                waiting.times[sub[0]].append(sub[1])
+                waiting.held[sub[0]].append(self.table.peek((key, sub)))
+            self.arm(key, waiting)
         index.clear()
 
     @abstractmethod
-    def _arm_all(self, side: int, key: Key, rows: Rows) -> None:
-        """Finds out when to look at a key's records, after a restart."""
+    def arm(self, key: Key, waiting: Waiting) -> None:
+        """Finds out when to look at a key's records next."""
 
     # -- for the kinds ----------------------------------------------------------------------------
 
@@ -133,8 +132,8 @@ class Join(ABC):
         self.late += 1
         return LATE
 
-    def open(self, side: int, key: Key) -> Rows:
-        """Begins to keep records of a key on one side.
+    def open(self, key: Key) -> Waiting:
+        """Begins to keep records of a key.
 
         Raises:
             TypeError: The key is of another type than those before.
@@ -144,34 +143,39 @@ class Join(ABC):
             self._check.check(key)
         if self.table.bound is not None:
             self.table.bound.admit(key)
-        rows = self.rows[side][key] = Rows()
-        return rows
+        waiting = self.waiting[key] = Waiting()
+        return waiting
 
-    def keep(self, side: int, key: Key, rows: Rows, time_us: int, held: Any) -> int:
-        """Lets a record wait; returns its ordinal among those of the same time."""
-        times = rows.times
+    def keep(self, side: int, key: Key, waiting: Waiting, time_us: int, held: Any) -> None:
+        """Lets a record wait."""
+        times = waiting.times[side]
         if not times or time_us > times[-1]:
             times.append(time_us)
-            rows.held.append(held)
+            waiting.held[side].append(held)
             ordinal = 0
         else:
-            ordinal = rows.insert(time_us, held)
+            ordinal = waiting.insert(side, time_us, held)
         if self.table.undo is None:
             # an entry that is new for certain: what was deleted under this time cannot come again, it would be late
             self.table.hot[key, (side, time_us, ordinal)] = held
         else:
             self.table.put((key, (side, time_us, ordinal)), held)
-        return ordinal
 
-    def drop(self, side: int, key: Key, rows: Rows, count: int) -> None:
+    def drop(self, side: int, key: Key, waiting: Waiting, count: int) -> None:
         """Forgets a key's first records on one side, all of the same time together."""
-        forget, before, ordinal = self.table.forget, None, 0
-        for time_us in rows.times[:count]:
+        times, forget, before, ordinal = waiting.times[side], self.table.forget, None, 0
+        for time_us in times[:count]:
             ordinal = ordinal + 1 if time_us == before else 0
             before = time_us
             forget((key, (side, time_us, ordinal)))
-        del rows.times[:count], rows.held[:count]
-        if not rows.times:
-            del self.rows[side][key]
-            if self.table.bound is not None and key not in self.rows[1 - side]:
-                self.table.bound.known.discard(key)
+        del times[:count], waiting.held[side][:count]
+
+    def closed(self, key: Key, waiting: Waiting) -> bool:
+        """Forgets a key that has no records any more; says whether it has none."""
+        lefts, rights = waiting.times
+        if lefts or rights:
+            return False
+        del self.waiting[key]
+        if self.table.bound is not None:
+            self.table.bound.known.discard(key)
+        return True

@@ -8,12 +8,11 @@ from functools import partial
 from itertools import product
 from typing import Any
 
-from streamflow.batch import TIME_MAX
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Placed
-from streamflow.operators.joins import LEFT, RIGHT, Join, Rows, Take
+from streamflow.operators.joins import LEFT, RIGHT, Join, Take, Waiting
 from streamflow.operators.step_clock import StepClock, clock_of
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling
 from streamflow.operators.windows import Fired, Windowed, moment_of
@@ -37,29 +36,28 @@ class WindowJoin(Join):
         self.clock = clock_of(graph, step)
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]
-        self._armed: dict[Key, int] = {}
 
     def holder(self, side: int) -> Callable[[Any], Any]:
         return Placed if side == LEFT else partial(Placed, None)
 
     def taker(self, side: int) -> Take:
-        mine, clock, kind, held_of = self.rows[side], self.clock, self.kind, self.holder(side)
+        all_waiting, clock, kind, held_of = self.waiting, self.clock, self.kind, self.holder(side)
 
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
             bound = max(mark_us, clock.at_us)
             if kind.last_end(time_us) <= bound:
                 return self.is_late()
-            rows = mine.get(key)
-            if rows is None:
-                rows = self.open(side, key)
+            waiting = all_waiting.get(key)
+            if waiting is None:
+                waiting = self.open(key)
             held = held_of(value)
             end_us = first_end(kind, time_us)
             if end_us <= bound:
                 assert isinstance(kind, Sliding)
                 end_us = held.since_us = kind.end_behind(bound)
-            self.keep(side, key, rows, time_us, held)
-            if end_us < self._armed.get(key, TIME_MAX):
-                self._arm(key, end_us)
+            self.keep(side, key, waiting, time_us, held)
+            if end_us < waiting.armed_us:
+                self._look_at(end_us, key, waiting)
             return None
 
         return take
@@ -67,14 +65,18 @@ class WindowJoin(Join):
     def closing(self) -> Iterator[Fired | None]:
         """Gives the pairs of windows that the clock has passed, by (end, key, left record, right record)."""
         for end_us, key, _ in self.due.take(self.clock.at_us):
-            if self._armed.get(key) == end_us:
-                yield from self._pairs(key, end_us)
-                self._free(key, end_us)
+            waiting = self.waiting.get(key)
+            if waiting is not None and waiting.armed_us == end_us:
+                yield from self._pairs(key, waiting, end_us)
+                for side, times in enumerate(waiting.times):
+                    self.drop(side, key, waiting, bisect_right(times, end_us, key=self.kind.last_end))
+                if not self.closed(key, waiting):
+                    self._look_at(self._next_end(waiting, end_us), key, waiting)
             yield None
 
-    def _pairs(self, key: Key, end_us: int) -> Iterator[Fired]:
+    def _pairs(self, key: Key, waiting: Waiting, end_us: int) -> Iterator[Fired]:
         start_us = start_of(self.kind, end_us)
-        lefts, rights = (self._inside(side, key, start_us, end_us) for side in (LEFT, RIGHT))
+        lefts, rights = (_inside(waiting, side, start_us, end_us) for side in (LEFT, RIGHT))
         # a record that is late for this window may be all that the key has
         if lefts and not rights and self.preserved[LEFT]:
             rights = [Placed()]
@@ -85,43 +87,24 @@ class WindowJoin(Join):
             row = Windowed(key, *bounds, (left.left, right.right))
             yield key, row, end_us - 1, (start_us, end_us, at)
 
-    def _inside(self, side: int, key: Key, start_us: int, end_us: int) -> list[Any]:
-        rows = self.rows[side].get(key)
-        if rows is None:
-            return []
-        found = rows.held[bisect_left(rows.times, start_us) : bisect_left(rows.times, end_us)]
-        return [held for held in found if held.since_us <= end_us]
+    def arm(self, key: Key, waiting: Waiting) -> None:
+        self._look_at(self._next_end(waiting, self.clock.at_us), key, waiting)
 
-    def _free(self, key: Key, end_us: int) -> None:
-        """Forgets what no later window holds, and looks again when the next one ends that holds something."""
-        next_us = TIME_MAX
-        for side in (LEFT, RIGHT):
-            rows = self.rows[side].get(key)
-            if rows is None:
-                continue
-            gone = bisect_right(rows.times, end_us, key=self.kind.last_end)
-            self.drop(side, key, rows, gone)
-            if rows.times:
-                next_us = min(next_us, self._next_end(rows.times[0], end_us))
-        del self._armed[key]
-        if next_us < TIME_MAX:
-            self._arm(key, next_us)
-
-    def _next_end(self, time_us: int, behind_us: int) -> int:
-        """The end of the first window behind a time that holds a record of another time."""
-        end_us = first_end(self.kind, time_us)
-        if end_us <= behind_us and isinstance(self.kind, Sliding):
-            return self.kind.end_behind(behind_us)
-        return end_us
-
-    def _arm(self, key: Key, end_us: int) -> None:
-        self._armed[key] = end_us
+    def _look_at(self, end_us: int, key: Key, waiting: Waiting) -> None:
+        waiting.armed_us = end_us
         self.due.arm(end_us, key, None)
 
-    def _arm_all(self, side: int, key: Key, rows: Rows) -> None:
-        end_us = self._next_end(rows.times[0], self.clock.at_us)
-        if end_us < self._armed.get(key, TIME_MAX):
-            self._arm(key, end_us)
+    def _next_end(self, waiting: Waiting, behind_us: int) -> int:
+        """The end of the first window behind a time that may hold records."""
+        end_us = min(first_end(self.kind, times[0]) for times in waiting.times if times)
+        return self.kind.end_behind(behind_us) if end_us <= behind_us and isinstance(self.kind, Sliding) else end_us
+
+
+def _inside(waiting: Waiting, side: int, start_us: int, end_us: int) -> list[Any]:
+    """The records of a side that count in a window."""
+    times = waiting.times[side]
+    found = waiting.held[side][bisect_left(times, start_us) : bisect_left(times, end_us)]
+    return [held for held in found if held.since_us <= end_us]
 
 
 def first_end(kind: Aligned, time_us: int) -> int:

@@ -19,7 +19,7 @@ from streamflow.operators import bind, context
 from streamflow.operators.asof_join import AsOfJoin
 from streamflow.operators.context import Context
 from streamflow.operators.interval_join import IntervalJoin
-from streamflow.operators.joins import Rows
+from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
 from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
@@ -454,8 +454,8 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
 
 @mutant_in("joins")
 def a_match_noted_in_memory_only(stack: ExitStack) -> None:
-    def match(self: IntervalJoin, side: int, key: Any, rows: Rows, start: int, stop: int) -> None:
-        for held in rows.held[start:stop]:
+    def match(self: IntervalJoin, side: int, key: Any, waiting: Waiting, start: int, stop: int) -> None:
+        for held in waiting.held[side][start:stop]:
             held.matched = True
 
     stack.enter_context(patch.object(IntervalJoin, "_match", match))
@@ -476,12 +476,12 @@ def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
 @mutant_in("joins")
 def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
     for form in (IntervalJoin, WindowJoin):
-        stack.enter_context(patch.object(form, "_arm_all", lambda *_: None))
+        stack.enter_context(patch.object(form, "arm", lambda *_: None))
 
 
 @mutant_in("looking-back")
 def what_waits_for_the_watermark_is_forgotten_by_a_restart(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(AsOfJoin, "_arm_all", lambda *_: None))
+    stack.enter_context(patch.object(AsOfJoin, "installed", lambda _: None))
 
 
 @mutant_in("tables")
