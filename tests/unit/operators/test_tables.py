@@ -380,3 +380,55 @@ async def test_items_of_a_table_leave_out_what_is_over(tmp_path: Path) -> None:
         await t.advance("2m")
         await t.send(on.words, "tick")
         assert await t.engine.job.store.items("table", 10) == [(b'"b"', b"2")]
+
+
+# -- what an as-of join keeps ------------------------------------------------------------------------------------------
+
+
+@WAYS
+@pytest.mark.parametrize(("within", "most"), [(None, 4), ("10s", 12)])
+async def test_an_as_of_join_keeps_the_versions_that_may_still_be_found(
+    how: Settings, within: str | None, most: int
+) -> None:
+    flow = sf.Flow("kept")
+
+    def at(event: tuple[str, int]) -> int:
+        return event[1] * 1000
+
+    orders = flow.source(sf.MemoryTopic("orders", value=tuple[str, int]), time=at)
+    prices = flow.source(sf.MemoryTopic("prices", value=tuple[str, int]), time=at)
+    by_name = orders.key_by(lambda e: e[0], name="o")
+    kept = by_name.join_asof(prices.key_by(lambda e: e[0], name="p"), within=within, name="kept")
+    async with FlowTest(flow, how) as t:
+        for second in range(300):
+            # without within= every key keeps its last version; with it keys of long ago are gone
+            name = "ab"[second % 2] if within is None else f"{second}"
+            await t.send(prices, (name, second))
+            await t.send(orders, (name, second))
+            if second % 100 == 50:
+                await t.crash()
+            assert sum(map(len, t.state(kept).values())) <= most + 2
+        assert len(t.out(kept)) == 299  # the last one waits for what may still happen at its own time
+        await t.advance("31s")
+        assert len(t.out(kept)) == 300
+        assert all(order == price for order, price in t.out(kept))
+
+
+async def test_none_ends_a_version_and_keys_are_bounded() -> None:
+    flow = sf.Flow("ends")
+    orders = flow.source(sf.MemoryTopic("orders", value=Row), time=lambda r: (r[1] or 0) * 1000)
+    prices = flow.source(sf.MemoryTopic("prices", value=tuple[str, int, int | None]), time=lambda r: r[1] * 1000)
+    by_name = orders.key_by(key, name="o").map(value, name="ov")
+    priced = prices.key_by(lambda r: r[0], name="p").map(lambda r: r[2])
+    found = by_name.join_asof(priced, how="left", name="found", max_keys=2, types=(int, int | None))
+    async with flow.test() as t:
+        await t.send(prices, ("a", 10, 1), ("b", 10, 2), ("a", 20, None), ("a", 20, None), ("b", 40, 5))
+        await t.send(orders, ("a", 15), ("a", 20), ("b", 39), ("b", 41))
+        await t.crash()
+        await t.send(prices, ("b", 50, 6))
+        await t.send(orders, ("b", 50))
+        assert t.out(found) == [(15, 1), (20, None), (39, 2), (41, 5)]
+        assert set(t.state(found)) == {"b"}  # nothing is left of the one that ended
+        await t.send(prices, ("c", 51, 7))
+        with pytest.raises(StepError, match="as many as max_keys= allows"):
+            await t.send(prices, ("d", 51, 8))
