@@ -416,9 +416,9 @@ async def test_an_as_of_join_keeps_the_versions_that_may_still_be_found(
 
 async def test_none_ends_a_version_and_keys_are_bounded() -> None:
     flow = sf.Flow("ends")
-    orders = flow.source(sf.MemoryTopic("orders", value=Row), time=lambda r: (r[1] or 0) * 1000)
+    orders = flow.source(sf.MemoryTopic("orders", value=tuple[str, int]), time=lambda r: r[1] * 1000)
     prices = flow.source(sf.MemoryTopic("prices", value=tuple[str, int, int | None]), time=lambda r: r[1] * 1000)
-    by_name = orders.key_by(key, name="o").map(value, name="ov")
+    by_name = orders.key_by(lambda r: r[0], name="o").map(lambda r: r[1], name="ov")
     priced = prices.key_by(lambda r: r[0], name="p").map(lambda r: r[2])
     found = by_name.join_asof(priced, how="left", name="found", max_keys=2, types=(int, int | None))
     async with flow.test() as t:
