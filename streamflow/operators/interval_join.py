@@ -13,7 +13,7 @@ from streamflow.keys import Key
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Held, Interval, Told
 from streamflow.operators.joins import LEFT, RIGHT, Join, Take, Waiting
-from streamflow.operators.step_clock import SideClocks, side_clocks_of
+from streamflow.operators.step_clock import side_clocks_of
 from streamflow.operators.windows import Fired
 from streamflow.state.keyed import Table
 
@@ -28,13 +28,11 @@ class IntervalJoin(Join):
     comes first, and one that nothing matched is told of when the watermark has passed the last match it could have.
     """
 
-    clock: SideClocks
-
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
-        super().__init__(graph, step, table)
         kind: Interval = step.options["join"]
-        self.clock = side_clocks_of(graph, step)
-        self.clocks = self.clock.left, self.clock.right
+        clock = side_clocks_of(graph, step)
+        super().__init__(step, table, clock)
+        self.clocks = clock.left, clock.right
         self.reaches = kind.reaches_us
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]

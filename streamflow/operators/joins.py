@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 from streamflow.batch import TIME_MAX, Watermark
-from streamflow.graph import Graph, Step
+from streamflow.graph import Step
 from streamflow.keys import Key
 from streamflow.operators.step_clock import SideClocks, StepClock
 from streamflow.operators.windows import LATE, Fired
@@ -63,15 +63,14 @@ class Join(ABC):
     BOUND: the records whose last possible match the watermark has not passed, and ``max_keys``.
 
     Args:
-        graph: The graph.
         step: The step.
         table: Its table.
+        clock: How far event time is there.
     """
 
-    clock: StepClock | SideClocks
-
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, step: Step, table: Table[Any], clock: StepClock | SideClocks) -> None:
         self.step = step
+        self.clock = clock
         self.table = table
         self.waiting: dict[Key, Waiting] = {}
         self.late = 0

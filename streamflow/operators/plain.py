@@ -308,7 +308,8 @@ class _Plain:
         if found is LATE:
             yield 1 + side, row.to(row.value, 1 + side)
             return
-        for j, (time, held) in enumerate(found or ()):
+        matches: Sequence[tuple[int, Any]] = found or ()
+        for j, (time, held) in enumerate(matches):
             pair = (held.left, row.value) if side else (row.value, held.right)
             yield 0, replace(row.to(pair, 0, j), time=max(row.time, time))
 

@@ -13,7 +13,7 @@ from streamflow.keys import Key
 from streamflow.operators.due import Due
 from streamflow.operators.join_kinds import PRESERVED, Placed
 from streamflow.operators.joins import LEFT, RIGHT, Join, Take, Waiting
-from streamflow.operators.step_clock import StepClock, clock_of
+from streamflow.operators.step_clock import clock_of
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling
 from streamflow.operators.windows import Fired, Windowed, moment_of
 from streamflow.state.keyed import Table
@@ -28,12 +28,10 @@ class WindowJoin(Join):
     windows counts in the others.
     """
 
-    clock: StepClock
-
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
-        super().__init__(graph, step, table)
+        self._clock = clock_of(graph, step)
+        super().__init__(step, table, self._clock)
         self.kind: Aligned = step.options["join"]
-        self.clock = clock_of(graph, step)
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]
 
@@ -41,7 +39,7 @@ class WindowJoin(Join):
         return Placed if side == LEFT else partial(Placed, None)
 
     def taker(self, side: int) -> Take:
-        all_waiting, clock, kind, held_of = self.waiting, self.clock, self.kind, self.holder(side)
+        all_waiting, clock, kind, held_of = self.waiting, self._clock, self.kind, self.holder(side)
 
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
             bound = max(mark_us, clock.at_us)
@@ -64,7 +62,7 @@ class WindowJoin(Join):
 
     def closing(self) -> Iterator[Fired | None]:
         """Gives the pairs of windows that the clock has passed, by (end, key, left record, right record)."""
-        for end_us, key, _ in self.due.take(self.clock.at_us):
+        for end_us, key, _ in self.due.take(self._clock.at_us):
             waiting = self.waiting.get(key)
             if waiting is not None and waiting.armed_us == end_us:
                 yield from self._pairs(key, waiting, end_us)
@@ -88,7 +86,7 @@ class WindowJoin(Join):
             yield key, row, end_us - 1, (start_us, end_us, at)
 
     def arm(self, key: Key, waiting: Waiting) -> None:
-        self._look_at(self._next_end(waiting, self.clock.at_us), key, waiting)
+        self._look_at(self._next_end(waiting, self._clock.at_us), key, waiting)
 
     def _look_at(self, end_us: int, key: Key, waiting: Waiting) -> None:
         waiting.armed_us = end_us

@@ -91,7 +91,7 @@ class LoopWriter:
 
     def scope(self, path: tuple[str, ...]) -> Scope:
         """Where rows come in: under the names that loops, timers and local functions give their parts."""
-        return Scope("v", "k", path, *(("t", "w") if self.stage.timed else ()))
+        return Scope("v", "k", path, "t", "w") if self.stage.timed else Scope("v", "k", path)
 
     # -- text ----------------------------------------------------------------------------------------------------
 

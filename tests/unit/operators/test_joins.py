@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import enum
 import json
 import sqlite3
 from dataclasses import dataclass
 from typing import Any
 
+import pydantic
 import pytest
 
 import streamflow as sf
@@ -268,6 +270,41 @@ async def test_one_record_that_matches_very_many_leaves_bit_by_bit(plain: bool) 
         await t.send(f.orders, *[Order("a", second % 7) for second in range(7)], *[Order("a", 7)] * 93)
         await t.send(f.payments, Payment("a", 7))
         assert short(t.out(f.paid)) == [*[(second, 7) for second in range(7)], *[(7, 7)] * 93]
+
+
+class Refund(pydantic.BaseModel):
+    order: str
+    at: int = pydantic.Field(alias="time")
+
+
+@BOTH
+async def test_pydantic_models_and_keys_of_several_parts_wait_and_come_back(plain: bool) -> None:
+    f = Flow(within="5s")
+    topic = sf.MemoryTopic[Refund]("refunds", value=Refund)
+    refunds = f.flow.source(topic, time=lambda refund: (BASE + refund.at) * 1000)
+    left = refunds.key_by(_refunded, name="by-refund")
+    right = f.orders.key_by(_with_side, name="by-two")
+    pairs: Any = left.join(right, within="5s", how="outer", name="pairs")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(refunds, Refund(order="a", time=3), Refund(order="b", time=4))
+        await t.crash()
+        await t.send(f.orders, Order("a", 4))
+        await t.crash()
+        await t.advance("31s")
+        found = t.out(pairs)
+        assert found == [(Refund(order="a", time=3), Order("a", 4)), (Refund(order="b", time=4), None)]
+
+
+class Side(enum.Enum):
+    A = "a"
+
+
+def _refunded(refund: Refund) -> tuple[str, Side]:
+    return refund.order, Side.A
+
+
+def _with_side(order: Order) -> tuple[str, Side]:
+    return order.id, Side.A
 
 
 # -- bounds and errors ------------------------------------------------------------------------------------------------
