@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from streamflow.batch import TIME_MAX
@@ -27,8 +28,8 @@ class AsOfJoin(Join):
     """
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
-        super().__init__(graph, step, table)
-        self.clock = self._clock = clock_of(graph, step)
+        self._clock = clock_of(graph, step)
+        super().__init__(step, table, self._clock)
         self.due = Due()
         kind: AsOf = step.options["join"]
         self._within_us = kind.within_us
@@ -36,7 +37,7 @@ class AsOfJoin(Join):
         self._inner = step.options["how"] == "inner"
 
     def holder(self, side: int) -> Callable[[Any], Any]:
-        return Dated if side == LEFT else lambda value: Dated(None, value)
+        return Dated if side == LEFT else partial(Dated, None)
 
     def taker(self, side: int) -> Take:
         return self._take_left if side == LEFT else self._take_version

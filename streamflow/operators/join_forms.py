@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Final
 
 from streamflow.graph import Graph, Step
@@ -12,7 +13,7 @@ from streamflow.operators.joins import Join
 from streamflow.operators.window_join import WindowJoin
 from streamflow.state.keyed import Table
 
-_FORMS: Final[dict[type, type[Join]]] = {Interval: IntervalJoin, AsOf: AsOfJoin}
+_FORMS: Final[dict[type, Callable[[Graph, Step, Table[Any]], Join]]] = {Interval: IntervalJoin, AsOf: AsOfJoin}
 
 
 def join_of(graph: Graph, step: Step, table: Table[Any]) -> Join:
