@@ -31,7 +31,7 @@ from streamflow.errors import RecordRejected, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
 from streamflow.operators.letters import letter_of, spot_of
-from streamflow.runtime.pump import BACKOFF_SECONDS, STEADY_SECONDS, World
+from streamflow.runtime.pump import STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -350,7 +350,7 @@ class Publisher:
             except Unavailable as error:
                 if self._has_got_on(before) or self._world.clock.monotonic() - since >= STEADY_SECONDS:
                     attempt = 0
-                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                wait = self._world.settings.reopen_seconds(attempt)
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
             except RecordRejected as error:
