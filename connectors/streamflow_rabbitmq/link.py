@@ -72,6 +72,11 @@ class Link:
         return dict(self._connected().server_properties or {})
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """Major and minor version of the broker."""
+        return tuple(int(part) for part in str(self.info.get("version", "0")).split(".")[:2] if part.isdigit())
+
+    @property
     def frame_bytes_max(self) -> int:
         """The largest frame that was agreed on."""
         return int(self._connected().connection_tune.frame_max or 131_072)
@@ -269,8 +274,7 @@ class Link:
             raise self._refusal(error, encrypted=address.scheme == "amqps") from None
         self._connection = connection
         connection.closing.add_done_callback(self._on_closed)
-        version = tuple(int(part) for part in str(self.info.get("version", "0")).split(".")[:2] if part.isdigit())
-        if str(self.info.get("product")) == "RabbitMQ" and version < VERSION_MIN:
+        if str(self.info.get("product")) == "RabbitMQ" and self.version < VERSION_MIN:
             await self.close()
             raise SettingsError(
                 f"RabbitMQ at {address} is version {self.info.get('version')}; 3.8 or newer is needed",
