@@ -12,6 +12,7 @@ from tests.brokers.required import need
 from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.kit import close_all
 from tests.connectors.kafka.stage import Stage
+from tests.connectors.kafka.undecided import VERIFY, set_broker
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +43,11 @@ async def stage(broker: Broker) -> AsyncIterator[Stage]:
     each = Stage(broker, await broker.topic())
     yield each
     await each.close()
+
+
+@pytest_asyncio.fixture
+async def careless(broker: Broker) -> AsyncIterator[Broker]:
+    """A broker that takes a marker that no transaction was opened on."""
+    await set_broker(broker, {VERIFY: "false"})
+    yield broker
+    await set_broker(broker, {})
