@@ -274,10 +274,12 @@ class Link:
             raise self._refusal(error, encrypted=address.scheme == "amqps") from None
         self._connection = connection
         connection.closing.add_done_callback(self._on_closed)
-        if str(self.info.get("product")) == "RabbitMQ" and self.version < VERSION_MIN:
+        info = self.info
+        if str(info.get("product")) == "RabbitMQ" and self.version < VERSION_MIN:
             await self.close()
+            least = ".".join(map(str, VERSION_MIN))
             raise SettingsError(
-                f"RabbitMQ at {address} is version {self.info.get('version')}; 3.8 or newer is needed",
+                f"RabbitMQ at {address} is version {info.get('version')}; {least} or newer is needed",
                 hint="Upgrade the broker.",
             )
 
