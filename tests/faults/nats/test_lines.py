@@ -39,7 +39,7 @@ class Lines:
         self.trial = await self._stack.enter_async_context(trial)
         self.gate = self.trial.folder / "gate"
         self.trial.flow.start(Trap("publish.part", action="hold", gate=self.gate))
-        await self.going_on()
+        await self.trial.flow.until(lambda: self.trial.flow.said("started"), "the start")
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -48,7 +48,6 @@ class Lines:
     async def going_on(self) -> None:
         """Waits until the flow publishes again, if it has something to publish."""
         flow = self.trial.flow
-        await flow.until(lambda: flow.said("started"), "the start")
         before = len(flow.events("published"))
         deadline = asyncio.get_running_loop().time() + 5
         while len(flow.events("published")) <= before and asyncio.get_running_loop().time() < deadline:
@@ -97,11 +96,10 @@ async def cut_one(lines: Lines, kind: str) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_a_line_is_cut(tmp_path: Path, long_run: bool) -> None:
+async def test_a_line_is_cut(server: NatsServer, tmp_path: Path, long_run: bool) -> None:
     """Also in the middle of a publish: the flow opens that connector again, and only that one."""
     rounds, kinds = (6, (*KINDS, MSGID)) if long_run else (2, KINDS)
-    async with NatsServer(sync="2m") as server:
-        cuts = await asyncio.gather(*(cut_again_and_again(server, tmp_path, kind, rounds) for kind in kinds))
+    cuts = await asyncio.gather(*(cut_again_and_again(server, tmp_path, kind, rounds) for kind in kinds))
     assert sum(cuts) >= 9 * rounds
 
 
@@ -128,9 +126,8 @@ async def silent_sink(server: NatsServer, folder: Path, kind: Kind) -> int:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_what_was_sent_on_a_silent_line_arrives_late(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        late = await asyncio.gather(*(silent_sink(server, tmp_path, kind) for kind in KINDS))
+async def test_what_was_sent_on_a_silent_line_arrives_late(server: NatsServer, tmp_path: Path) -> None:
+    late = await asyncio.gather(*(silent_sink(server, tmp_path, kind) for kind in KINDS))
     assert all(size_bytes > 3 * 1000 for size_bytes in late), late
 
 
@@ -153,9 +150,8 @@ async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_silent_source_is_noticed_and_opened_again(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(silent_source(server, tmp_path, kind) for kind in (KINDS[0], *QUEUES)))
+async def test_a_silent_source_is_noticed_and_opened_again(server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.gather(*(silent_source(server, tmp_path, kind) for kind in (KINDS[0], *QUEUES)))
 
 
 async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
@@ -169,9 +165,8 @@ async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_slow_line_is_no_failure(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(slow_line(server, tmp_path, kind) for kind in (*KINDS, *QUEUES)))
+async def test_a_slow_line_is_no_failure(server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.gather(*(slow_line(server, tmp_path, kind) for kind in (*KINDS, *QUEUES)))
 
 
 async def cut_queue(server: NatsServer, folder: Path, kind: Kind) -> None:
@@ -201,6 +196,5 @@ async def go_on(trial: Trial, feeder: Feeder) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_the_line_to_a_queue_is_cut(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(cut_queue(server, tmp_path, kind) for kind in QUEUES))
+async def test_the_line_to_a_queue_is_cut(server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.gather(*(cut_queue(server, tmp_path, kind) for kind in QUEUES))
