@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
+import msgspec
+
 from streamflow.batch import Chunk, Progress
 from streamflow.connect.recovery import progress_at
 from streamflow.errors import SinkAhead, Unavailable
@@ -54,7 +56,7 @@ class ConfirmSink(RabbitSink):
         end = chunks[-1].end_seq
         self._returned.clear()
         count = self._count(at, end)
-        self._mark = self._mark.settled(max(self._mark.at, count), self._mark.missing)
+        self._mark = msgspec.structs.replace(self._mark, at=max(self._mark.at, count))
         window, joined_max = self._window, self._joined_max
         await window.send([self._marker.message(self._channel.number, self._mark)])
         joined: list[bytes] = []

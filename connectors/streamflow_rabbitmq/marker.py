@@ -28,24 +28,12 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         at: Records published, counted from then on; while a run is on its way, those of the run included.
         generation: That of the store with which the process began that last published.
         missing: Sequence numbers of a transaction whose messages the broker gave back as unroutable.
-        was_at: In mode tx ``at`` before the last transaction, and ``was_missing`` what was missing then: if the broker
-            died in it, nobody knows what of it is there. -1 where nothing is in doubt.
     """
 
     made: str
     at: int = 0
     generation: int = 0
     missing: tuple[int, ...] = ()
-    was_at: int = -1
-    was_missing: tuple[int, ...] = ()
-
-    def settled(self, at: int, missing: tuple[int, ...]) -> Mark:
-        """The marker at a count that is beyond doubt."""
-        return msgspec.structs.replace(self, at=at, missing=missing, was_at=-1, was_missing=())
-
-    def moved(self, at: int, missing: tuple[int, ...]) -> Mark:
-        """The marker behind one more transaction, which is in doubt until it is answered."""
-        return msgspec.structs.replace(self, at=at, missing=missing, was_at=self.at, was_missing=self.missing)
 
 
 def marker_name(fence: str) -> str:

@@ -12,8 +12,7 @@ from streamflow.connect.recovery import progress_at
 from streamflow.errors import ProgressUnknown, Refusal
 from streamflow_rabbitmq.link import Link
 from streamflow_rabbitmq.marker import Mark
-from streamflow_rabbitmq.sink import Cursor, RabbitSink
-from streamflow_rabbitmq.witness import Witness
+from streamflow_rabbitmq.sink import RabbitSink
 
 if TYPE_CHECKING:
     from streamflow_rabbitmq.client import DirectChannel
@@ -23,23 +22,17 @@ class TransactionSink(RabbitSink):
     """Publishes in transactions, each of which moves the marker on.
 
     GUARANTEE: exactly-once when this process dies, at any instant, or its connection is cut: the marker says which
-    transactions went through. A transaction is not atomic when the broker itself dies: the marker may come back without
-    the messages. So the last transaction is published again if the broker was restarted since it began (see `Witness`)
-    and nobody knows that it was answered: effectively-once then, for the messages have the same ids as in mode confirm.
-    BOUND: the publish window, which is the size of one transaction.
+    transactions went through. RabbitMQ does not promise that a transaction is atomic when the broker itself dies; then
+    it is effectively-once, for the messages have the same ids as in mode confirm. BOUND: the publish window, which is
+    the size of one transaction.
 
     The broker learns only while it commits that no queue takes a message: it gives that one back, and the marker has
     moved on. So the marker is then corrected by a list of what is missing, and that is published first, once there is
     a way for it. A crash between the two loses such a message; see that queues are bound before a flow starts.
     """
 
-    _witness: Witness
-    _believed: bool
-
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._opened()
-        if not self._believed:
-            await self._settle(stored)
         if stored is None:
             return Progress(0, 1, self._cursor(self._mark.at))
         next_seq = self._next_seq(stored)
@@ -78,24 +71,8 @@ class TransactionSink(RabbitSink):
         return progress_at(end, at, chunks, self._cursor(self._mark.at))
 
     async def _start(self, link: Link, channel: DirectChannel) -> None:
-        self._witness = Witness(link, self._fence.decode())
-        self._believed = await self._witness.stands()
         await link.ask(channel.tx_select())
         await self._write(self._mark)
-
-    async def _settle(self, stored: Progress | None) -> None:
-        """Takes the marker back to what is beyond doubt, behind a restart of the broker; from now on it is believed."""
-        mark = self._mark
-        if mark.was_at >= 0 and stored is not None:
-            cursor = msgspec.json.decode(stored.cursor, type=Cursor)
-            known = cursor.at if cursor.made == mark.made else 0
-            # what came back of an older transaction may have been published by one that moved no count
-            answered = mark.was_at < mark.at <= known
-            at = mark.at if answered else max(mark.was_at, min(known, mark.at))
-            self._mark = mark.settled(at, mark.missing if answered else mark.was_missing)
-            await self._write(self._mark)
-        await self._witness.stand()
-        self._believed = True
 
     async def _write(self, mark: Mark) -> None:
         link = self._opened()
@@ -110,7 +87,7 @@ class TransactionSink(RabbitSink):
         """
         link = self._opened()
         self._returned.clear()
-        mark = self._mark.moved(count, self._mark.missing if missing is None else missing)
+        mark = msgspec.structs.replace(self._mark, at=count, missing=self._mark.missing if missing is None else missing)
         await link.send(b"".join([*messages, self._marker.message(self._channel.number, mark)]))
         await link.ask(self._channel.tx_commit())
         self._mark = mark
@@ -120,7 +97,7 @@ class TransactionSink(RabbitSink):
 
     async def _corrected(self, mark: Mark) -> Mark:
         missing = tuple(sorted({*mark.missing, *self._returned}))
-        corrected = mark.settled(mark.at, missing)
+        corrected = msgspec.structs.replace(mark, missing=missing)
         await self._write(corrected)
         return corrected
 
