@@ -10,8 +10,8 @@ import pytest
 
 from streamflow.errors import ConnectorError
 from streamflow_rabbitmq import Limits
+from streamflow_rabbitmq.broker_run import broker_run
 from streamflow_rabbitmq.link import Link
-from streamflow_rabbitmq.witness import Witness
 from tests.brokers import RabbitServer
 from tests.connectors.rabbitmq.kit import open_source, take
 from tests.connectors.rabbitmq.outsider import Outsider, fresh
@@ -21,7 +21,7 @@ KILLS = 2
 DECLARED_SECONDS = 2.5
 """What was declared in the last two seconds before a kill may be gone."""
 OPEN_SECONDS = 60
-WITNESS = fresh("order")
+FENCE = f"sf.{fresh('order')}.i.0.out"
 
 
 async def opened_at_last(spec: Any) -> Any:
@@ -61,8 +61,8 @@ async def test_the_order_of_a_queue_outlives_a_kill_of_its_broker(server: Rabbit
     await outsider.feed(queue, wanted)
     specs.append(outsider.rabbit.queue(queue, limits=limits, readers="single_active"))
     await outsider.close()
-    assert not await stands(outsider, anew=True)
-    assert await stands(outsider)
+    run = await run_of(outsider)
+    assert await run_of(outsider) == run
     await asyncio.sleep(DECLARED_SECONDS)
     together = asyncio.Barrier(len(specs) + 1)
     before = server.starts
@@ -79,15 +79,12 @@ async def test_the_order_of_a_queue_outlives_a_kill_of_its_broker(server: Rabbit
             else:
                 await together.wait()
     assert server.starts == before + KILLS
-    assert not await stands(outsider), "the witness of mode tx outlived its broker"
+    assert await run_of(outsider) != run, "mode tx would not notice that its broker died"
 
 
-async def stands(outsider: Outsider, *, anew: bool = False) -> bool:
-    """Whether a sink's witness stood, and lets it stand."""
-    link = await Link.connect(outsider.rabbit, "witness")
-    witness = Witness(link, f"sf.{WITNESS}.i.0.out")
-    stood = await witness.stands()
-    if anew:
-        await witness.stand()
+async def run_of(outsider: Outsider) -> str:
+    """The id by which a sink in mode tx knows one run of the broker from the next."""
+    link = await Link.connect(outsider.rabbit, "run")
+    run = await broker_run(link, FENCE)
     await link.close()
-    return stood
+    return run
