@@ -62,7 +62,7 @@ MATRICES = (
         13,
     ),
     Matrix(
-        "RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py", "rabbitmq/test_broker_kills.py"), 12
+        "RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py", "rabbitmq/test_broker_kills.py"), 11
     ),
 )
 every_matrix = pytest.mark.parametrize("matrix", MATRICES, ids=str)
