@@ -49,15 +49,14 @@ async def probe_sink(kafka: Kafka, settings: TopicSettings) -> Probe:
 
 
 async def _look_to_write(cluster: Cluster, settings: TopicSettings, facts: dict[str, str]) -> None:
-    from aiokafka.protocol.transaction import InitProducerIdRequest
-
     from streamflow_kafka.marker import OffsetFetch
+    from streamflow_kafka.requests import BeginAgain
     from streamflow_kafka.starts import find_topics
     from streamflow_kafka.tail import topic_settings
 
     told = await cluster.metadata([])
     facts |= {"cluster": told.cluster, "brokers": str(len(told.brokers))}
-    await cluster.require(InitProducerIdRequest("", 0), OffsetFetch("", "", 0, stable=True))
+    await cluster.require(BeginAgain("", 0, (0, 0)), OffsetFetch("", "", 0, stable=True))
     (topic,) = (await find_topics(cluster, settings)).values()
     facts |= {"topic": topic.name, "partitions": str(len(topic.leaders))}
     facts |= await topic_settings(cluster, topic.name)

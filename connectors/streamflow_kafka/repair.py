@@ -55,7 +55,7 @@ class Repair:
             last = await self._transactions.last()
         self._last = last
         if not last.is_lost_repair:
-            await self._begin(last.outcome)
+            await self._begin(last.outcome, again=False)
 
     async def settle(
         self, topic: TopicInfo, known: Sequence[int] | None, read_marker: Callable[[], Awaitable[Marker | None]]
@@ -87,16 +87,17 @@ class Repair:
             await self._end_alike(topic, outcome)
             marker = await read_marker()
         if self._noted or self._last.is_lost_repair:
-            await self._begin(None)
+            await self._begin(None, again=not self._last.is_lost_repair)
         return marker
 
-    async def _begin(self, note: bool | None) -> None:
-        await self._transactions.begin(note)
+    async def _begin(self, note: bool | None, *, again: bool) -> None:
+        """Begins a producer; again only in its own place: one that was frozen must not shut out who has taken over."""
+        await self._transactions.begin(note, again=again)
         self._noted = note is not None
 
     async def _end_alike(self, topic: TopicInfo, outcome: bool) -> None:
         if not self._noted:
-            await self._begin(outcome)
+            await self._begin(outcome, again=not self._last.is_lost_repair)
         transactions = self._transactions
         await transactions.add(sorted(topic.leaders))
         # whatever happens now, nobody may abort it: that would decide what was left the wrong way

@@ -337,7 +337,7 @@ class KafkaSink:
         """
         if refused.count == 1:
             raise self._rejected(refused)
-        await self._transactions.begin()
+        await self._transactions.begin(again=True)
         found = await self._marker()
         if found is not None and found.next_seq != first_seq:
             raise Unavailable(

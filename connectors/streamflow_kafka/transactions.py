@@ -120,30 +120,40 @@ class Transactions:
         self._identity.sequences[partition] = (first + count) & 0x7FFFFFFF
         return first
 
-    async def begin(self, after: bool | None = None) -> None:
+    async def begin(self, after: bool | None = None, *, again: bool = False) -> None:
         """Shuts older producers of this name out, and ends what they left open.
 
         Args:
+            again: Whether this one began before; it is refused then if a newer one has begun since.
             after: Notes at the coordinator how the transaction before it ended: whether by a commit. Such a producer
                 only repairs what is left of that one (see `repair`); records are sent by one without a note.
 
         Raises:
+            Fenced: A newer producer has begun.
             Unavailable: The coordinator cannot do it now.
             ConnectorError: This user may not.
         """
+        producer = self.producer if again else None
         own_ms = int(self._cluster.options.transaction_timeout_seconds * 1000)
         if after is not None:
             try:
-                await self._begin(with_note(max(own_ms, REPAIR_MS), after))
+                await self._begin(with_note(max(own_ms, REPAIR_MS), after), producer)
                 return
             except TooLong:
                 pass
-        await self._begin(with_note(own_ms, after))
+        await self._begin(with_note(own_ms, after), producer)
 
-    async def _begin(self, timeout_ms: int) -> None:
+    async def _begin(self, timeout_ms: int, producer: tuple[int, int] | None) -> None:
         from aiokafka.protocol.transaction import InitProducerIdRequest
 
-        answer = await self._asked(TRANSACTION, lambda: InitProducerIdRequest(self._name, timeout_ms))
+        from streamflow_kafka.requests import BeginAgain
+
+        def request() -> Any:
+            if producer is None:
+                return InitProducerIdRequest(self._name, timeout_ms)
+            return BeginAgain(self._name, timeout_ms, producer)
+
+        answer = await self._asked(TRANSACTION, request)
         self._identity = _Identity(answer.producer_id, answer.producer_epoch)
         self.open = False
 
@@ -151,7 +161,7 @@ class Transactions:
         """Asks what the coordinator knows of the last transaction; nothing where it is older than Kafka 3.0."""
         from aiokafka.errors import IncompatibleBrokerVersion
 
-        from streamflow_kafka.describe import DescribeTransactions
+        from streamflow_kafka.requests import DescribeTransactions
 
         try:
             answer = await self._asked(TRANSACTION, lambda: DescribeTransactions(self._name))

@@ -10,7 +10,7 @@ import pytest
 from aiokafka import AIOKafkaProducer
 
 from streamflow.batch import Progress
-from streamflow.errors import ProgressUnknown, SinkAhead
+from streamflow.errors import Fenced, ProgressUnknown, SinkAhead
 from streamflow_kafka import transactions
 from streamflow_kafka.outcomes import Last, with_note
 from tests.connectors.kafka.broker import QUICK, Broker
@@ -110,6 +110,19 @@ async def test_a_repair_that_nobody_ends(stage: Stage, monkeypatch):
     await sink.close()
     sink = await opened(stage, 5)
     assert (await sink.recover(after, [])).next_seq == 7
+
+
+async def test_one_that_was_frozen_before_it_settled_disturbs_nobody(stage: Stage):
+    """It does not begin its producer anew in the place of the one that has taken over."""
+    _, baseline = await stage.begun(partition=int)
+    frozen = await opened(stage, 2)
+    sink = await opened(stage, 3)
+    at = await sink.recover(baseline, [])
+    with pytest.raises(Fenced):
+        await frozen.recover(baseline, [])
+    at = await sink.publish([chunk(sink, 1, 1, VALUES)], at)
+    assert at.next_seq == 4
+    assert values_of(await stage.records()) == VALUES
 
 
 @pytest.mark.parametrize("note", [None, True, False])

@@ -1,4 +1,4 @@
-"""Asking how a transactional id's last transaction ended: DescribeTransactions (KIP-664), unknown to aiokafka."""
+"""Requests about transactions that aiokafka does not know, or in versions that it does not know."""
 
 from __future__ import annotations
 
@@ -58,3 +58,45 @@ class DescribeTransactions(Request[DescribeTransactionsRequest_v0]):  # type: ig
 
     def build(self, request_struct_class: Any) -> Any:
         return request_struct_class([self._name], {})
+
+
+class InitProducerIdResponse_v3(Response):  # type: ignore[misc]
+    """Answers `InitProducerIdRequest_v3`."""
+
+    API_KEY = 22  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    API_VERSION = 3  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
+    SCHEMA = Schema(
+        ("throttle_time_ms", Int32),
+        ("error_code", Int16),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class InitProducerIdRequest_v3(RequestStruct):  # type: ignore[misc]
+    """Begins a producer, in the place of one that is named."""
+
+    FLEXIBLE_VERSION = True
+    API_KEY = 22
+    API_VERSION = 3
+    RESPONSE_TYPE = InitProducerIdResponse_v3
+    SCHEMA = Schema(
+        ("transactional_id", CompactString("utf-8")),
+        ("transaction_timeout_ms", Int32),
+        ("producer_id", Int64),
+        ("producer_epoch", Int16),
+        ("tags", TaggedFields),
+    )
+
+
+class BeginAgain(Request[InitProducerIdRequest_v3]):  # type: ignore[misc]
+    """Begins a producer anew, if nobody has begun one since (Kafka 2.5, KIP-360)."""
+
+    API_KEY = 22
+
+    def __init__(self, name: str, timeout_ms: int, producer: tuple[int, int]) -> None:
+        self._name, self._timeout_ms, self._producer = name, timeout_ms, producer
+
+    def build(self, request_struct_class: Any) -> Any:
+        return request_struct_class(self._name, self._timeout_ms, *self._producer, {})
