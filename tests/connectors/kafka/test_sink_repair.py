@@ -114,15 +114,16 @@ async def test_a_repair_that_nobody_ends(stage: Stage, monkeypatch):
 
 async def test_one_that_was_frozen_before_it_settled_disturbs_nobody(stage: Stage):
     """It does not begin its producer anew in the place of the one that has taken over."""
-    _, baseline = await stage.begun(partition=int)
+    first, baseline = await stage.begun(partition=int)
+    at = await first.publish([chunk(first, 1, 1, VALUES)], baseline)
     frozen = await opened(stage, 2)
     sink = await opened(stage, 3)
-    at = await sink.recover(baseline, [])
+    await sink.recover(at, [])
     with pytest.raises(Fenced):
-        await frozen.recover(baseline, [])
-    at = await sink.publish([chunk(sink, 1, 1, VALUES)], at)
-    assert at.next_seq == 4
-    assert values_of(await stage.records()) == VALUES
+        await frozen.recover(at, [])
+    after = await sink.publish([chunk(sink, 2, 4, VALUES)], at)
+    assert after.next_seq == 7
+    assert values_of(await stage.records()) == TWICE
 
 
 @pytest.mark.parametrize("note", [None, True, False])
