@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from streamflow_kafka import marker
 from tests.brokers import KAFKA, KafkaServer
 from tests.brokers.required import need
 from tests.connectors.kafka.broker import Broker
@@ -46,8 +47,9 @@ async def stage(broker: Broker) -> AsyncIterator[Stage]:
 
 
 @pytest_asyncio.fixture
-async def careless(broker: Broker) -> AsyncIterator[Broker]:
-    """A broker that takes a marker that no transaction was opened on."""
+async def careless(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    """A broker that takes a marker that no transaction was opened on; what it hides, it hides for ever."""
+    monkeypatch.setattr(marker, "HIDDEN_SECONDS", 0.3)
     await set_broker(broker, {VERIFY: "false"})
     yield broker
     await set_broker(broker, {})

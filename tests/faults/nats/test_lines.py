@@ -126,13 +126,6 @@ async def silent_sink(server: NatsServer, folder: Path, kind: Kind) -> int:
         return lines.sink.late_bytes
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-async def test_what_was_sent_on_a_silent_line_arrives_late(server: NatsServer, tmp_path: Path) -> None:
-    late = await asyncio.gather(*(silent_sink(server, tmp_path, kind) for kind in KINDS))
-    assert all(size_bytes > 3 * 1000 for size_bytes in late), late
-
-
 async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
     async with Lines(server, folder, kind, timeout_seconds=3) as lines:
         trial = lines.trial
@@ -150,12 +143,6 @@ async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
         assert lines.failures("sink") == 0
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-async def test_a_silent_source_is_noticed_and_opened_again(server: NatsServer, tmp_path: Path) -> None:
-    await asyncio.gather(*(silent_source(server, tmp_path, kind) for kind in (KINDS[0], *QUEUES)))
-
-
 async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
     async with Lines(server, folder, kind) as lines:
         lines.source.delay_seconds = lines.sink.delay_seconds = 0.04
@@ -167,8 +154,16 @@ async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_slow_line_is_no_failure(server: NatsServer, tmp_path: Path) -> None:
-    await asyncio.gather(*(slow_line(server, tmp_path, kind) for kind in (*KINDS, *QUEUES)))
+async def test_lines_fall_silent_deliver_late_or_are_slow(server: NatsServer, tmp_path: Path) -> None:
+    """A silent source is noticed and opened again, what a sink sent arrives late; a slow line is no failure."""
+    async with asyncio.TaskGroup() as group:
+        sinks = [group.create_task(silent_sink(server, tmp_path, kind), name=str(kind)) for kind in KINDS]
+        for kind in (KINDS[0], *QUEUES):
+            group.create_task(silent_source(server, tmp_path, kind), name=f"source {kind}")
+        for kind in (*KINDS, *QUEUES):
+            group.create_task(slow_line(server, tmp_path, kind), name=f"slow {kind}")
+    late = [sink.result() for sink in sinks]
+    assert all(size_bytes > 3 * 1000 for size_bytes in late), late
 
 
 async def cut_queue(server: NatsServer, folder: Path, kind: Kind) -> None:
