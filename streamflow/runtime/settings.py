@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final
 
@@ -94,4 +95,4 @@ class Settings:
         Args:
             attempt: How many there were before it, since it last was of use.
         """
-        return min(REOPEN_SECONDS * 2 ** min(attempt, REOPEN_DOUBLINGS_MAX), duration_ms(self.reopen_max) / 1000)
+        return min(math.ldexp(REOPEN_SECONDS, min(attempt, REOPEN_DOUBLINGS_MAX)), duration_ms(self.reopen_max) / 1000)

@@ -5,19 +5,21 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 LINES_MAX = 3
 RUN_SECONDS = 60
 
 
-async def tell(folder: Path, program: str, *words: str, run_code: int = 4) -> None:
+async def tell(folder: Path, program: str, *words: str, others: Sequence[str] = (), run_code: int = 4) -> None:
     """Runs both commands on a program; each must fail, and say these words and a way out.
 
     Args:
         folder: For the program, and its state in ``flow.db``.
         program: Makes ``flow``; ``{state}`` stands for the state file.
         words: Parts of what must be said, each in one line.
+        others: What only ``check`` says, which looks at every connector.
         run_code: The exit code of ``run``; that of ``check`` is 4.
     """
     path = folder / "told.py"
@@ -26,7 +28,7 @@ async def tell(folder: Path, program: str, *words: str, run_code: int = 4) -> No
     for command, code, (ended, lines) in (("check", 4, checked), ("run", run_code, ran)):
         said = "\n".join(lines)
         assert ended == code, f"{command} ended with {ended}:\n{said}"
-        for each in words:
+        for each in (*words, *others) if command == "check" else words:
             assert any(each in line for line in lines), f"{command} does not say {each!r}:\n{said}"
         assert any("hint: " in line for line in lines), f"{command} names no way out:\n{said}"
     assert len(ran[1]) <= LINES_MAX, "\n".join(ran[1])

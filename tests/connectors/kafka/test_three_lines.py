@@ -21,6 +21,7 @@ flow = sf.Flow("told", state="{state}")
 """
 READS = PROGRAM + 'flow.source(kafka.topic("TOPIC", value=str)).to(sf.jsonl("{state}.jsonl", value=str))\n'
 WRITES = PROGRAM + 'flow.source(sf.MemoryTopic("in", value=str)).to(kafka.topic("TOPIC", value=str))\n'
+BOTH = PROGRAM + 'flow.source(kafka.topic("TOPIC", value=str)).to(kafka.topic("TOPIC-too", value=str))\n'
 
 
 def at(program: str, url: str, topic: str) -> str:
@@ -29,14 +30,14 @@ def at(program: str, url: str, topic: str) -> str:
 
 async def test_nobody_answers(tmp_path: Path):
     url = f"127.0.0.1:{free_port()}"
-    for program in (READS, WRITES):
-        await tell(tmp_path, at(program, url, "orders"), f"no Kafka broker answers at {url}: connection refused")
+    words = f"no Kafka broker answers at {url}: connection refused"
+    await tell(tmp_path, at(BOTH, url, "orders"), words, others=[f"sink orders-too: {words}"])
 
 
 async def test_a_topic_that_is_missing(broker: Broker, tmp_path: Path):
-    for program in (READS, WRITES):
-        words = f"Kafka at {broker.server.url} has no topic missing", "kafka-topics.sh --create --topic missing"
-        await tell(tmp_path, at(program, broker.server.url, "missing"), *words)
+    words = f"Kafka at {broker.server.url} has no topic missing"
+    hint = "kafka-topics.sh --create --topic missing"
+    await tell(tmp_path, at(BOTH, broker.server.url, "missing"), words, hint, others=[f"{words}-too", f"{hint}-too"])
 
 
 async def test_a_broker_that_is_too_old(broker: Broker, tmp_path: Path):

@@ -25,39 +25,48 @@ rabbit = RabbitMQ("{url}", auth=UserPassword("guest", "{word}"), stream_port={st
 flow = sf.Flow("told", state="{{state}}")
 """
 READS = 'flow.source({what}, name="in").to(sf.jsonl("{{state}}.jsonl", value=str))\n'
-WRITES = 'flow.source(sf.MemoryTopic("in", value=str)).to({what}, name="out", guarantee="{guarantee}")\n'
-KINDS = ("queue", "stream", "super_stream", "exchange")
 
 
-def program(url: str, kind: str, name: str, stream_port: int, *, word: str = "guest", reads: bool = True) -> str:
-    what = f'rabbit.{kind}("{name}", value=str)'
-    guarantee = "exactly_once" if "stream" in kind else "effectively_once"
-    text = READS if reads else WRITES
+def program(url: str, kind: str, name: str, stream_port: int, *, word: str = "guest") -> str:
+    """A flow that reads one thing."""
     head = PROGRAM.format(url=url, word=word, stream_port=stream_port)
-    return head + text.format(what=what, guarantee=guarantee)
+    return head + READS.format(what=f'rabbit.{kind}("{name}", value=str)')
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:
     port, stream_port = free_port(), free_port()
     url = f"amqp://127.0.0.1:{port}"
-    await tell(tmp_path, program(url, "queue", "q", stream_port), f"no RabbitMQ answers at {url}: connection refused")
-    words = f"RabbitMQ's stream port cannot be reached at amqp://127.0.0.1:{stream_port}: connection refused"
-    await tell(tmp_path, program(url, "stream", "s", stream_port), words)
+    text = program(url, "queue", "q", stream_port)
+    text += (
+        'flow.source(rabbit.stream("s", value=str), name="too").to(sf.jsonl("{state}.too", value=str), name="too")\n'
+    )
+    others = [f"stream port cannot be reached at amqp://127.0.0.1:{stream_port}: connection refused"]
+    await tell(tmp_path, text, f"no RabbitMQ answers at {url}: connection refused", others=others)
 
 
-@pytest.mark.parametrize("kind", ["queue", "stream"])
-async def test_a_wrong_password(outsider: Outsider, tmp_path: Path, kind: str) -> None:
+async def test_a_wrong_password(outsider: Outsider, tmp_path: Path) -> None:
     server = outsider.server
-    text = program(server.url, kind, "any", server.stream_port, word="wrong-canary")
-    await tell(tmp_path, text, "refuses", "user guest", "guest may log in from the broker's own machine only")
+    text = program(server.url, "queue", "any", server.stream_port, word="wrong-canary")
+    text += (
+        'flow.source(rabbit.stream("some", value=str), name="too").to(sf.jsonl("{state}.too", value=str), name="too")\n'
+    )
+    words = "refuses", "guest may log in from the broker's own machine only"
+    await tell(tmp_path, text, *words, others=["source in: RabbitMQ at", "source too: RabbitMQ at"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-async def test_what_is_missing(outsider: Outsider, tmp_path: Path, kind: str) -> None:
+async def test_what_is_missing(outsider: Outsider, tmp_path: Path) -> None:
     server = outsider.server
-    for reads in (True, False) if kind != "exchange" else (False,):
-        text = program(server.url, kind, "missing", server.stream_port, reads=reads)
-        await tell(tmp_path, text, f"{kind.replace('_', ' ')} missing")
+    text = program(server.url, "queue", "missing", server.stream_port)
+    for number, kind in enumerate(("stream", "super_stream")):
+        source = f'rabbit.{kind}("missing{number}", value=str), name="from-{kind}"'
+        text += f'flow.source({source}).to(sf.jsonl("{{state}}.{kind}", value=str), name="to-file-{kind}")\n'
+    text += 'more = flow.source(sf.MemoryTopic("in", value=str), name="memory")\n'
+    for number, kind in enumerate(("queue", "stream", "super_stream", "exchange"), 2):
+        guarantee = "exactly_once" if "stream" in kind else "effectively_once"
+        text += f'more.to(rabbit.{kind}("missing{number}", value=str), name="to-{kind}", guarantee="{guarantee}")\n'
+    others = [f"{kind} missing{number}" for number, kind in enumerate(("stream", "super stream", "queue", "stream"))]
+    others += ["super stream missing4", "exchange missing5"]
+    await tell(tmp_path, text, "queue missing", others=others)
 
 
 @pytest.mark.timeout(60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from pathlib import Path
 
 import streamflow as sf
@@ -28,7 +29,7 @@ class Noticing(MemorySink):
         await self.cut.wait()
         raise Unavailable("the line is cut", hint="")
 
-    async def publish(self, chunks: list[Chunk], at: Progress) -> Progress:  # type: ignore[override]
+    async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         if self.cut.is_set():
             raise Unavailable("the line is cut", hint="")
         return await super().publish(chunks, at)
