@@ -249,7 +249,7 @@ class EpochBound(Protocol):
 
 
 @runtime_checkable
-class ProbesPositions(Protocol):
+class ProbesPositions(Connector, Protocol):
     """What a source may have besides: it looks whether what was committed still fits what the broker holds."""
 
     async def probe_behind(self, resume: Mapping[Partition, Position]) -> Probe:

@@ -37,7 +37,7 @@ def wrong(flow: sf.Flow) -> None:
     by_amount = orders.key_by(lambda o: o.amount)
     keyed.join(by_amount, within="5s", name="j")  # pyright: ignore[reportArgumentType]
     keyed.join(keyed, within="5s", how="full", name="j")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    keyed.join(keyed, name="j")  # pyright: ignore[reportCallIssue]
+    keyed.join(keyed, name="j")  # pyright: ignore[reportArgumentType]
     pairs = keyed.join(keyed, within="5s", how="left", name="j")
     pairs.map(amount_of_both)  # pyright: ignore[reportArgumentType, reportCallIssue]
 
