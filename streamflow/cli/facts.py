@@ -24,6 +24,8 @@ def words_of(step: Step) -> str:
         words.append(_time_words(step.options["event_time"]))
     if step.kind == "window":
         words.append(_window_words(step))
+    if step.options.get("dedup") is not None:
+        words.append(f"remembers by event time for {_span(step.options['dedup'].within_us // 1000)}")
     if step.reads:
         words.append(f"{step.options['how']} join with table {step.reads[0].partition(':')[2]!r}")
     if (rate := step.options.get("rate")) is not None:

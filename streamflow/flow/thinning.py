@@ -116,7 +116,9 @@ class ThinningVerbs(Generic[T]):
             raise DefinitionError("sample takes fraction= or every=", hint="Write sample(fraction=0.01).")
         if every is None:
             chosen = name or self._flow._builder.stateless_name("sample", None, None)
-            return self.filter(_by_id(fraction), name=chosen)
+            sampled = self.filter(_by_id(fraction), name=chosen)
+            self._flow._builder.amend(sampled._step, verb="sample")
+            return sampled
         if type(every) is not int or every < 1:
             raise DefinitionError(f"sample(every={every!r:.40})", hint="Give a whole number above 0.")
         named = build.stable_name("sample", None, name)
