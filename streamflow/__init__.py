@@ -11,6 +11,7 @@ from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
 from streamflow.flow.joined import JoinResult, LateRecords
 from streamflow.flow.state import list_state, map_state
+from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
@@ -32,6 +33,7 @@ from streamflow.operators.aggregators import (
 )
 from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
+from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
 from streamflow.policy import retry
@@ -51,6 +53,7 @@ def otherwise(record: object) -> bool:
 
 __all__ = [
     "Aggregator",
+    "Change",
     "Context",
     "Duration",
     "Flow",
@@ -74,6 +77,7 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Table",
     "Tls",
     "WindowResult",
     "Windowed",

@@ -147,6 +147,7 @@ class Intake:
         self._push_seq = dict(start.pushed)
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
+        self._preloads = 0
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
@@ -174,6 +175,11 @@ class Intake:
         elif self._due.get(stage) != due_ms:
             self._due[stage] = due_ms
             self._wakeup.set()
+
+    def preload(self, pushes: Sequence[Pushed]) -> None:
+        """Hands in what enters before any record of a source."""
+        self._pushes.extend(pushes)
+        self._preloads += len(pushes)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
@@ -246,7 +252,7 @@ class Intake:
         while True:
             self._stall = self.stalled()
             closing = self.closing
-            rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
+            rows = not self._stall and not self._stopping and (self._pushes or any(map(_is_ready, self.pumps)))
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
             turning = bool(self._just_ended() or (self._silent and not closing))
@@ -275,6 +281,9 @@ class Intake:
         if self._due and not self._stall and not closing and self._may_fire():
             due_ms = max(min(self._due.values()), self._acted_ms + 1)
             waits.append((due_ms - self._clock.now_ms()) / 1000)
+        if not self._stall and not self._stopping:
+            # what a rate limit keeps back for now
+            waits += [pump.wait_seconds for pump in self.pumps if pump.waiting]
         if waits:
             self._alarm = self._clock.call_later(max(0.0, min(waits)), self._wakeup.set)
         try:
@@ -302,7 +311,8 @@ class Intake:
         self._turn(silent, ())
         if take:
             self._take_pushes(rows)
-            self._take_sources(rows)
+            if not self._preloads:
+                self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
         ended = self._just_ended()
@@ -357,7 +367,7 @@ class Intake:
 
     def _take_sources(self, rows: Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
-        waiting = [pump for pump in self.pumps if pump.waiting]
+        waiting = [pump for pump in self.pumps if _is_ready(pump)]
         if not waiting:
             return
         turn = self._number % len(waiting)
@@ -366,7 +376,7 @@ class Intake:
             for pump in waiting[turn:] + waiting[:turn]:
                 room = min(most, self.rows_max - len(rows.values))
                 pump.now_ms = self._now_ms
-                while room > 0 and pump.waiting:
+                while room > 0 and _is_ready(pump):
                     for ready in pump.take(room):
                         self._enter(pump.name, ready, rows)
                         room -= len(ready.records)
@@ -400,6 +410,7 @@ class Intake:
     def _take_pushes(self, rows: Taking) -> None:
         for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
+            self._preloads = max(0, self._preloads - 1)
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
 
@@ -426,6 +437,11 @@ class Intake:
         """Pushes that no committed epoch holds; a restarted shard gets them again."""
         cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
         return [push for cut in [*cuts, self._cut] for push in cut.pushed] + list(self._pushes)
+
+
+def _is_ready(pump: Pump) -> bool:
+    """Whether something may be taken now."""
+    return pump.waiting and not pump.wait_seconds
 
 
 @dataclass(frozen=True, slots=True)
