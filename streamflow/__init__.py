@@ -9,6 +9,7 @@ from streamflow.connect.schema_registry import HttpSchemaRegistry
 from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
+from streamflow.flow.ordering import merge
 from streamflow.flow.state import list_state, map_state
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
@@ -93,6 +94,7 @@ __all__ = [
     "map_state",
     "max",
     "mean",
+    "merge",
     "min",
     "msgpack",
     "otherwise",

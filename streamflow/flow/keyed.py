@@ -10,6 +10,7 @@ from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, call_limits, is_async
+from streamflow.flow.ordering import Order
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
@@ -185,10 +186,12 @@ class KeyedStream(Stream[T], Generic[K, T]):
         ) -> Mapping[R, KeyedStream[K, T]]: ...
 
         @overload
-        def merge(self, *others: KeyedStream[K, T], name: str | None = None) -> KeyedStream[K, T]: ...
+        def merge(
+            self, *others: KeyedStream[K, T], order: Order | None = None, name: str | None = None
+        ) -> KeyedStream[K, T]: ...
         @overload
-        def merge(self, *others: Stream[T], name: str | None = None) -> Stream[T]: ...
-        def merge(self, *others: Any, name: str | None = None) -> Any: ...
+        def merge(self, *others: Stream[T], order: Order | None = None, name: str | None = None) -> Stream[T]: ...
+        def merge(self, *others: Any, order: Order | None = None, name: str | None = None) -> Any: ...
 
         def dedup(
             self,

@@ -30,7 +30,7 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, Pump, World
-from streamflow.runtime.pumps import make_pumps
+from streamflow.runtime.pumps import make_pumps, time_orders
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.watch import Watch
@@ -73,6 +73,7 @@ class Engine:
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
         self._left_out: Counter[str] = Counter()
+        self._forced: Counter[str] = Counter()
         self._pushes = list(pushes)
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
@@ -240,6 +241,8 @@ class Engine:
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
+        self.intake.hold(time_orders(job.plan.graph, pumps, job.settings, job.clock.monotonic))
+        self.intake.forced = self._released_early
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
@@ -393,6 +396,13 @@ class Engine:
         level = logging.DEBUG if count & (count - 1) else logging.WARNING
         _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
         self.job.instrument.skipped(step, place, error)
+
+    def _released_early(self, sources: str, records: int) -> None:
+        before, self._forced[sources] = self._forced[sources], self._forced[sources] + records
+        if before.bit_length() != self._forced[sources].bit_length():
+            so_far = self._forced[sources]
+            _log.warning("%d records of %s were released before their time; their order may differ", so_far, sources)
+        self.job.instrument.released_early(sources, records)
 
     def _wake(self) -> None:
         self.intake.wake()

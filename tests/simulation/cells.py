@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import awaiting, stateful, windowed, wired
+from tests.simulation import awaiting, ordered, stateful, windowed, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -32,6 +32,14 @@ CELLS: tuple[Cell, ...] = (
     Cell("pushes", wired.pushes, wired.check_pushes, ("a", "b"), pushed="b", queue=True),
     Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
     Cell("reminders", windowed.reminders, windowed.check_reminders, cut_matters=True, adapt=windowed.to_its_end),
+    Cell(
+        "ordered",
+        ordered.ordered,
+        ordered.check_ordered,
+        ("a", "b"),
+        partitions=ordered.PARTITIONS,
+        adapt=windowed.to_its_end,
+    ),
     Cell("aliases", stateful.aliases, stateful.check_aliases),
     Cell("awaiting", awaiting.awaiting, awaiting.check_awaiting),
     Cell("awaiting-merged", awaiting.awaiting_merged, awaiting.check_awaiting_merged),

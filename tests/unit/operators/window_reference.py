@@ -30,6 +30,15 @@ def before(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, f
         latest[record.partition] = max(latest[record.partition], record.at)
 
 
+def in_joint_order(records: Sequence[Record], lateness: int) -> list[Record]:
+    """Records in the order of event time, then partition; one that is late stands where its watermark is."""
+    places = [
+        (max(record.at, mark), record.partition, order)
+        for order, (record, mark) in enumerate(before(records, lateness))
+    ]
+    return [records[order] for _, _, order in sorted(places)]
+
+
 def aligned(records: Sequence[Record], lateness: int, size: int, every: int, offset: int) -> tuple[Found, list[int]]:
     """Tumbling and sliding windows, and the records that no window takes."""
     windows: dict[tuple[int, str, int], list[int]] = defaultdict(list)
