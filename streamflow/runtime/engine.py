@@ -73,7 +73,7 @@ class Engine:
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
         self._left_out: Counter[str] = Counter()
-        self._forced: Counter[str] = Counter()
+        self.released_early: Counter[str] = Counter()
         self._pushes = list(pushes)
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
@@ -398,9 +398,9 @@ class Engine:
         self.job.instrument.skipped(step, place, error)
 
     def _released_early(self, sources: str, records: int) -> None:
-        before, self._forced[sources] = self._forced[sources], self._forced[sources] + records
-        if before.bit_length() != self._forced[sources].bit_length():
-            so_far = self._forced[sources]
+        before, self.released_early[sources] = self.released_early[sources], self.released_early[sources] + records
+        if before.bit_length() != self.released_early[sources].bit_length():
+            so_far = self.released_early[sources]
             _log.warning("%d records of %s were released before their time; their order may differ", so_far, sources)
         self.job.instrument.released_early(sources, records)
 

@@ -171,10 +171,22 @@ class TimeOrder:
             return None
         latest, number, partition = found
         lowest = self._lowest()
-        room = (self._bounds.records_max if latest <= lowest else self._half) - self.held
-        if room <= 0 or self._bytes >= self._bounds.bytes_max or self._is_ahead(latest, lowest):
+        room = self._room(self.pumps[number], furthest_back=latest <= lowest)
+        if room <= 0 or self._is_ahead(latest, lowest):
             return None
         return self.pumps[number], partition, min(room, TAKEN_MAX)
+
+    def _room(self, pump: Pump, *, furthest_back: bool) -> int:
+        """How many records may be taken from a partition: what is furthest back may use the second half, in shares."""
+        bounds = self._bounds
+        records, size = (bounds.records_max, bounds.bytes_max)
+        if not furthest_back:
+            records, size = self._half, size // 2
+        records, size = records - self.held, size - self._bytes
+        if records <= 0 or size <= 0:
+            return 0
+        shares = 1 + sum(len(_active(each)) for each in self.pumps) if furthest_back else 1
+        return max(1, min(records, size // max(1, pump.record_bytes)) // shares)
 
     def _lowest(self) -> int:
         """The latest event time of the partition that is furthest back, of those that are waited for."""

@@ -119,6 +119,11 @@ class Pump:
         """Records read and not taken."""
         return self._records
 
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record that was read and not taken, on average."""
+        return self._bytes // max(1, self._records)
+
     def caught_up(self) -> bool:
         """Whether everything that the source held when it was opened has been taken."""
         if self.ended:

@@ -28,6 +28,7 @@ from streamflow.state import fold
 from streamflow.state.keyed import MISSING, Table
 from streamflow.state.ledger import Ledger
 from streamflow.state.sqlite import SqliteStore
+from tests.simulation import ordered_mutants
 
 Plant = Callable[[ExitStack], None]
 
@@ -444,6 +445,9 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
 
     swap(stack, Publisher, "__init__", init)
 
+
+for _plant in ordered_mutants.MUTANTS:
+    mutant_in(ordered_mutants.CELL)(_plant)
 
 EQUIVALENT = frozenset({"first baseline not stored"})
 """What no schedule over memory topics can tell from the right code; the real brokers' tests hold these."""

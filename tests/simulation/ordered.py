@@ -9,10 +9,16 @@ from typing import Any
 import streamflow as sf
 from streamflow.flow import Flow
 from tests.simulation.cell import Inputs, Outputs, key, topic
-from tests.simulation.windowed import LATENESS, second
 from tests.unit.operators.window_reference import Record, aligned, in_joint_order
 
 PARTITIONS = ("p", "q")
+LATENESS = 6
+
+
+def second(value: int) -> int:
+    """When a record happened: partitions are out of order within the lateness, but for some that are late."""
+    index = value % 1000
+    return 100 + index + (index // 2 * 3) % 7 - (30 if index % 11 == 7 else 0)
 
 
 def ordered() -> Flow:
