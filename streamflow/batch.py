@@ -121,12 +121,10 @@ class Ahead(NamedTuple):
     Args:
         first: Position of the first of them.
         last: Position of the last of them; all between the two are meant.
-        latest_us: The latest event time in the partition up to there.
     """
 
     first: int
     last: int
-    latest_us: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,11 +102,6 @@ class SourceTimes:
         lateness = self.spec.lateness_us
         return times, [latest - lateness for latest in before] if lateness else before
 
-    def pass_over(self, partition: Partition, latest_us: int) -> None:
-        """Takes note of records that are not stamped again: up to there the partition was."""
-        self.latest[partition] = max(latest_us, self.latest.get(partition, TIME_MIN))
-        self.idle.discard(partition)
-
     def _read(self, partition: Partition) -> EventClock:
         return EventClock(self.latest[partition], partition in self.idle)
 

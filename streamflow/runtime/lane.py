@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
 from typing import Any, Final
 
 from streamflow.batch import Ahead, Partition, Position, SourceBatch
@@ -98,14 +97,12 @@ class Lane:
         if not records:
             self.at = self.end
 
-    def position(self, latest_us: int, unread: Sequence[Ahead] = ()) -> Position:
+    def position(self, unread: Sequence[Ahead] = ()) -> Position:
         """What the checkpoint says of it; joins what was released to runs.
 
         Args:
-            latest_us: The latest event time that was read.
             unread: What was released by an earlier life, and was not read again yet.
         """
-        above: list[Ahead] = []
         joined: list[Held] = []
         for held in self.records:
             if held.value is RELEASED and joined and joined[-1].value is RELEASED:
@@ -113,9 +110,7 @@ class Lane:
             else:
                 joined.append(held)
         self.records = deque(joined)
-        for held, after in zip_longest(joined, joined[1:]):
-            if held.value is RELEASED:
-                above.append(Ahead(held.first, held.last, latest_us if after is None else after.before_us))
+        above = [Ahead(held.first, held.last) for held in joined if held.value is RELEASED]
         return Position(self.at, self.identity, (*above, *unread))
 
     def clock_us(self, latest_us: int) -> int:

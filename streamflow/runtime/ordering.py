@@ -396,7 +396,7 @@ class TimeOrder:
         for lane in touched:
             pump = self.pumps[self._numbers[lane.source]]
             if not lane.by_ids:
-                position = lane.position(_latest(pump, lane.partition), pump.unread(lane.partition))
+                position = lane.position(pump.unread(lane.partition))
                 yield lane.source, lane.partition, position
 
     def _clock_of(self, times: SourceTimes) -> Callable[[Partition], EventClock]:

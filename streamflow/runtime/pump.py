@@ -377,8 +377,7 @@ class Pump:
     def _unless_known(self, batch: SourceBatch, known: Ahead | None) -> list[Ready]:
         if known is None:
             return self._opened_up(batch)
-        if self.times is not None:
-            self.times.pass_over(batch.partition, known.latest_us)
+        # what was released ahead of a record that is read again did not happen later than that one
         return [Ready(batch, [], known=True)]
 
     async def committed(self, epoch: int, taken: Taken) -> None:

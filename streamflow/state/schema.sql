@@ -11,7 +11,7 @@ CREATE TABLE epoch(
   digest BLOB NOT NULL, crc INTEGER NOT NULL, duration_ms REAL NOT NULL
 );
 
--- where each source partition resumes, and what was taken behind that: [[first, last, event time up to there], ...]
+-- where each source partition resumes, and what was taken behind that: [[first, last], ...]
 CREATE TABLE source(
   source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER NOT NULL, identity TEXT NOT NULL,
   above TEXT NOT NULL, crc INTEGER NOT NULL,

@@ -31,7 +31,7 @@ def released_ranges_forgotten(stack: ExitStack) -> None:
 
 
 def resumes_behind_what_is_held(stack: ExitStack) -> None:
-    def mutated(self: Lane, latest_us: int, unread: Any = ()) -> Position:
+    def mutated(self: Lane, unread: Any = ()) -> Position:
         return Position(self.end, self.identity)
 
     stack.enter_context(patch.object(Lane, "position", mutated))
@@ -62,10 +62,6 @@ def released_ranges_read_again(stack: ExitStack) -> None:
 def event_time_of_what_is_held_is_committed(stack: ExitStack) -> None:
     """After a crash, what is read again is held against itself."""
     stack.enter_context(patch.object(Lane, "clock_us", lambda self, latest_us: latest_us))
-
-
-def event_time_of_released_ranges_is_lost(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(SourceTimes, "pass_over", lambda self, partition, latest_us: None))
 
 
 def watermark_ahead_of_what_is_held(stack: ExitStack) -> None:
@@ -104,7 +100,6 @@ MUTANTS = (
     resumes_behind_what_is_held,
     released_ranges_read_again,
     event_time_of_what_is_held_is_committed,
-    event_time_of_released_ranges_is_lost,
     watermark_ahead_of_what_is_held,
     equal_times_released_before_they_are_complete,
     a_silent_partition_is_not_waited_for,
