@@ -19,6 +19,7 @@ from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_forms import entry_type
 from streamflow.operators.window_kinds import GlobalWindow, Session, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
+from streamflow.state.panes import PaneTable
 
 if TYPE_CHECKING:
     from streamflow.flow.flow import Flow
@@ -175,7 +176,8 @@ class WindowedStream(Generic[K, T]):
         codec = SketchCodec(held) if found.codec is not None else None
         if codec is None:
             codec_for(held)
-        spec = StateSpec("map", held, init, codec=codec, sub_type=Any, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("map", held, init, codec=codec, sub_type=Any, keys_max=keys_max, form=PaneTable)
         step = stream._flow._builder.add(
             "window",
             name,

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from streamflow.batch import END, DeadLetter, Fragment, MicroBatch, Watermark
+from streamflow.batch import END, TIME_MAX, TIME_MIN, DeadLetter, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
@@ -56,6 +56,7 @@ class StateSpec:
         sub_type: Type of a map's keys; needed to restore Enums.
         keys_max: Most keys; a record of one more is an error of the step.
         items_max: Most items that a map or list may hold for one key.
+        form: The class of its table.
     """
 
     kind: str
@@ -67,13 +68,14 @@ class StateSpec:
     sub_type: Any = None
     keys_max: int | None = None
     items_max: int | None = None
+    form: type[Table[Any]] = Table
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
         codec = self.codec or codec_for(self.type)
         if self.type in (str, bytes) and self.codec is None:
             codec = json_codec(self.type)
-        table: Table[Any] = Table(
+        table: Table[Any] = self.form(
             name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
         )
         table.sub_check.declared = self.sub_type
@@ -143,6 +145,7 @@ class BoundStage:
             "islice": islice,
             "moved": self.moved,
             "LATE": LATE,
+            "NEVER": TIME_MIN - TIME_MAX,
         }
         for x, exit in enumerate(self.stage.exits):
             if exit.encodes:
@@ -207,7 +210,7 @@ class BoundStage:
 
             windows.lose = lose
         return {
-            "t": windows.table,
+            "pane": windows.table.pane,
             "take": windows.take,
             "attempt": windows.attempt,
             "open": getattr(windows, "open", None),

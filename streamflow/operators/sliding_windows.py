@@ -43,11 +43,8 @@ class SlidingWindows(Windows):
             first_end = kind.end_behind(bound)
             sub = (pane, first_end)
         address = (key, sub)
-        held = self.table.hot.get(address, MISSING)
-        if held is MISSING:
-            held = self.open(address)
-        else:
-            self.table.get(address)
+        held = self.open(key, sub)
+        self.table.get(address)
         self.table.put(address, self.aggregator.add(held, value))
         # windows that have fired tell of every record that comes after
         told_upto = last_end if self.updates else min(last_end, self.clock.at_us)
@@ -56,19 +53,19 @@ class SlidingWindows(Windows):
         panes = self._panes(key)
         return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, kind.every_us)]
 
-    def open(self, address: tuple[Key, Any]) -> Any:
+    def open(self, key: Key, sub: Any) -> Any:
         """The accumulator of a pane that is not at hand; loops call it when they find none."""
         assert self.clock is not None
+        address = (key, sub)
         new = self.table.peek(address) is MISSING
         if new:
-            self._admit(address[0])
+            self._admit(key)
         held = self.table.miss(address)
         if new:
-            key, sub = address
             part: tuple[int, int] | None = sub if type(sub) is tuple else None
             if part is not None:
                 self._parted[key] = self._parted.get(key, 0) + 1
-            first_end = part[1] if part is not None else self.kind.first_end(address[1])
+            first_end = part[1] if part is not None else self.kind.first_end(sub)
             if self._armed.get(key, first_end + 1) > first_end:
                 self._arm_next(key, self.clock.at_us, self._panes(key))
         return held

@@ -32,10 +32,10 @@ class TumblingWindows(Windows):
         super().__init__(graph, step, table)
         self.kind = step.options["window"]
 
-    def open(self, address: tuple[Key, int]) -> Any:
+    def open(self, key: Key, start_us: int) -> Any:
         """The accumulator of a window that is not at hand; loops call it when they find none."""
+        address = (key, start_us)
         if self.table.peek(address) is MISSING:
-            key, start_us = address
             self._admit(key)
             self._arm_all(key, (start_us,))
         return self.table.miss(address)
@@ -47,11 +47,8 @@ class TumblingWindows(Windows):
         if end_us + self.allowed_us <= self._bound(mark_us):
             return self._is_late()
         address = (key, start_us)
-        held = self.table.hot.get(address, MISSING)
-        if held is MISSING:
-            held = self.open(address)
-        else:
-            self.table.get(address)
+        held = self.open(key, start_us)
+        self.table.get(address)
         if self.early is None:
             held = added = self.aggregator.add(held, value)
         else:

@@ -198,7 +198,7 @@ HELPERS = {
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
-    "window": ("t", "take", "attempt", "open", "add", "clock"),
+    "window": ("take", "attempt", "open", "add", "clock", "pane"),
 }
 
 STEPS = {
