@@ -11,6 +11,7 @@ from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.windows import Fired, Row, Windowed, Windows
 from streamflow.state.keyed import MISSING, Table
+from streamflow.state.panes import PaneTable
 
 V = TypeVar("V")
 
@@ -25,7 +26,7 @@ class SessionState(msgspec.Struct, Generic[V]):
 class SessionWindows(Windows):
     """Sessions: one entry per key and session, its sub-key the time of its first record."""
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         super().__init__(graph, step, table)
         self.gap_us: int = step.options["window"].gap_us
 

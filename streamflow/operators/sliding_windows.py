@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streamflow.batch import TIME_MIN
@@ -10,10 +11,26 @@ from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import Sliding
 from streamflow.operators.windows import Fired, Row, Windows
-from streamflow.state.keyed import MISSING, Table
+from streamflow.state.keyed import MISSING
+from streamflow.state.panes import PaneTable
 
 _Pane = tuple[int, int, Any]
 """Start of a pane, end of the first window that it counts in, and its sub-key."""
+
+
+class _Ring:
+    """The panes of one key that no record goes into any more, and that windows still need.
+
+    Attributes:
+        upto: Panes that start before this were looked up.
+    """
+
+    __slots__ = ("starts", "upto", "values")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto
+        self.starts: deque[int] = deque()
+        self.values: deque[Any] = deque()
 
 
 class SlidingWindows(Windows):
@@ -23,11 +40,14 @@ class SlidingWindows(Windows):
     its sub-key is (pane's start, end of that window).
     """
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         super().__init__(graph, step, table)
         self.kind: Sliding = step.options["window"]
         self._armed: dict[Key, int] = {}
         self._parted: dict[Key, int] = {}
+        self._rings: dict[Key, _Ring] = {}
+        self._counts: bool = step.options["counts"]
+        self._freezes = not self.allowed_us and not self.updates
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
         assert self.clock is not None
@@ -56,18 +76,18 @@ class SlidingWindows(Windows):
     def open(self, key: Key, sub: Any) -> Any:
         """The accumulator of a pane that is not at hand; loops call it when they find none."""
         assert self.clock is not None
-        address = (key, sub)
-        new = self.table.peek(address) is MISSING
-        if new:
-            self._admit(key)
-        held = self.table.miss(address)
-        if new:
-            part: tuple[int, int] | None = sub if type(sub) is tuple else None
-            if part is not None:
-                self._parted[key] = self._parted.get(key, 0) + 1
-            first_end = part[1] if part is not None else self.kind.first_end(sub)
-            if self._armed.get(key, first_end + 1) > first_end:
-                self._arm_next(key, self.clock.at_us, self._panes(key))
+        subs = self.table.index.get(key)
+        if subs is not None and sub in subs:
+            return self.table.miss((key, sub))
+        self._admit(key)
+        held = self.table.fresh(key, sub)
+        if type(sub) is tuple:
+            self._parted[key] = self._parted.get(key, 0) + 1
+            first_end = sub[1]
+        else:
+            first_end = self.kind.first_end(sub)
+        if self._armed.get(key, first_end + 1) > first_end:
+            self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
     def _panes(self, key: Key) -> list[_Pane]:
@@ -90,15 +110,15 @@ class SlidingWindows(Windows):
         ]
         if not addresses:
             return None
-        merge, merged = self.aggregator.merge, self.aggregator.init()
-        for part in map(self.table.peek, addresses):
-            merged = merge(merged, part)
-        return self._windowed(key, start_us, end_us, merged)
+        return self._windowed(key, start_us, end_us, self._merged(map(self.table.peek, addresses)))
 
     def _look(self, time_us: int, key: Key, sub: Any) -> Fired | None:
         if self._armed.get(key) != time_us:
             return None
         del self._armed[key]
+        if self._freezes and key not in self._parted:
+            return self._fire(time_us, key)
+        self._rings.pop(key, None)
         kind = self.kind
         panes = self._panes(key)
         try:
@@ -112,6 +132,52 @@ class SlidingWindows(Windows):
                 gone += 1
             self._arm_next(key, time_us, panes[gone:])
         return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
+
+    def _fire(self, end_us: int, key: Key) -> Fired | None:
+        """The result of a window of whole panes, none of which takes a record any more."""
+        kind, table = self.kind, self.table
+        start_us = end_us - kind.size_us
+        ring = self._rings.get(key)
+        if ring is None:
+            ring = self._rings[key] = _Ring(start_us)
+        for start in range(max(ring.upto, start_us), end_us, kind.pane_us):
+            value = table.settled(key, start)
+            if value is not MISSING:
+                ring.starts.append(start)
+                ring.values.append(value)
+        ring.upto = end_us
+        try:
+            row = self._windowed(key, start_us, end_us, self._merged(ring.values)) if ring.values else None
+        finally:
+            self._move_on(ring, end_us, key)
+        return None if row is None else (key, row, end_us - 1, (start_us, end_us))
+
+    def _merged(self, values: Iterable[Any]) -> Any:
+        if self._counts:
+            return sum(values)
+        merge, merged = self.aggregator.merge, self.aggregator.init()
+        for part in values:
+            merged = merge(merged, part)
+        return merged
+
+    def _move_on(self, ring: _Ring, end_us: int, key: Key) -> None:
+        """Lets go of panes that no later window needs, and arms the key for the next window that holds something."""
+        kind, table = self.kind, self.table
+        over_us = end_us - kind.size_us + kind.every_us
+        starts = ring.starts
+        while starts and starts[0] < over_us:
+            table.drop(key, starts.popleft())
+            ring.values.popleft()
+        if starts:
+            next_us = end_us + kind.every_us
+        else:
+            del self._rings[key]
+            subs = table.index.get(key)
+            if not subs:
+                return
+            next_us = kind.first_end(min(subs))
+        self._armed[key] = next_us
+        self.due.again(next_us, key, None)
 
     def _delete(self, key: Key, sub: Any) -> None:
         self.table.delete((key, sub))

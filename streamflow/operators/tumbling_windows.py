@@ -11,7 +11,8 @@ from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import Calendar, Tumbling
 from streamflow.operators.windows import Fired, Row, Windows
-from streamflow.state.keyed import MISSING, Table
+from streamflow.state.keyed import MISSING
+from streamflow.state.panes import PaneTable
 
 V = TypeVar("V")
 
@@ -28,17 +29,18 @@ class TumblingWindows(Windows):
 
     kind: Tumbling | Calendar
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         super().__init__(graph, step, table)
         self.kind = step.options["window"]
 
     def open(self, key: Key, start_us: int) -> Any:
         """The accumulator of a window that is not at hand; loops call it when they find none."""
-        address = (key, start_us)
-        if self.table.peek(address) is MISSING:
-            self._admit(key)
-            self._arm_all(key, (start_us,))
-        return self.table.miss(address)
+        subs = self.table.index.get(key)
+        if subs is not None and start_us in subs:
+            return self.table.miss((key, start_us))
+        self._admit(key)
+        self._arm_all(key, (start_us,))
+        return self.table.fresh(key, start_us)
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
         assert self.clock is not None
@@ -65,7 +67,7 @@ class TumblingWindows(Windows):
             return None
         end_us = self.kind.end_of(sub)
         if time_us == end_us + self.allowed_us:
-            self.table.delete((key, sub))
+            self.table.drop(key, sub)
         if time_us != end_us or self.updates:
             return None
         value = held if self.early is None else held.value

@@ -13,7 +13,7 @@ from streamflow.operators.sliding_windows import SlidingWindows
 from streamflow.operators.tumbling_windows import Counted, TumblingWindows
 from streamflow.operators.window_kinds import Calendar, CountWindow, Session, Sliding, Tumbling
 from streamflow.operators.windows import Windows
-from streamflow.state.keyed import Table
+from streamflow.state.panes import PaneTable
 
 _KINDS: Final[dict[type, type[Windows]]] = {
     Tumbling: TumblingWindows,
@@ -24,7 +24,7 @@ _KINDS: Final[dict[type, type[Windows]]] = {
 }
 
 
-def windows_of(graph: Graph, step: Step, table: Table[Any]) -> Windows:
+def windows_of(graph: Graph, step: Step, table: PaneTable[Any]) -> Windows:
     """Makes the running form of a window step."""
     return _KINDS.get(type(step.options["window"]), GlobalWindows)(graph, step, table)
 

@@ -20,7 +20,7 @@ from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.due import Due
 from streamflow.operators.step_clock import clock_of
 from streamflow.operators.values import own
-from streamflow.state.keyed import Table
+from streamflow.state.panes import PaneTable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -66,7 +66,7 @@ class Windows(ABC):
         table: Its table.
     """
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         options = step.options
         self.step = step
         self.table = table
@@ -107,7 +107,8 @@ class Windows(ABC):
 
         Gives None for what was looked at and gives nothing, so that who iterates can pause.
         """
-        if self.clock is not None:
+        if self.clock is not None and self.due.is_due(self.clock.at_us):
+            self.table.settle()
             for time_us, key, sub in self.due.take(self.clock.at_us):
                 try:
                     fired = self._look(time_us, key, sub)

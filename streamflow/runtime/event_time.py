@@ -9,7 +9,6 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Any, ClassVar, Final
 
 from streamflow.batch import GROUP, TIME_MAX, TIME_MIN, ClockOf, EventClock, Partition, SourceBatch, Watermark
@@ -95,12 +94,10 @@ class SourceTimes:
         times = self._times(records, values)
         self._check(times, now_ms)
         partition = records.partition
-        before = list(accumulate(times, max, initial=self.latest.get(partition, TIME_MIN)))
-        self.latest[partition] = before.pop()
+        marks, self.latest[partition] = marks_before(times, self.latest.get(partition, TIME_MIN), self.spec.lateness_us)
         self.touched.add(partition)
         self.idle.discard(partition)
-        lateness = self.spec.lateness_us
-        return times, [latest - lateness for latest in before] if lateness else before
+        return times, marks
 
     def _read(self, partition: Partition) -> EventClock:
         return EventClock(self.latest[partition], partition in self.idle)
@@ -281,6 +278,32 @@ def moved(mark: Watermark, sources: Sequence[SourceTimes], *, released: bool = T
     shown = max((times.shown_us for times in members), default=TIME_MIN)
     at_us = max(mark.at_us, shown) if latest > TIME_MIN else mark.at_us
     return Watermark(at_us, max(mark.closed_us, latest), all(times.ended for times in members))
+
+
+def marks_before(times: Sequence[int], latest: int, lateness: int) -> tuple[list[int], int]:
+    """Gives for each time the watermark just before it, and the latest time of all.
+
+    Where records are out of order few of them are later than all before; then this takes half the time of a look at
+    each.
+
+    Args:
+        times: In the order of the partition.
+        latest: The latest before them.
+        lateness: How far a watermark is behind the latest time.
+    """
+    mark = latest - lateness
+    tops = [latest := time for time in times if time > latest]
+    if 4 * len(tops) > len(times):
+        mark += lateness
+        marks = [mark - lateness, *[(mark := time if time > mark else mark) - lateness for time in times]]
+        marks.pop()
+        return marks, latest
+    marks, start = [], 0
+    for top in tops:
+        behind = times.index(top, start) + 1
+        marks += [mark] * (behind - start)
+        mark, start = top - lateness, behind
+    return marks + [mark] * (len(times) - start), latest
 
 
 def microseconds(time: Any) -> int:

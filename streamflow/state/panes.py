@@ -6,11 +6,21 @@ look-up by the key where an address (key, sub) would have to be made, hashed and
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from itertools import islice
+from typing import Any, Final, TypeVar
 
-from streamflow.state.keyed import MISSING, Table
+import msgspec
+
+from streamflow.codecs import JsonCodec
+from streamflow.state.keyed import CHECKED_FIRST, MISSING, Table
 
 V = TypeVar("V")
+
+_DIRECT_KEYS: Final = frozenset({str, int})
+"""Key types that are written to JSON as they are."""
+
+_encode_rows = msgspec.json.Encoder().encode
 
 
 class PaneTable(Table[V]):
@@ -77,6 +87,35 @@ class PaneTable(Table[V]):
         self.near.pop(key[0], None)
         super().delete(key)
 
+    def fresh(self, key: Any, sub: Any) -> V:
+        """Takes note of an entry that was not there, and gives its value; the caller sets it in its `pane`."""
+        assert self._initial is not None, f"{self.name} has no initial value"
+        if self._deleted.size:
+            self._deleted.discard((key, sub))
+        subs = self.index.get(key)
+        if subs is None:
+            self.index[key] = {sub: None}
+        else:
+            subs[sub] = None
+        return self._initial()
+
+    def drop(self, key: Any, sub: Any) -> None:
+        """`delete` for an entry that is there and settled."""
+        address = (key, sub)
+        self.hot.pop(address, None)
+        if address in self._sealed or self._base_value(address) is not MISSING:
+            self._deleted.add(address)
+        subs = self.index[key]
+        del subs[sub]
+        if not subs:
+            del self.index[key]
+            if self.bound is not None:
+                self.bound.known.discard(key)
+
+    def settled(self, key: Any, sub: Any) -> V:
+        """`peek` where nothing of a pane is newer than the hot layer."""
+        return super().peek((key, sub))
+
     def begin(self) -> None:
         self.settle()
         super().begin()
@@ -90,6 +129,31 @@ class PaneTable(Table[V]):
         self.panes.clear()
         self.near.clear()
         super().seal()
+
+    def _entries_at_once(self, keys: Sequence[Any]) -> bytes | None:
+        """Encodes entries by one call, in a fifth of the time; None where one of them needs a closer look."""
+        direct = isinstance(self.codec, JsonCodec) and self.ttl_ms is None and not self._early
+        if not keys or not direct or self.checks_all or self._encoded < CHECKED_FIRST:
+            return None
+        owners, subs = zip(*keys, strict=True)
+        if not _DIRECT_KEYS.issuperset(map(type, owners)) or set(map(type, subs)) != {int}:
+            return None
+        sealed = self._sealed
+        kept = {key: sealed[key] for key in keys if key in sealed}
+        try:
+            # an entry that is gone is its address alone
+            payload = _encode_rows([(*key, kept[key], None) if key in kept else key for key in keys])
+        except (ValueError, TypeError, OverflowError, RecursionError):
+            return None
+        if payload.count(b"null") > len(kept):
+            return None
+        for key in islice(kept, 1):
+            self._encode_late(key, kept[key])  # looks at it closely now and then
+        self._base.update(kept)
+        for key in keys if len(kept) < len(keys) else ():
+            if key not in kept:
+                self._base.pop(key, None)
+        return payload
 
     def snapshot(self) -> dict[Any, Any]:
         self.settle()
