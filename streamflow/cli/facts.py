@@ -51,6 +51,8 @@ def _window_words(step: Step) -> str:
         words += f", allowed lateness {_span(options['allowed_us'] // 1000)}"
     if options["early"] is not None:
         words += f", early every {options['early']}"
+    if options["early_us"] is not None:
+        words += f", early every {_span(options['early_us'] // 1000)}"
     return words
 
 

@@ -343,7 +343,7 @@ class KeyedStream(Stream[T], Generic[K, T]):
         *,
         emit: Literal["final", "updates"] = "final",
         allowed_lateness: Duration = "0s",
-        early: int | None = None,
+        early: int | Duration | None = None,
     ) -> WindowedStream[K, T]:
         """Cuts the stream into windows of event time: ``.window(sf.tumbling("1m")).count(name="per_minute")``.
 
@@ -356,7 +356,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
                 nothing at the close.
             allowed_lateness: A window that has given its result takes late records for so long, and gives its result
                 again with each.
-            early: Gives the result so far at every so many records of a window, besides.
+            early: Gives the result so far besides: at every so many records of a window, or each time the watermark
+                is so much event time further and records came since.
         """
         from streamflow.flow.windows import WindowedStream, WindowOptions
 

@@ -211,6 +211,7 @@ class BoundStage:
             windows.lose = lose
         return {
             "pane": windows.table.pane,
+            "near": windows.table.near.get,
             "take": windows.take,
             "attempt": windows.attempt,
             "open": getattr(windows, "open", None),

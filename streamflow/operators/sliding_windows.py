@@ -78,7 +78,7 @@ class SlidingWindows(Windows):
         assert self.clock is not None
         subs = self.table.index.get(key)
         if subs is not None and sub in subs:
-            return self.table.miss((key, sub))
+            return self.table.at_hand(key, sub)
         self._admit(key)
         held = self.table.fresh(key, sub)
         if type(sub) is tuple:

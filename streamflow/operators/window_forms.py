@@ -29,7 +29,7 @@ def windows_of(graph: Graph, step: Step, table: PaneTable[Any]) -> Windows:
     return _KINDS.get(type(step.options["window"]), GlobalWindows)(graph, step, table)
 
 
-def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], early: int | None) -> tuple[Any, Callable[[], Any]]:
+def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], *, early: bool) -> tuple[Any, Callable[[], Any]]:
     """The type of a window step's entries, and what makes an empty one."""
     held: Any = aggregator.type
     init = aggregator.init
@@ -38,7 +38,7 @@ def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], early: int |
     if isinstance(kind, CountWindow):
         return list[CountPane[held]], list
     if isinstance(kind, Tumbling | Calendar):
-        return (held, init) if early is None else (Counted[held], lambda: Counted(0, init()))
+        return (held, init) if not early else (Counted[held], lambda: Counted(0, init()))
     if isinstance(kind, Sliding):
         return held, init
     return CountPane[held], lambda: CountPane(0, 0, 0, init())

@@ -19,7 +19,7 @@ from streamflow.keys import Key
 from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.due import Due
 from streamflow.operators.step_clock import clock_of
-from streamflow.operators.values import own
+from streamflow.operators.values import FROZEN, own
 from streamflow.state.panes import PaneTable
 
 K = TypeVar("K")
@@ -76,6 +76,8 @@ class Windows(ABC):
         self.allowed_us: int = options["allowed_us"]
         self.updates: bool = options["emit"] == "updates"
         self.early: int | None = options["early"]
+        self.early_us: int | None = options["early_us"]
+        self.tells_early = self.early is not None or self.early_us is not None
         self.late = 0
         self.lose: Callable[[Exception, Key], None] | None = None
         self._moments: dict[int, datetime.datetime] = {}
@@ -94,6 +96,8 @@ class Windows(ABC):
             self.table.verify()
         except BaseException:
             self.table.roll_back()
+            # what it took away, and was put back, is to be looked at again
+            self._arm_all(key, list(self.table.index.get(key, ())))
             raise
         self.table.keep()
         return found
@@ -145,8 +149,14 @@ class Windows(ABC):
 
     def _windowed(self, key: Key, start_us: int, end_us: int, accumulator: Any) -> Any:
         result = self.aggregator.result
-        value = own(accumulator if result is None else result(accumulator))
-        return Windowed(key, self._moment(start_us), self._moment(end_us), value)
+        value = accumulator if result is None else result(accumulator)
+        if value.__class__ not in FROZEN:
+            value = own(value)
+        moments = self._moments
+        try:
+            return Windowed(key, moments[start_us], moments[end_us], value)
+        except KeyError:
+            return Windowed(key, self._moment(start_us), self._moment(end_us), value)
 
     def _moment(self, time_us: int) -> datetime.datetime:
         found = self._moments.get(time_us)
@@ -160,3 +170,8 @@ class Windows(ABC):
         """Refuses a key more than ``max_keys`` allows."""
         if self.table.bound is not None and key not in self.table.index:
             self.table.bound.admit(key)
+
+
+def next_early(start_us: int, every_us: int, behind_us: int) -> int:
+    """The first time behind another one at which a window tells of itself early."""
+    return start_us + max(1, (behind_us - start_us) // every_us + 1) * every_us

@@ -198,7 +198,7 @@ HELPERS = {
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
-    "window": ("take", "attempt", "open", "add", "clock", "pane"),
+    "window": ("take", "attempt", "open", "add", "clock", "pane", "near"),
 }
 
 STEPS = {
