@@ -32,7 +32,11 @@ class Due:
 
     def again(self, time_us: int, key: Key, sub: Any) -> None:
         """`arm` for the key that `take` gave last: its text is known."""
-        self._add(time_us, (self._text, key, sub))
+        runs = self._buckets.get(time_us)
+        if runs is None or len(runs[-1]) >= RUN_MAX - 1:
+            self._add(time_us, (self._text, key, sub))
+        else:
+            runs[-1].append((self._text, key, sub))
 
     def _add(self, time_us: int, item: _Item) -> None:
         runs = self._buckets.get(time_us)

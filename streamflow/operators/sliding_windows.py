@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from streamflow.batch import TIME_MIN
+from streamflow.batch import TIME_MAX, TIME_MIN
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import Sliding
@@ -47,6 +47,7 @@ class SlidingWindows(Windows):
         self._parted: dict[Key, int] = {}
         self._rings: dict[Key, _Ring] = {}
         self._counts: bool = step.options["counts"]
+        self._size_us, self._every_us, self._pane_us = self.kind.size_us, self.kind.every_us, self.kind.pane_us
         self._freezes = not self.allowed_us and not self.updates
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
@@ -79,14 +80,18 @@ class SlidingWindows(Windows):
         subs = self.table.index.get(key)
         if subs is not None and sub in subs:
             return self.table.at_hand(key, sub)
-        self._admit(key)
+        if self.table.bound is not None:
+            self._admit(key)
         held = self.table.fresh(key, sub)
+        armed = self._armed.get(key, TIME_MAX)
         if type(sub) is tuple:
             self._parted[key] = self._parted.get(key, 0) + 1
             first_end = sub[1]
+        elif armed <= sub + self._pane_us:
+            return held  # no window that holds a pane ends before that
         else:
             first_end = self.kind.first_end(sub)
-        if self._armed.get(key, first_end + 1) > first_end:
+        if armed > first_end:
             self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
@@ -135,49 +140,48 @@ class SlidingWindows(Windows):
 
     def _fire(self, end_us: int, key: Key) -> Fired | None:
         """The result of a window of whole panes, none of which takes a record any more."""
-        kind, table = self.kind, self.table
-        start_us = end_us - kind.size_us
+        table, start_us = self.table, end_us - self._size_us
         ring = self._rings.get(key)
         if ring is None:
             ring = self._rings[key] = _Ring(start_us)
-        for start in range(max(ring.upto, start_us), end_us, kind.pane_us):
+        starts, values = ring.starts, ring.values
+        start = ring.upto if ring.upto > start_us else start_us
+        while start < end_us:
             value = table.settled(key, start)
             if value is not MISSING:
-                ring.starts.append(start)
-                ring.values.append(value)
+                starts.append(start)
+                values.append(value)
+            start += self._pane_us
         ring.upto = end_us
+        row = None
         try:
-            row = self._windowed(key, start_us, end_us, self._merged(ring.values)) if ring.values else None
+            if starts:
+                row = self._windowed(key, start_us, end_us, sum(values) if self._counts else self._merged(values))
         finally:
-            self._move_on(ring, end_us, key)
+            # panes that no later window needs
+            while starts and starts[0] < start_us + self._every_us:
+                table.drop(key, starts.popleft())
+                values.popleft()
+            if starts:
+                self._armed[key] = next_us = end_us + self._every_us
+                self.due.again(next_us, key, None)
+            else:
+                self._arm_without(key)
         return None if row is None else (key, row, end_us - 1, (start_us, end_us))
 
+    def _arm_without(self, key: Key) -> None:
+        """Arms a key that holds nothing any more but panes which no window has fired with."""
+        del self._rings[key]
+        subs = self.table.index.get(key)
+        if subs:
+            self._armed[key] = next_us = self.kind.first_end(min(subs))
+            self.due.again(next_us, key, None)
+
     def _merged(self, values: Iterable[Any]) -> Any:
-        if self._counts:
-            return sum(values)
         merge, merged = self.aggregator.merge, self.aggregator.init()
         for part in values:
             merged = merge(merged, part)
         return merged
-
-    def _move_on(self, ring: _Ring, end_us: int, key: Key) -> None:
-        """Lets go of panes that no later window needs, and arms the key for the next window that holds something."""
-        kind, table = self.kind, self.table
-        over_us = end_us - kind.size_us + kind.every_us
-        starts = ring.starts
-        while starts and starts[0] < over_us:
-            table.drop(key, starts.popleft())
-            ring.values.popleft()
-        if starts:
-            next_us = end_us + kind.every_us
-        else:
-            del self._rings[key]
-            subs = table.index.get(key)
-            if not subs:
-                return
-            next_us = kind.first_end(min(subs))
-        self._armed[key] = next_us
-        self.due.again(next_us, key, None)
 
     def _delete(self, key: Key, sub: Any) -> None:
         self.table.delete((key, sub))

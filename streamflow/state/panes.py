@@ -118,7 +118,8 @@ class PaneTable(Table[V]):
         """`delete` for an entry that is there and settled."""
         address = (key, sub)
         self.hot.pop(address, None)
-        if address in self._sealed or self._base_value(address) is not MISSING:
+        gone = self._gone
+        if address in self._sealed or (address in self._base and not (gone.size and address in gone)):
             self._deleted.add(address)
         subs = self.index[key]
         del subs[sub]
@@ -129,7 +130,9 @@ class PaneTable(Table[V]):
 
     def settled(self, key: Any, sub: Any) -> V:
         """`peek` where nothing of a pane is newer than the hot layer."""
-        return super().peek((key, sub))
+        address = (key, sub)
+        value: Any = self.hot.get(address, MISSING)
+        return Table.peek(self, address) if value is MISSING else value
 
     def begin(self) -> None:
         self.settle()
