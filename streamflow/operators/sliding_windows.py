@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from streamflow.batch import TIME_MAX, TIME_MIN
@@ -121,8 +121,6 @@ class SlidingWindows(Windows):
         if self._armed.get(key) != time_us:
             return None
         del self._armed[key]
-        if self._freezes and key not in self._parted:
-            return self._fire(time_us, key)
         self._rings.pop(key, None)
         kind = self.kind
         panes = self._panes(key)
@@ -137,6 +135,25 @@ class SlidingWindows(Windows):
                 gone += 1
             self._arm_next(key, time_us, panes[gone:])
         return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
+
+    def closing(self) -> Iterator[Fired | None]:
+        if not self._freezes or self.clock is None or not self.due.is_due(self.clock.at_us):
+            yield from super().closing()
+            return
+        self._settle(self.clock.at_us)
+        armed, parted = self._armed, self._parted
+        for end_us, key, sub in self.due.take(self.clock.at_us):
+            fired = None
+            try:
+                if key in parted:
+                    fired = self._look(end_us, key, sub)
+                elif armed.get(key) == end_us:
+                    fired = self._fire(end_us, key)
+            except Exception as error:
+                if self.lose is None:
+                    raise
+                self.lose(error, key)
+            yield fired
 
     def _fire(self, end_us: int, key: Key) -> Fired | None:
         """The result of a window of whole panes, none of which takes a record any more."""
@@ -159,7 +176,8 @@ class SlidingWindows(Windows):
                 row = self._windowed(key, start_us, end_us, sum(values) if self._counts else self._merged(values))
         finally:
             # panes that no later window needs
-            while starts and starts[0] < start_us + self._every_us:
+            over_us = start_us + self._every_us
+            while starts and starts[0] < over_us:
                 table.drop(key, starts.popleft())
                 values.popleft()
             if starts:
@@ -171,7 +189,7 @@ class SlidingWindows(Windows):
 
     def _arm_without(self, key: Key) -> None:
         """Arms a key that holds nothing any more but panes which no window has fired with."""
-        del self._rings[key]
+        del self._rings[key], self._armed[key]
         subs = self.table.index.get(key)
         if subs:
             self._armed[key] = next_us = self.kind.first_end(min(subs))

@@ -77,6 +77,7 @@ class Windows(ABC):
         self.updates: bool = options["emit"] == "updates"
         self.early: int | None = options["early"]
         self.early_us: int | None = options["early_us"]
+        self._pane_us: int = options["pane"][1] if options["pane"] else 0
         self.tells_early = self.early is not None or self.early_us is not None
         self.late = 0
         self.lose: Callable[[Exception, Key], None] | None = None
@@ -112,7 +113,7 @@ class Windows(ABC):
         Gives None for what was looked at and gives nothing, so that who iterates can pause.
         """
         if self.clock is not None and self.due.is_due(self.clock.at_us):
-            self.table.settle()
+            self._settle(self.clock.at_us)
             for time_us, key, sub in self.due.take(self.clock.at_us):
                 try:
                     fired = self._look(time_us, key, sub)
@@ -122,6 +123,11 @@ class Windows(ABC):
                     self.lose(error, key)
                     fired = None
                 yield fired
+
+    def _settle(self, at_us: int) -> None:
+        """Lets the table put in order what no record goes into any more; what is open is at hand of loops."""
+        if self._pane_us:
+            self.table.settle(at_us - self._pane_us)
 
     def installed(self) -> None:
         """Ends loading: finds out when the windows of each entry close."""

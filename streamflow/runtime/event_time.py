@@ -92,9 +92,10 @@ class SourceTimes:
             TimeRefused: One has no time that can be used; nothing has changed then.
         """
         times = self._times(records, values)
-        self._check(times, now_ms)
         partition = records.partition
-        marks, self.latest[partition] = marks_before(times, self.latest.get(partition, TIME_MIN), self.spec.lateness_us)
+        marks, latest = marks_before(times, self.latest.get(partition, TIME_MIN), self.spec.lateness_us)
+        self._check(times, latest, now_ms)
+        self.latest[partition] = latest
         self.touched.add(partition)
         self.idle.discard(partition)
         return times, marks
@@ -121,9 +122,10 @@ class SourceTimes:
                     raise TimeRefused(at, f"{type(error).__name__}: {error}") from error
             raise
 
-    def _check(self, times: Sequence[int], now_ms: int) -> None:
+    def _check(self, times: Sequence[int], latest: int, now_ms: int) -> None:
         limit = min(now_ms * 1000 + self.spec.ahead_us, LATEST_US)
-        if max(times) > limit or min(times) < EARLIEST_US:
+        # the latest may be from before, when more was allowed
+        if (latest > limit and max(times) > limit) or min(times) < EARLIEST_US:
             at = next(at for at, time in enumerate(times) if not EARLIEST_US <= time <= limit)
             ahead = (times[at] - now_ms * 1000) // 1_000_000
             how = f"{ahead:,} s ahead of the clock" if times[at] > limit else "before the year 1"

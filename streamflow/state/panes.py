@@ -48,11 +48,15 @@ class PaneTable(Table[V]):
             found = self.panes[sub] = {}
         return found
 
-    def settle(self) -> None:
-        """Moves the newest entries to the hot layer; panes that loops hold stay theirs."""
+    def settle(self, upto: int | None = None) -> None:
+        """Moves the newest entries to the hot layer; panes that loops hold stay theirs.
+
+        Args:
+            upto: Those of sub-keys up to here; None moves all.
+        """
         hot = self.hot
         for sub, pane in self.panes.items():
-            if pane:
+            if pane and (upto is None or sub <= upto):
                 hot.update({(key, sub): value for key, value in pane.items()})
                 pane.clear()
 
@@ -97,10 +101,8 @@ class PaneTable(Table[V]):
         super().delete(key)
 
     def fresh(self, key: Any, sub: Any) -> V:
-        """Takes note of an entry that was not there, and gives its value; the caller sets it in its `pane`."""
+        """Takes note of an entry that never was there, and gives its value; the caller sets it in its `pane`."""
         assert self._initial is not None, f"{self.name} has no initial value"
-        if self._deleted.size:
-            self._deleted.discard((key, sub))
         subs = self.index.get(key)
         if subs is None:
             self.index[key] = {sub: None}
