@@ -156,7 +156,7 @@ def _memory_mib() -> float:
 def show(reading: Reading) -> None:
     print(
         f"  {reading.hours:5.2f} h of event time, {reading.seconds:5.1f} s: {reading.entries:>7,} entries in memory, "
-        f"{reading.rows:>7,} rows in the file, {reading.memory_mib:5.0f} MiB of memory, {reading.file_mib:4.0f} of file",
+        f"{reading.rows:>7,} rows in the file, {reading.memory_mib:5.0f} MiB, {reading.file_mib:4.0f} of file",
         flush=True,
     )
 

@@ -21,6 +21,8 @@ def words_of(step: Step) -> str:
         words.append(str(step.options["spec"].describe()))
     if step.options.get("event_time") is not None:
         words.append(_time_words(step.options["event_time"]))
+    if step.options.get("ordering") is not None or step.options.get("ordered"):
+        words.append("in the order of event time")
     if step.kind == "window":
         words.append(_window_words(step))
     if step.traits.stateful:

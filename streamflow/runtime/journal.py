@@ -19,10 +19,11 @@ from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.decoding import Ready
-from streamflow.runtime.intake import NOTHING_TURNED, PUSHED, Intake, Pushed, Start, Taking, Turned
+from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
 from streamflow.runtime.ordering import Given, TimeOrder
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump
+from streamflow.runtime.taking import NOTHING_TURNED, Taking, Turned
 
 _unpack = msgspec.msgpack.Decoder().decode
 
