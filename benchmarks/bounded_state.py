@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import streamflow as sf
 from streamflow.batch import Partition, Position, SourceBatch, Taken
+from streamflow.codecs import Codec
 from streamflow.connect.contracts import Guarantee, Level, Probe, SourceContext
 from streamflow.runtime.process import own_collector
 
@@ -54,7 +55,8 @@ class Made:
 
     def __init__(self, load: Load) -> None:
         self.load = load
-        self.name, self.codec = "made", None
+        self.name = "made"
+        self.codec: Codec[Event] | None = None
         self._next = 0
 
     def describe(self) -> str:

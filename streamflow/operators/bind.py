@@ -35,6 +35,7 @@ from streamflow.plan import Stage, handled
 from streamflow.state.bounds import KeyBound
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
+from streamflow.state.panes import PaneTable
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
@@ -199,7 +200,9 @@ class BoundStage:
         }
 
     def _bind_window(self, step: Step) -> dict[str, Any]:
-        windows = self.windows[step.name] = windows_of(self.graph, step, self._table(step))
+        table = self._table(step)
+        assert isinstance(table, PaneTable), f"step {step.name} has no table of panes"
+        windows = self.windows[step.name] = windows_of(self.graph, step, table)
         if windows.clock is not None:
             self.clocks[step.name] = windows.clock
         if handled(step):

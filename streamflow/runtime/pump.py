@@ -168,9 +168,9 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
-        self._bound = source if isinstance(source, EpochBound) else None
         if self.paused:
             source.pause(self.paused)
+        self._bound = source if isinstance(source, EpochBound) else None
         if self.times is not None:
             known = [*starts, *self.times.latest]
             self.times.expect(starts or ([] if known else [""]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -355,12 +355,16 @@ def test_a_merge_in_order_lies_behind_nothing_that_holds_records_back(kind: str)
     async def slow(record: Record) -> Record:
         return record
 
-    behind = {
+    def as_it_is(ctx: sf.Context[str, int], record: Record) -> list[Record]:
+        return [record]
+
+    kinds: dict[str, Callable[[], Any]] = {
         "count": lambda: keyed.count(name="between"),
-        "process": lambda: keyed.process(state=int, name="between")(lambda ctx, record: [record]),
+        "process": lambda: keyed.process(state=int, name="between")(as_it_is),
         "map_batch": lambda: b.map_batch(lambda records: records, name="between"),
         "async_map": lambda: b.map(slow, name="between"),
-    }[kind]()
+    }
+    behind = kinds[kind]()
     with pytest.raises(DefinitionError, match=rf"merge 'merge' cannot go by event time: {kind} step 'between' lies"):
         a.merge(behind, order="time")
     flow = Flow("fine")
@@ -384,4 +388,4 @@ def test_merges_join_orders() -> None:
         (("a", "b", "c"), 1_000_000),
         (("d",), 4_000_000),
     ]
-    assert d
+    assert d.name == "d"
