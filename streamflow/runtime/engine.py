@@ -426,12 +426,21 @@ class Engine:
     def _stalled(self) -> str:
         limit = self.job.settings.outbox_bytes_max
         full = [name for name, outbox in self.outboxes.items() if outbox.size_bytes >= limit]
-        if not full:
+        if full:
+            reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
+        elif self._owes_folding():
+            limit = self.job.settings.fold_debt_bytes_max
+            reason = f"the state file holds {limit} bytes of changes that are not folded into rows"
+        else:
             return ""
-        reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
         if not self.intake.stall:
             self.job.instrument.stalled(reason)
         return reason
+
+    def _owes_folding(self) -> bool:
+        """Whether changes that are not folded pass their limit, or did so and are not well below it again."""
+        limit, debt = self.job.settings.fold_debt_bytes_max, self.job.store.fold_debt_bytes
+        return debt >= limit or (bool(self.intake.stall) and debt >= limit - limit // 16)
 
     def _published(self) -> None:
         if self._is_drained():

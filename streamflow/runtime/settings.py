@@ -27,6 +27,8 @@ class Settings:
         intake_bytes_max: Most bytes read ahead per source.
         held_records_max: Most records held of sources that are read in the order of event time together.
         held_bytes_max: Most bytes held of them, where they give bytes.
+        fold_debt_bytes_max: Committed changes that are not folded into rows stop intake when they pass this: a flow that
+            changes more than can be folded would let its file, and the time of a start, grow for ever.
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
@@ -50,6 +52,7 @@ class Settings:
     intake_bytes_max: int = 32 * 1024 * 1024
     held_records_max: int = 65_536
     held_bytes_max: int = 64 * 1024 * 1024
+    fold_debt_bytes_max: int = 256 * 1024 * 1024
     message_bytes_max: int = 8 * 1024 * 1024
     channel_fragments: int = 2
     fragment_rows_max: int = FRAGMENT_ROWS_MAX
@@ -75,6 +78,7 @@ class Settings:
             "intake_bytes_max",
             "held_records_max",
             "held_bytes_max",
+            "fold_debt_bytes_max",
             "message_bytes_max",
             "channel_fragments",
             "fragment_rows_max",
