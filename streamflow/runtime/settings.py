@@ -27,8 +27,8 @@ class Settings:
         intake_bytes_max: Most bytes read ahead per source.
         held_records_max: Most records held of sources that are read in the order of event time together.
         held_bytes_max: Most bytes held of them, where they give bytes.
-        fold_debt_bytes_max: Committed changes that are not folded into rows stop intake when they pass this: a flow that
-            changes more than can be folded would let its file, and the time of a start, grow for ever.
+        fold_debt_bytes_max: Committed changes that are not folded into rows stop intake when they pass this. A flow
+            that changes more than can be folded would let its file, and the time of a start, grow for ever.
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
