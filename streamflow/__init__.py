@@ -9,8 +9,10 @@ from streamflow.connect.schema_registry import HttpSchemaRegistry
 from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
+from streamflow.flow.joined import JoinResult, LateRecords
 from streamflow.flow.ordering import merge
 from streamflow.flow.state import list_state, map_state
+from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
@@ -32,6 +34,7 @@ from streamflow.operators.aggregators import (
 )
 from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
+from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
 from streamflow.policy import retry
@@ -51,13 +54,16 @@ def otherwise(record: object) -> bool:
 
 __all__ = [
     "Aggregator",
+    "Change",
     "Context",
     "Duration",
     "Flow",
     "Guarantee",
     "HttpSchemaRegistry",
     "Instrument",
+    "JoinResult",
     "KeyedStream",
+    "LateRecords",
     "Level",
     "ListState",
     "MapState",
@@ -72,6 +78,7 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Table",
     "Tls",
     "WindowResult",
     "Windowed",

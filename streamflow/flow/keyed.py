@@ -10,9 +10,11 @@ from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, call_limits, is_async
+from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.ordering import Order
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
+from streamflow.flow.tables import TableVerbs
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.bind import StateSpec
@@ -38,7 +40,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class KeyedStream(Stream[T], Generic[K, T]):
+class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
     """A stream whose records have a key; steps on it keep state per key.
 
     map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
@@ -187,21 +189,35 @@ class KeyedStream(Stream[T], Generic[K, T]):
 
         @overload
         def merge(
-            self, *others: KeyedStream[K, T], order: Order | None = None, name: str | None = None
+            self, *others: KeyedStream[K, T], order: Order = None, name: str | None = None
         ) -> KeyedStream[K, T]: ...
         @overload
-        def merge(self, *others: Stream[T], order: Order | None = None, name: str | None = None) -> Stream[T]: ...
-        def merge(self, *others: Any, order: Order | None = None, name: str | None = None) -> Any: ...
+        def merge(self, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]: ...
+        def merge(self, *others: Any, order: Order = None, name: str | None = None) -> Any: ...
 
         def dedup(
             self,
             by: Callable[[T], Hashable],
             *,
             within: Duration | None = None,
+            time: Literal["processing", "event"] = "processing",
             name: str,
             max_keys: int | None = None,
-            on_error: Policy = OnError.STOP,
+            on_error: OnError = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
+
+        @overload
+        def sample(self, *, fraction: float, name: str | None = None) -> KeyedStream[K, T]: ...
+        @overload
+        def sample(self, *, every: int, name: str, max_keys: int | None = None) -> KeyedStream[K, T]: ...
+        def sample(
+            self,
+            *,
+            fraction: float | None = None,
+            every: int | None = None,
+            name: str | None = None,
+            max_keys: int | None = None,
+        ) -> Any: ...
 
         def batch(
             self, size: int, *, within: Duration, name: str, of: type[T] | None = None
@@ -354,10 +370,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
             emit: "final" gives a window's result when it closes, "updates" the result so far with every record, and
                 nothing at the close.
-            allowed_lateness: A window that has given its result takes late records for so long, and gives its result
-                again with each.
-            early: Gives the result so far besides: at every so many records of a window, or each time the watermark
-                is so much event time further and records came since.
+            allowed_lateness: A window that has told takes late records for so long, and tells again with each.
+            early: Gives the result so far besides: at every so many records, or so much event time if records came.
         """
         from streamflow.flow.windows import WindowedStream, WindowOptions
 

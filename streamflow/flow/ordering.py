@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 K = TypeVar("K")
 
-Order = Literal["time"]
+Order = Literal["time"] | None
 
 
 def check_order(order: Any) -> bool:
@@ -47,12 +47,10 @@ def check_ordering(order: Any, hold_max: Duration | None, max_drift: Duration | 
 
 @overload
 def merge(
-    stream: KeyedStream[K, T], /, *others: KeyedStream[K, T], order: Order | None = None, name: str | None = None
+    stream: KeyedStream[K, T], /, *others: KeyedStream[K, T], order: Order = None, name: str | None = None
 ) -> KeyedStream[K, T]: ...
 @overload
-def merge(
-    stream: Stream[T], /, *others: Stream[T], order: Order | None = None, name: str | None = None
-) -> Stream[T]: ...
-def merge(stream: Any, /, *others: Any, order: Order | None = None, name: str | None = None) -> Any:
+def merge(stream: Stream[T], /, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]: ...
+def merge(stream: Any, /, *others: Any, order: Order = None, name: str | None = None) -> Any:
     """Puts streams together: `Stream.merge` as a function."""
     return stream.merge(*others, order=order, name=name)

@@ -33,6 +33,7 @@ from streamflow.runtime.pump import SOURCES, Pump, World
 from streamflow.runtime.pumps import make_pumps, time_orders
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry
 
@@ -74,7 +75,10 @@ class Engine:
         self.commits = 0
         self._left_out: Counter[str] = Counter()
         self.released_early: Counter[str] = Counter()
-        self._pushes = list(pushes)
+        static = static_sources(job.plan.graph)
+        self._pushes = [push for push in pushes if push.source not in static]
+        self._preloads: list[Pushed] = []
+        self._loading = False
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
         self._stop_requested = False
@@ -104,6 +108,7 @@ class Engine:
             self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
             async with opened(job.resources):
                 try:
+                    await self._preload()
                     self._build(self.checkpoint)
                     await self._supervise()
                 finally:
@@ -136,7 +141,7 @@ class Engine:
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._built and any(operator.under_way for operator in self._operators)
+        return self._loading or (self._built and any(operator.under_way for operator in self._operators))
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -172,6 +177,13 @@ class Engine:
                 timers.installed()
             for windows in stage.windows.values():
                 windows.installed()
+
+    async def _preload(self) -> None:
+        """Finds out what has changed in static tables; a journal has it already."""
+        if not self.job.journal:
+            self._loading = True
+            self._preloads = await changed_rows(self.job.plan.graph, self.tables, self.job.aside)
+            self._loading = False
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
@@ -243,6 +255,7 @@ class Engine:
         self.intake.ended = partial(self.dead.seal, SOURCES)
         self.intake.hold(time_orders(job.plan.graph, pumps, job.settings, job.clock.monotonic))
         self.intake.forced = self._released_early
+        self.intake.preload(self._preloads)
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())

@@ -124,6 +124,7 @@ class Intake:
         self._push_seq = dict(start.pushed)
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
+        self._preloads = 0
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
@@ -154,6 +155,11 @@ class Intake:
         elif self._due.get(stage) != due_ms:
             self._due[stage] = due_ms
             self._wakeup.set()
+
+    def preload(self, pushes: Sequence[Pushed]) -> None:
+        """Hands in what enters before any record of a source."""
+        self._pushes.extend(pushes)
+        self._preloads += len(pushes)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         self._pushes.extend(pushes)
@@ -257,9 +263,9 @@ class Intake:
                 await self._wait(barrier_at, closing=closing)
 
     def _is_something_to_take(self) -> bool:
-        for order in self._orders:
+        for order in self._orders if not self._preloads else ():
             order.fill(max(self._clock.now_ms(), self._now_ms))
-        found = self._pushes or any(pump.waiting for pump in self._free)
+        found = self._pushes or any(map(_is_ready, self._free))
         return bool(found) or any(order.ready for order in self._orders)
 
     def _timers_due(self) -> bool:
@@ -282,6 +288,9 @@ class Intake:
             waits.append((due_ms - self._clock.now_ms()) / 1000)
         forced = [order.forces_at for order in self._orders if not self._stall and not closing]
         waits += [at - self._clock.monotonic() for at in forced if at is not None]
+        if not self._stall and not self._stopping:
+            # what a rate limit keeps back for now
+            waits += [pump.wait_seconds for pump in self.pumps if pump.waiting and pump.wait_seconds]
         if waits:
             self._alarm = self._clock.call_later(max(0.0, min(waits)), self._wakeup.set)
         try:
@@ -309,8 +318,9 @@ class Intake:
         self._turn(silent, ())
         if take:
             self._take_pushes(rows)
-            self._take_orders(rows)
-            self._take_sources(rows)
+            if not self._preloads:
+                self._take_orders(rows)
+                self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
         ended = self._just_ended()
@@ -372,7 +382,7 @@ class Intake:
     def _take_orders(self, rows: Taking) -> None:
         """Takes what orders release, and leaves room for the other sources."""
         for index, order in enumerate(self._orders):
-            others = len(self._orders) - index - 1 + sum(pump.waiting for pump in self._free)
+            others = len(self._orders) - index - 1 + sum(map(_is_ready, self._free))
             given = order.give(max(1, (self.rows_max - len(rows.values)) // (1 + others)))
             if given.shares:
                 self._enter_given(given, rows)
@@ -391,7 +401,7 @@ class Intake:
 
     def _take_sources(self, rows: Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
-        waiting = [pump for pump in self._free if pump.waiting]
+        waiting = [pump for pump in self._free if _is_ready(pump)]
         if not waiting:
             return
         turn = self._number % len(waiting)
@@ -400,7 +410,7 @@ class Intake:
             for pump in waiting[turn:] + waiting[:turn]:
                 room = min(most, self.rows_max - len(rows.values))
                 pump.now_ms = self._now_ms
-                while room > 0 and pump.waiting:
+                while room > 0 and _is_ready(pump):
                     for ready in pump.take(room):
                         self._enter(pump.name, ready, rows)
                         room -= len(ready.records)
@@ -436,6 +446,7 @@ class Intake:
     def _take_pushes(self, rows: Taking) -> None:
         for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
             push = self._pushes.popleft()
+            self._preloads = max(0, self._preloads - 1)
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
 
@@ -462,6 +473,11 @@ class Intake:
         """Pushes that no committed epoch holds; a restarted shard gets them again."""
         cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
         return [push for cut in [*cuts, self._cut] for push in cut.pushed] + list(self._pushes)
+
+
+def _is_ready(pump: Pump) -> bool:
+    """Whether something may be taken now."""
+    return pump.waiting and not pump.wait_seconds
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ class TimeOrder:
             (
                 (_latest(pump, partition), number, partition)
                 for number, pump in enumerate(self.pumps)
+                if not pump.wait_seconds
                 for partition in pump.partitions_held()
             ),
             default=None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import awaiting, ordered, stateful, windowed, wired
+from tests.simulation import awaiting, joined, ordered, stateful, tabled, windowed, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -31,6 +31,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("blind", wired.blind, wired.check_blind, blind=frozenset({"out"})),
     Cell("pushes", wired.pushes, wired.check_pushes, ("a", "b"), pushed="b", queue=True),
     Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
+    Cell("joins", joined.joins, joined.check_joins, ("a", "b"), cut_matters=True, adapt=windowed.to_its_end),
     Cell("reminders", windowed.reminders, windowed.check_reminders, cut_matters=True, adapt=windowed.to_its_end),
     Cell(
         "ordered",
@@ -38,6 +39,15 @@ CELLS: tuple[Cell, ...] = (
         ordered.check_ordered,
         ("a", "b"),
         partitions=ordered.PARTITIONS,
+        adapt=windowed.to_its_end,
+    ),
+    Cell("tables", tabled.tables, tabled.check_tables),
+    Cell(
+        "looking-back",
+        tabled.looking_back,
+        tabled.check_looking_back,
+        ("a", "b"),
+        cut_matters=True,
         adapt=windowed.to_its_end,
     ),
     Cell("aliases", stateful.aliases, stateful.check_aliases),
