@@ -33,7 +33,7 @@ from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
-from streamflow.policy import retry
+from streamflow.policy import cache, retry
 from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
@@ -78,6 +78,7 @@ __all__ = [
     "aggregator",
     "approx_distinct",
     "avro",
+    "cache",
     "circuit_breaker",
     "collect",
     "count",

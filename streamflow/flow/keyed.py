@@ -430,6 +430,8 @@ class KeyedStream(Stream[T], Generic[K, T]):
         def decorate(function: Any) -> Process[K, Any, Any]:
             build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
+            if unknown := sorted(limits.keys() - {"concurrency", "timeout", "deadline"}):
+                raise DefinitionError(f"process step {step_name!r} takes no {unknown[0]}=")
             bounds = call_limits(step_name, limits) if is_async(function) else None
             if limits and bounds is None:
                 raise DefinitionError(f"process step {step_name!r} is a plain function and takes no {min(limits)}=")

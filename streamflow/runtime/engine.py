@@ -20,6 +20,7 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
+from streamflow.runtime.detached import Both, Detached
 from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
@@ -74,6 +75,7 @@ class Engine:
         self.commits = 0
         self._left_out: Counter[str] = Counter()
         self._pushes = list(pushes)
+        self.detached = Detached(job.plan.graph, job.clock, self.push, job.settings.detached_max)
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
         self._stop_requested = False
@@ -84,6 +86,7 @@ class Engine:
         self._watch_thread: Watch | None = None
         self.times: EventTimes | None = None
         self.taps: dict[Port, Tap] = {}
+        self._begins: dict[Port, Tap] = {}
         self._operators: list[Operator] = []
 
     # -- life -------------------------------------------------------------------------------------
@@ -129,13 +132,13 @@ class Engine:
         channels = tuple(channel.statistics().fragments for channel in self.channels)
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
-        calls = tuple(operator.under_way for operator in self._operators)
+        calls = (*(operator.under_way for operator in self._operators), self.detached.under_way, self.detached.waiting)
         return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
 
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._built and any(operator.under_way for operator in self._operators)
+        return self._built and any(part.under_way for part in (*self._operators, self.detached))
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -240,9 +243,21 @@ class Engine:
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
+        self._build_detached()
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
+
+    def _build_detached(self) -> None:
+        """Lets detached calls hear of their inputs, and take up those that an earlier life left in the state."""
+        if not self.detached.calls or self.job.journal:
+            return  # a replay takes their results from the journal
+        self.intake.held = self._held
+        self.intake.expects = lambda: self.intake.pending or not self.pacer.idle or self.detached.waiting > 0
+        for calls in self.detached.calls:
+            calls.told = self._wake
+            calls.restore(self.tables[calls.port.step.partition(":")[2]].snapshot())
+            self._begins[calls.port] = calls.begins
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
@@ -250,10 +265,19 @@ class Engine:
         rows_max = 0 if settings.plain or self.careful else settings.fragment_rows_max
         for operator in self._operators:
             bound = operator.bound
-            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == bound.stage.index]
-            outlets = [*self._exits(bound.stage), *(self.taps[port] for port in taps)]
+            ports = dict.fromkeys((*self.taps, *self._begins))
+            taps = [port for port in ports if self.job.plan.stage_of(port.step) == bound.stage.index]
+            outlets = [*self._exits(bound.stage), *map(self._tap_of, taps)]
             set_loop(operator, taps, outlets, rows_max, careful=self.careful > 0)
-        self._parts.taps[:] = self.taps.values()
+        self._parts.taps[:] = [*self._begins.values(), *self.taps.values()]
+
+    def _tap_of(self, port: Port) -> Outlet:
+        mine, theirs = self._begins.get(port), self.taps.get(port)
+        if mine is not None and theirs is not None:
+            return Both(mine, theirs)
+        found = mine or theirs
+        assert found is not None
+        return found
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
@@ -286,6 +310,8 @@ class Engine:
             ]
             inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
             self._spawn(operator.run(inlet), f"stage {operator.bound.stage.index}")
+        for calls in self.detached.calls if self._begins else ():
+            self._spawn(calls.run(), f"detached {calls.spec.step}")
         self._spawn(self.committer.run(), "committer")
         for publisher in self._publishers:
             self._spawn(publisher.run(), f"sink {publisher.outbox.sink}")
@@ -420,6 +446,12 @@ class Engine:
             return ""
         reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
         if not self.intake.stall:
+            self.job.instrument.stalled(reason)
+        return reason
+
+    def _held(self) -> str:
+        reason = self.detached.full()
+        if reason and not self.intake.stall:
             self.job.instrument.stalled(reason)
         return reason
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -115,6 +115,12 @@ class Taking:
         self.values = [*self.values, *values] if self.values else values
 
 
+class Places(Protocol):
+    """What the spec of an internal source says of its records: where what they stand for came from."""
+
+    def place(self, value: Any, payload: bytes) -> tuple[str, SourceBatch]: ...
+
+
 class Intake:
     """The one writer of the numbered log.
 
@@ -134,6 +140,8 @@ class Intake:
         self.pumps = pumps
         self.cuts: dict[int, Cut] = {}
         self.stalled: Callable[[], str] = lambda: ""
+        self.held: Callable[[], str] = lambda: ""
+        self.expects: Callable[[], bool] = lambda: False
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.ended: Callable[[int], None] = lambda epoch: None
         self.point: Point = no_point
@@ -147,6 +155,9 @@ class Intake:
         self._push_seq = dict(start.pushed)
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
+        self._results: deque[Pushed] = deque()
+        specs = {pump.name: pump.step.options["spec"] for pump in pumps}
+        self._places: dict[str, Places] = {name: spec for name, spec in specs.items() if hasattr(spec, "place")}
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
@@ -155,7 +166,7 @@ class Intake:
         self._stopping = False
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None
-        self._stall = ""
+        self._stall = self._hold = ""
         self._times: EventTimes | None = None
         self._stamps = False
         self._told: Callable[[str, int], None] = lambda sources, at_us: None
@@ -176,7 +187,9 @@ class Intake:
             self._wakeup.set()
 
     def push(self, pushes: Iterable[Pushed]) -> None:
-        self._pushes.extend(pushes)
+        """Takes records from inside the process: from users, or results of what the flow itself has begun."""
+        for push in pushes:
+            (self._results if push.source in self._places else self._pushes).append(push)
         self._wakeup.set()
 
     def stop(self) -> None:
@@ -197,12 +210,15 @@ class Intake:
     @property
     def closing(self) -> bool:
         """Whether nothing more will be taken: it was stopped, or every source has ended."""
-        return self._stopping or (all(pump.ended and not pump.waiting for pump in self.pumps) and not self._pushes)
+        if self._stopping:
+            return True
+        ended = all(pump.ended and not pump.waiting for pump in self.pumps)
+        return ended and not self._pushes and not self._results and not self.expects()
 
     @property
     def stall(self) -> str:
         """Why no records are taken now; empty while they are."""
-        return self._stall
+        return self._stall or self._hold
 
     # -- event time -------------------------------------------------------------------------------
 
@@ -246,7 +262,7 @@ class Intake:
         while True:
             self._stall = self.stalled()
             closing = self.closing
-            rows = not self._stall and not self._stopping and (self._pushes or any(p.waiting for p in self.pumps))
+            rows = not self._stall and not self._stopping and self._has_rows()
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
             turning = bool(self._just_ended() or (self._silent and not closing))
@@ -257,6 +273,11 @@ class Intake:
                 return
             else:
                 await self._wait(barrier_at, closing=closing)
+
+    def _has_rows(self) -> bool:
+        """Whether there is something to take; where sources are held up, results still are."""
+        self._hold = self.held()
+        return bool(self._results or (not self._hold and (self._pushes or any(p.waiting for p in self.pumps))))
 
     def _timers_due(self) -> bool:
         if not self._due or min(self._due.values()) > max(self._clock.now_ms(), self._now_ms):
@@ -301,8 +322,10 @@ class Intake:
         silent, self._silent = self._silent, []
         self._turn(silent, ())
         if take:
-            self._take_pushes(rows)
-            self._take_sources(rows)
+            self._take_pushes(self._results, rows)
+            if not self._hold:
+                self._take_pushes(self._pushes, rows)
+                self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
         ended = self._just_ended()
@@ -397,9 +420,10 @@ class Intake:
             cut.ids.setdefault(source, []).extend(records.ids)
             line.append((source, records.partition, len(records), list(records.ids)))
 
-    def _take_pushes(self, rows: Taking) -> None:
-        for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
-            push = self._pushes.popleft()
+    def _take_pushes(self, pushes: deque[Pushed], rows: Taking) -> None:
+        room = self.rows_max - len(rows.values)
+        for _ in range(min(len(pushes), room, max(1, self.rows_max // 2))):
+            push = pushes.popleft()
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
 
@@ -408,7 +432,10 @@ class Intake:
         self._push_seq[push.source] = seq
         records = SourceBatch(push.source, [push.payload], [seq])
         self._account(PUSHED, records, rows.line)
-        rows.add(PUSHED, self._stamped_push(push, records), self._ports[push.source])
+        ready, source = self._stamped_push(push, records), PUSHED
+        if push.source in self._places:
+            source, ready.records = self._places[push.source].place(push.value, push.payload)
+        rows.add(source, ready, self._ports[push.source])
 
     def _stamped_push(self, push: Pushed, records: SourceBatch) -> Ready:
         ready = Ready(records, [push.value])
@@ -423,9 +450,10 @@ class Intake:
         return ready
 
     def waiting_pushes(self) -> list[Pushed]:
-        """Pushes that no committed epoch holds; a restarted shard gets them again."""
+        """Pushes that no committed epoch holds; a restarted shard gets them again. Results it makes anew."""
         cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
-        return [push for cut in [*cuts, self._cut] for push in cut.pushed] + list(self._pushes)
+        taken = [push for cut in [*cuts, self._cut] for push in cut.pushed if push.source not in self._places]
+        return taken + list(self._pushes)
 
 
 @dataclass(frozen=True, slots=True)
