@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Protocol
+from uuid import uuid4
 
 import msgspec
 
@@ -49,6 +50,7 @@ class Pushed:
         payload: The record encoded, for the store.
         done: Resolves with the epoch that holds it, after its COMMIT.
         letter: The dead letter that it was; its epoch takes that out of the store.
+        id: Its identity, whatever becomes of the process before it is committed: `Context.id` is made of it.
     """
 
     source: str
@@ -56,6 +58,7 @@ class Pushed:
     payload: bytes
     done: asyncio.Future[int]
     letter: int | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(slots=True)
@@ -85,7 +88,7 @@ class Cut:
         return _pack(self.journal)
 
     def encoded_pushes(self) -> bytes:
-        return _pack([(push.source, push.payload) for push in self.pushed]) if self.pushed else b""
+        return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
 
 
 @dataclass(slots=True)
@@ -433,6 +436,8 @@ class Intake:
         records = SourceBatch(push.source, [push.payload], [seq])
         self._account(PUSHED, records, rows.line)
         ready, source = self._stamped_push(push, records), PUSHED
+        # its number goes to another record if the process dies before the commit: no identity rests on that
+        ready.records = SourceBatch(push.source, [push.payload], ids=[push.id])
         if push.source in self._places:
             source, ready.records = self._places[push.source].place(push.value, push.payload)
         rows.add(source, ready, self._ports[push.source])
