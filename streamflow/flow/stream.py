@@ -10,6 +10,7 @@ from streamflow.clock import Duration, duration_ms
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.state import batch_functions, check_bound
 from streamflow.graph import SINK, OnError, Port, Step
@@ -28,7 +29,7 @@ R = TypeVar("R")
 _KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window")
 
 
-class Stream(MappingVerbs[T]):
+class Stream(MappingVerbs[T], ExecutingVerbs[T]):
     """Records of one type on their way through a flow.
 
     Each verb adds a step and returns the stream of what it gives. Verbs that take a function can be called with it,
