@@ -8,7 +8,7 @@ from streamflow.connect.memory import MemoryTopic
 from streamflow.connect.schema_registry import HttpSchemaRegistry
 from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
-from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
+from streamflow.flow import Flow, KeyedStream, Process, Running, Stream, Subscription
 from streamflow.flow.state import list_state, map_state
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
@@ -71,6 +71,7 @@ __all__ = [
     "Settings",
     "Stream",
     "StreamflowError",
+    "Subscription",
     "Tls",
     "WindowResult",
     "Windowed",

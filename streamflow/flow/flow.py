@@ -296,7 +296,7 @@ class Flow:
         No signal handler and no logging set-up is touched.
         """
         self.check_guarantees()
-        run = Running(lambda: self.job(instrument, accept_missing=accept_missing))
+        run = Running(self.name, lambda: self.job(instrument, accept_missing=accept_missing))
         await run.start()
         run.guard()
         try:

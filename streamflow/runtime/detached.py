@@ -18,10 +18,9 @@ from streamflow.operators.async_map import collected
 from streamflow.operators.cached import cached
 from streamflow.operators.calls import Call, Calls
 from streamflow.operators.detached import Begin, Result, Waiting, context_of
-from streamflow.operators.operator import Outlet
 from streamflow.policy import CallLimits, Retry
-from streamflow.runtime.epoch import Tap
 from streamflow.runtime.intake import Pushed
+from streamflow.runtime.taps import Tap
 
 BEGUN_AT_ONCE: Final = 32
 """Calls begun before others have a turn."""
@@ -114,17 +113,6 @@ class Begins(Tap):
     async def put(self, part: Fragment) -> None:
         self.passed += len(part.values)
         await super().put(part)
-
-
-class Both:
-    """An outlet that gives everything to two."""
-
-    def __init__(self, first: Outlet, second: Outlet) -> None:
-        self._outlets = first, second
-
-    async def put(self, part: Fragment) -> None:
-        for outlet in self._outlets:
-            await outlet.put(part)
 
 
 class _Held:

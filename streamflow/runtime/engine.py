@@ -20,8 +20,8 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
-from streamflow.runtime.detached import Both, Detached
-from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
+from streamflow.runtime.detached import Detached
+from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
@@ -34,6 +34,8 @@ from streamflow.runtime.pump import SOURCES, Pump, World
 from streamflow.runtime.pumps import make_pumps
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.taps import Tap, Taps
+from streamflow.runtime.tasks import Tasks
 from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry
 
@@ -43,9 +45,6 @@ _log = logging.getLogger("streamflow")
 
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
-
-CANCEL_AGAIN_SECONDS: Final = 5.0
-"""Tasks of a shard that ends are cancelled again after this time; closing a connector takes less."""
 
 
 class Engine:
@@ -76,17 +75,18 @@ class Engine:
         self._left_out: Counter[str] = Counter()
         self._pushes = list(pushes)
         self.detached = Detached(job.plan.graph, job.clock, self.push, job.settings.detached_max)
-        self._tasks: dict[asyncio.Task[None], str] = {}
+        self._tasks = Tasks(job.plan.graph.flow)
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
-        self._stop_requested = False
+        self._stop_requested = self._gave_up = False
+        self._stop_call: Cancellable | None = None
+        self._main: asyncio.Task[None] | None = None
         self._note_call: Cancellable | None = None
         self._drained = asyncio.Event()
-        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = self._closed = False
         self._watch_thread: Watch | None = None
+        self.held: Callable[[], str] = lambda: ""
         self.times: EventTimes | None = None
-        self.taps: dict[Port, Tap] = {}
-        self._begins: dict[Port, Tap] = {}
+        self.taps = Taps()
         self._operators: list[Operator] = []
 
     # -- life -------------------------------------------------------------------------------------
@@ -114,16 +114,31 @@ class Engine:
             await self._close()
 
     def stop(self) -> None:
-        """Takes no more records; what is taken is committed and published, then `run` returns."""
-        self._stop_requested = True
+        """Takes no more records; what is taken is committed and published, then `run` returns.
+
+        After ``stop_timeout`` it returns in any case: what is not committed then will be read again.
+        """
+        if not self._stop_requested:
+            self._stop_requested = True
+            self._stop_call = self.job.clock.call_later(self._stop_seconds, self._give_up)
         if self._built:
             self.intake.stop()
+
+    @property
+    def _stop_seconds(self) -> float:
+        return duration_ms(self.job.settings.stop_timeout) / 1000
+
+    def _give_up(self) -> None:
+        """The time of the stop is over: sinks are not waited for any more, nor is what is not committed."""
+        self._gave_up = True
+        self._drained.set()
+        if self._main is not None and not self.intake.done:
+            self._main.cancel()
 
     def crash(self) -> None:
         """Dies as the process would: nothing is drained, committed or closed (for tests)."""
         self.job.store.abandon()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def progress(self) -> object:
         """Changes whenever the shard gets on; equal readings mean that nothing moved in between."""
@@ -206,13 +221,17 @@ class Engine:
         self.gate = Gate(len(self.bound))
         self._build_intake(checkpoint)
         parts = Parts(
-            list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest, self.dead
+            list(self.tables.values()),
+            list(self.stagings.values()),
+            self.outboxes,
+            self.taps,
+            checkpoint.digest,
+            self.dead,
         )
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
         self.committer.acknowledge = self._acknowledge
         self.committer.give_way = job.give_way
-        self._parts = parts
         self._publishers = [
             Publisher(
                 outbox,
@@ -250,14 +269,14 @@ class Engine:
 
     def _build_detached(self) -> None:
         """Lets detached calls hear of their inputs, and take up those that an earlier life left in the state."""
+        self.intake.held = self._held
         if not self.detached.calls or self.job.journal:
             return  # a replay takes their results from the journal
-        self.intake.held = self._held
         self.intake.expects = lambda: self.intake.pending or not self.pacer.idle or self.detached.waiting > 0
         for calls in self.detached.calls:
             calls.told = self._wake
             calls.restore(self.tables[calls.port.step.partition(":")[2]].snapshot())
-            self._begins[calls.port] = calls.begins
+            self.taps.own[calls.port] = calls.begins
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
@@ -265,19 +284,9 @@ class Engine:
         rows_max = 0 if settings.plain or self.careful else settings.fragment_rows_max
         for operator in self._operators:
             bound = operator.bound
-            ports = dict.fromkeys((*self.taps, *self._begins))
-            taps = [port for port in ports if self.job.plan.stage_of(port.step) == bound.stage.index]
-            outlets = [*self._exits(bound.stage), *map(self._tap_of, taps)]
+            taps = [port for port in self.taps.ports() if self.job.plan.stage_of(port.step) == bound.stage.index]
+            outlets = [*self._exits(bound.stage), *map(self.taps.outlet, taps)]
             set_loop(operator, taps, outlets, rows_max, careful=self.careful > 0)
-        self._parts.taps[:] = [*self._begins.values(), *self.taps.values()]
-
-    def _tap_of(self, port: Port) -> Outlet:
-        mine, theirs = self._begins.get(port), self.taps.get(port)
-        if mine is not None and theirs is not None:
-            return Both(mine, theirs)
-        found = mine or theirs
-        assert found is not None
-        return found
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
@@ -291,7 +300,7 @@ class Engine:
 
         Must be called from the event loop, between two numbers of the stage, so before `run` or from a task.
         """
-        self.taps[port] = Tap(deliver)
+        self.taps.by_port[port] = Tap(deliver)
         if self._built:
             self._set_loops()
 
@@ -310,7 +319,7 @@ class Engine:
             ]
             inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
             self._spawn(operator.run(inlet), f"stage {operator.bound.stage.index}")
-        for calls in self.detached.calls if self._begins else ():
+        for calls in self.detached.calls if self.taps.own else ():
             self._spawn(calls.run(), f"detached {calls.spec.step}")
         self._spawn(self.committer.run(), "committer")
         for publisher in self._publishers:
@@ -324,33 +333,29 @@ class Engine:
         assert checkpoint is not None
         self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
         self.ready.set()
-        await self._watch(self._spawn(self._until_drained(), "intake", may_end=True))
+        self._main = self._spawn(self._until_drained(), "intake", may_end=True)
+        try:
+            await self._tasks.watch(self._main)
+        except asyncio.CancelledError:
+            if not (self._gave_up and self._main.cancelled()):
+                raise
+            _log.warning(
+                "flow %s did not drain within stop_timeout = %g s and stops at its last commit, epoch %d",
+                self.job.plan.graph.flow,
+                self._stop_seconds,
+                self.committer.last_epoch,
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, *, may_end: bool = False) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=f"{self.job.plan.graph.flow}: {name}")
-        self._tasks[task] = name if may_end else f"{name} (endless)"
-        task.add_done_callback(self._ended.put_nowait)
-        return task
-
-    async def _watch(self, main: asyncio.Task[None]) -> None:
-        while True:
-            task = await self._ended.get()
-            name = self._tasks.pop(task)
-            if task.cancelled():
-                raise asyncio.CancelledError(f"{name} was cancelled")
-            if (error := task.exception()) is not None:
-                raise error
-            if task is main:
-                return
-            assert not name.endswith("(endless)"), f"{name} ended"
+        return self._tasks.spawn(work, name, may_end=may_end)
 
     async def _until_drained(self) -> None:
         """Intake's end, then everything that must still leave."""
         await self.intake.run()
         self._drained.clear()  # it was set whenever the outboxes were empty before
-        if not self._is_drained():
-            limit = duration_ms(self.job.settings.stop_timeout) / 1000
-            timeout = self.job.clock.call_later(limit, self._drained.set)
+        if not self._is_drained() and not self._gave_up:
+            # a stop has its time already
+            timeout = self._stop_call or self.job.clock.call_later(self._stop_seconds, self._drained.set)
             await self._drained.wait()
             timeout.cancel()
         await self.committer.note_if_behind()
@@ -372,18 +377,12 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        if self._note_call is not None:
-            self._note_call.cancel()
+        for call in (self._note_call, self._stop_call):
+            if call is not None:
+                call.cancel()
         if self._watch_thread is not None:
             self._watch_thread.stop()
-        tasks = set(self._tasks)
-        while tasks:
-            for task in tasks:
-                task.cancel()
-            # a client library may swallow a cancellation: one that it did not hear of is told again
-            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._tasks.end()
         if self._built:
             for pump in self.intake.pumps:
                 await pump.close()
@@ -420,6 +419,11 @@ class Engine:
         _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
         self.job.instrument.skipped(step, place, error)
 
+    def wake(self) -> None:
+        """Lets intake look again whether it may take records."""
+        if self._built:
+            self.intake.wake()
+
     def _wake(self) -> None:
         self.intake.wake()
 
@@ -450,7 +454,7 @@ class Engine:
         return reason
 
     def _held(self) -> str:
-        reason = self.detached.full()
+        reason = self.held() or self.detached.full()
         if reason and not self.intake.stall:
             self.job.instrument.stalled(reason)
         return reason

@@ -150,6 +150,7 @@ class Intake:
         self.point: Point = no_point
         self.rows_max = FRAGMENT_ROWS_MAX
         self.records = 0
+        self.done = False
         self._channel = channel
         self._traces = any(pump.traces for pump in pumps)
         self._pacer = pacer
@@ -273,6 +274,7 @@ class Intake:
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
             elif closing and not self._dirty and self._pacer.idle and not turning:
+                self.done = True
                 return
             else:
                 await self._wait(barrier_at, closing=closing)

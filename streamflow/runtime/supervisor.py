@@ -38,6 +38,7 @@ class Supervisor:
         self.engine: Engine | None = None
         self.restarts = 0
         self.ready = asyncio.Event()
+        self.held: Callable[[], str] = lambda: ""
         self._make_job = make_job
         self._stopping = False
         self._lives = False
@@ -53,6 +54,7 @@ class Supervisor:
             job = self._make_job()
             engine = self.engine = Engine(job, self._pushes, careful=careful)
             careful = 0
+            engine.held = self._held
             self._pushes, self._lives = [], True
             for port, deliver in self._taps.items():
                 engine.tap(port, deliver)
@@ -112,6 +114,19 @@ class Supervisor:
             self.engine.push(pushed)
         else:
             self._pushes.append(pushed)
+
+    def tapped(self, port: Port) -> int:
+        """How many rows have passed a tap and are not committed."""
+        found = None if self.engine is None else self.engine.taps.by_port.get(port)
+        return 0 if found is None else found.waiting
+
+    def _held(self) -> str:
+        return self.held()
+
+    def wake(self) -> None:
+        """Lets intake look again whether it may take records."""
+        if self.engine is not None:
+            self.engine.wake()
 
     def tap(self, port: Port, deliver: Callable[[list[Any]], None]) -> None:
         """Delivers a port's committed rows, also after restarts."""

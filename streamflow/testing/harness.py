@@ -141,7 +141,7 @@ class FlowTest:
         self._path = found
         await self._start()
         assert self.engine.checkpoint is not None
-        for tap in died.taps.values():
+        for tap in died.taps.by_port.values():
             # what the dead flow had committed and not shown yet
             tap.committed(self.engine.checkpoint.epoch)
 

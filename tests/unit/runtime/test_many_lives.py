@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-import streamflow as sf
 from streamflow.runtime.engine import Engine
 from tests.unit.operators.test_async_map import flow_in, topics
 from tests.unit.runtime.test_engine import until
@@ -64,13 +63,3 @@ async def test_many_flows_one_after_the_other_leave_nothing(tmp_path: Path, long
     assert threading.active_count() <= threads
     assert open_files() <= files
     assert living_engines() <= engines
-
-
-async def test_two_flows_on_one_state_are_refused(tmp_path: Path) -> None:
-    source, sink = topics()
-    first, second = flow_in(tmp_path), flow_in(tmp_path)
-    first.source(source).to(sink)
-    second.source(source).to(sink)
-    async with first.running():
-        with pytest.raises(sf.StreamflowError, match=r"f\.db"):
-            await second.run()
