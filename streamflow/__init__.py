@@ -1,5 +1,6 @@
 """streamflow: stateful stream processing for asyncio, exactly-once, with one SQLite file as its commit point."""
 
+from streamflow.batch import DeadLetter
 from streamflow.clock import Duration
 from streamflow.codecs import MemorySchemaRegistry, avro, msgpack, protobuf
 from streamflow.connect.contracts import Guarantee, Level
@@ -37,6 +38,7 @@ from streamflow.policy import cache, retry
 from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
+from streamflow.state.store import StoredLetter
 
 stop = OnError.STOP
 skip = OnError.SKIP
@@ -51,6 +53,7 @@ def otherwise(record: object) -> bool:
 __all__ = [
     "Aggregator",
     "Context",
+    "DeadLetter",
     "Duration",
     "Flow",
     "Guarantee",
@@ -69,6 +72,7 @@ __all__ = [
     "Resource",
     "Running",
     "Settings",
+    "StoredLetter",
     "Stream",
     "StreamflowError",
     "Subscription",

@@ -22,9 +22,11 @@ from streamflow.operators.context import Message
 from streamflow.plan import Plan, make_plan
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import EventTime
+from streamflow.runtime.letters_source import DeadLetterLog
 from streamflow.runtime.resources import BreakerSpec, Resource
 from streamflow.runtime.settings import Settings
 from streamflow.state.sqlite import SqliteStore
+from streamflow.state.store import StoredLetter
 
 if TYPE_CHECKING:
     from streamflow.testing.harness import FlowTest
@@ -93,6 +95,7 @@ class Flow:
             levels = ", ".join(repr(str(level)) for level in Level)
             raise DefinitionError(f"{guarantee!r} is no guarantee", hint=f"Use one of {levels}.") from None
         self.resources: list[Resource[Any]] = []
+        self._letters: Stream[StoredLetter] | None = None
         self.drop = frozenset(drop)
         self.renamed = dict(renamed or {})
 
@@ -223,6 +226,21 @@ class Flow:
         found: Resource[Any] = Resource(called, factory, health, breaker)
         self.resources.append(found)
         return found
+
+    @property
+    def dead_letters(self) -> Stream[StoredLetter]:
+        """The records that ``on_error=sf.dead_letter`` puts aside, as a stream: each letter once, behind its commit.
+
+        ``flow.dead_letters.to(sink)`` sends them on; in the store they stay until they are dropped or taken in again.
+        What comes behind this stream cannot have dead letters itself.
+        """
+        if self._letters is None:
+            spec = DeadLetterLog()
+            step = self._builder.add(
+                SOURCE, spec.name, [], spec=spec, message=False, on_error=OnError.STOP, event_time=None
+            )
+            self._letters = Stream(self, Port(step.id), StoredLetter)
+        return self._letters
 
     # -- what it is ----------------------------------------------------------------------------------------------------
 

@@ -55,6 +55,7 @@ class DetachedResults:
     limits: CallLimits
     retry: Retry | None
     codec: Codec[Result]
+    internal: bool = True
 
     @property
     def name(self) -> str:

@@ -20,11 +20,11 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
-from streamflow.runtime.detached import Detached
 from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.internal import Internal
 from streamflow.runtime.job import Job
 from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
@@ -74,7 +74,7 @@ class Engine:
         self.commits = 0
         self._left_out: Counter[str] = Counter()
         self._pushes = list(pushes)
-        self.detached = Detached(job.plan.graph, job.clock, self.push, job.settings.detached_max)
+        self.internal = Internal(job, self.push)
         self._tasks = Tasks(job.plan.graph.flow)
         self._acks: list[tuple[int, Mapping[str, Taken]]] = []
         self._stop_requested = self._gave_up = False
@@ -84,7 +84,6 @@ class Engine:
         self._drained = asyncio.Event()
         self._built = self._closed = False
         self._watch_thread: Watch | None = None
-        self.held: Callable[[], str] = lambda: ""
         self.times: EventTimes | None = None
         self.taps = Taps()
         self._operators: list[Operator] = []
@@ -147,13 +146,17 @@ class Engine:
         channels = tuple(channel.statistics().fragments for channel in self.channels)
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
-        calls = (*(operator.under_way for operator in self._operators), self.detached.under_way, self.detached.waiting)
+        calls = (
+            *(operator.under_way for operator in self._operators),
+            self.internal.detached.under_way,
+            self.internal.detached.waiting,
+        )
         return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
 
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._built and any(part.under_way for part in (*self._operators, self.detached))
+        return self._built and any(part.under_way for part in (*self._operators, self.internal.detached))
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -262,21 +265,10 @@ class Engine:
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
-        self._build_detached()
+        self.internal.attach(self.intake, self.pacer, self.dead, self.tables, self.taps)
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())
-
-    def _build_detached(self) -> None:
-        """Lets detached calls hear of their inputs, and take up those that an earlier life left in the state."""
-        self.intake.held = self._held
-        if not self.detached.calls or self.job.journal:
-            return  # a replay takes their results from the journal
-        self.intake.expects = lambda: self.intake.pending or not self.pacer.idle or self.detached.waiting > 0
-        for calls in self.detached.calls:
-            calls.told = self._wake
-            calls.restore(self.tables[calls.port.step.partition(":")[2]].snapshot())
-            self.taps.own[calls.port] = calls.begins
 
     def _set_loops(self) -> None:
         """Compiles every stage's loop with the taps there are now."""
@@ -319,8 +311,7 @@ class Engine:
             ]
             inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
             self._spawn(operator.run(inlet), f"stage {operator.bound.stage.index}")
-        for calls in self.detached.calls if self.taps.own else ():
-            self._spawn(calls.run(), f"detached {calls.spec.step}")
+        self.internal.start(self._tasks)
         self._spawn(self.committer.run(), "committer")
         for publisher in self._publishers:
             self._spawn(publisher.run(), f"sink {publisher.outbox.sink}")
@@ -426,6 +417,7 @@ class Engine:
 
     def _wake(self) -> None:
         self.intake.wake()
+        self.internal.stirred()
 
     async def _pin(self, source: str, starts: Any) -> None:
         await self.committer.pin(source, starts)
@@ -453,12 +445,6 @@ class Engine:
             self.job.instrument.stalled(reason)
         return reason
 
-    def _held(self) -> str:
-        reason = self.held() or self.detached.full()
-        if reason and not self.intake.stall:
-            self.job.instrument.stalled(reason)
-        return reason
-
     def _published(self) -> None:
         if self._is_drained():
             self._drained.set()
@@ -480,6 +466,7 @@ class Engine:
     def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
         self.commits += 1
+        self.internal.stirred()
         if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
             self.careful = 0
             self._set_loops()

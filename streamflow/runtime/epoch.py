@@ -222,6 +222,7 @@ class Committer:
     async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
         """Stores a chunk in which a frame was given up, and what it was."""
         await self._on_thread(self._store.bury(chunk, letter))
+        self._parts.dead.written()
 
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""
@@ -273,6 +274,8 @@ class Committer:
             self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
         self._committed.set()
         self._parts.dead.revived(len(revived))
+        if epoch.dead:
+            self._parts.dead.written()
         self._world.point("epoch.appended")
         self._tell(cut)
         self._pacer.committed(self._cost_seconds)

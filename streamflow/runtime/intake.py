@@ -217,7 +217,12 @@ class Intake:
         if self._stopping:
             return True
         ended = all(pump.ended and not pump.waiting for pump in self.pumps)
-        return ended and not self._pushes and not self._results and not self.expects()
+        return ended and not self.pushed and not self.expects()
+
+    @property
+    def pushed(self) -> bool:
+        """Whether records from inside the process wait to be taken."""
+        return bool(self._pushes or self._results)
 
     @property
     def stall(self) -> str:

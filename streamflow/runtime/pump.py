@@ -83,6 +83,7 @@ class Pump:
         self.heard = asyncio.Event()
         self.ended = False
         self.opened = False
+        self.make_source: Callable[[], Source] = step.options["spec"].source
         self.source: Source | None = None
         self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
@@ -156,7 +157,7 @@ class Pump:
                 await sleep(self._world.clock, wait)
 
     async def _open(self) -> None:
-        source = self.step.options["spec"].source()
+        source = self.make_source()
         try:
             starts = await source.open(self._ctx, dict(self._taken))
             self._world.point("source.opened")

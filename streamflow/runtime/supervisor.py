@@ -54,7 +54,7 @@ class Supervisor:
             job = self._make_job()
             engine = self.engine = Engine(job, self._pushes, careful=careful)
             careful = 0
-            engine.held = self._held
+            engine.internal.held = self._held
             self._pushes, self._lives = [], True
             for port, deliver in self._taps.items():
                 engine.tap(port, deliver)

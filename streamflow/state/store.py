@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, overload
+from typing import Final, NamedTuple, Protocol, overload
 
 from streamflow.batch import Chunk, ClockOf, DeadLetter, EventClock, Progress, Taken
 
@@ -162,6 +162,10 @@ class Manifest:
     accept_missing: bool = False
 
 
+LISTED_MAX: Final = 1_000_000
+"""Most dead letters that are read at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
     """A dead letter in the store.
@@ -281,8 +285,10 @@ class Store(Protocol):
         """
         ...
 
-    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
-        """Reads dead letters, oldest first: all, or some by their ids."""
+    async def dead_letters(
+        self, ids: Sequence[int] = (), *, above: int = 0, most: int = LISTED_MAX
+    ) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, some by their ids, or those above a number."""
         ...
 
     async def edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:

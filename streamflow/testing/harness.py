@@ -18,7 +18,6 @@ from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
 from streamflow.plan import make_plan
-from streamflow.runtime.detached import DetachedResults
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
@@ -276,7 +275,7 @@ class FlowTest:
         if step.kind not in (SOURCE, SINK):
             return step
         spec = step.options["spec"]
-        if isinstance(spec, DetachedResults):
+        if getattr(spec, "internal", False):
             return step
         if isinstance(spec, MemoryTopic):
             topic = spec.empty_copy()

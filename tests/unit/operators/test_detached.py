@@ -54,7 +54,7 @@ async def test_commits_go_on_while_a_call_is_under_way(tmp_path):
         await until(lambda: sink.values == [2, 3, 4, 5])
         gate.open(1)
         await until(lambda: sink.values == [2, 3, 4, 5, 1])
-        await until(lambda: not run.engine.detached.waiting)
+        await until(lambda: not run.engine.internal.detached.waiting)
         assert run.engine.tables["slow_waiting"].snapshot() == {}
     assert gate.most == 2
 
@@ -258,7 +258,7 @@ async def test_a_call_over_its_deadline_fails_and_holds_nobody_up():
         assert t.out(out) == [2]
         await t.advance("11m")
         assert len(letters(t.path)) == 1
-        assert t.engine.detached.waiting == 0
+        assert t.engine.internal.detached.waiting == 0
 
 
 async def test_an_output_that_json_does_not_bring_back_is_an_error_of_the_call(tmp_path):
@@ -286,7 +286,7 @@ async def test_intake_stops_taking_records_while_too_many_wait(tmp_path):
     async with flow.running() as run:
         most = 0
         while len(sink) < 99:
-            most = max(most, run.engine.detached.waiting)
+            most = max(most, run.engine.internal.detached.waiting)
             await asyncio.sleep(0)
         gate.open(0)
         await run.wait()
@@ -335,4 +335,4 @@ async def test_explain_does_not_count_detached_calls_among_what_commits_wait_for
     gate = Gate()
     flow.source(sf.MemoryTopic("in", value=int)).map(gate, detached=True, name="slow", deadline="1h")
     assert longest_hold(flow.graph()) == []
-    assert Engine(flow.job()).detached.calls[0].spec.limits.deadline_seconds == 3600
+    assert Engine(flow.job()).internal.detached.calls[0].spec.limits.deadline_seconds == 3600
