@@ -12,12 +12,12 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext
-from streamflow.errors import Unavailable
 from streamflow.graph import SINK, Port
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
+from streamflow.runtime.acknowledging import Acknowledging
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
 from streamflow.runtime.epoch import Committer, Gate, Parts
@@ -30,7 +30,7 @@ from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import SOURCES, Pump, World
+from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
@@ -45,6 +45,10 @@ _log = logging.getLogger("streamflow")
 
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
+
+
+PLACES_MAX: Final = 5
+"""Positions that a message names."""
 
 
 class Engine:
@@ -76,7 +80,6 @@ class Engine:
         self._pushes = list(pushes)
         self.internal = Internal(job, self.push)
         self._tasks = Tasks(job.plan.graph.flow)
-        self._acks: list[tuple[int, Mapping[str, Taken]]] = []
         self._stop_requested = self._gave_up = False
         self._stop_call: Cancellable | None = None
         self._main: asyncio.Task[None] | None = None
@@ -152,6 +155,21 @@ class Engine:
             self.internal.detached.waiting,
         )
         return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    @property
+    def got_on(self) -> bool:
+        """Whether its life was of use: it committed, and if a source broke it, something of that source."""
+        broken = [pump.name for pump in self.intake.pumps if pump.broken] if self._built else []
+        return not self._acknowledging.got_on.isdisjoint(broken) if broken else self.commits > 0
+
+    def place(self) -> str:
+        """Where it stands, for people: the epoch and the positions in it."""
+        if self.checkpoint is None:
+            return "the opening of its state"
+        epoch = self.committer.last_epoch if self._built else self.checkpoint.epoch
+        pumps = self.intake.pumps if self._built else []
+        spots = [spot for pump in sorted(pumps, key=lambda pump: not pump.broken) for spot in pump.spots()]
+        return f"epoch {epoch}" + (f" ({'; '.join(spots[:PLACES_MAX])})" if spots else "")
 
     @property
     def awaits(self) -> bool:
@@ -233,7 +251,7 @@ class Engine:
         )
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
-        self.committer.acknowledge = self._acknowledge
+        self.committer.acknowledge = self._committed
         self.committer.give_way = job.give_way
         self._publishers = [
             Publisher(
@@ -259,6 +277,7 @@ class Engine:
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
         make = partial(JournalIntake, job.journal) if job.journal else Intake
         self.intake: Intake = make(pumps, self.channels[0], self.pacer, job.clock, start)
+        self._acknowledging = Acknowledging(pumps, self._tasks, job.point, self._may_acknowledge)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
@@ -448,8 +467,7 @@ class Engine:
     def _published(self) -> None:
         if self._is_drained():
             self._drained.set()
-        while self._acks and self._may_acknowledge():
-            self._acknowledge(*self._acks.pop(0))
+        self._acknowledging.go_on()
         if self._note_call is not None:
             self._note_call.cancel()
         self._note_call = self.job.clock.call_later(IDLE_NOTE_SECONDS, self._note_when_idle)
@@ -463,23 +481,10 @@ class Engine:
     def _may_acknowledge(self) -> bool:
         return all(publisher.recovered for publisher in self._publishers)
 
-    def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
-        """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
+    def _committed(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         self.commits += 1
         self.internal.stirred()
         if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
             self.careful = 0
             self._set_loops()
-        if not self._may_acknowledge():
-            self._acks.append((epoch, taken))
-            return
-        for pump in (each for each in self.intake.pumps if each.name in taken):
-            self._spawn(self._acknowledge_one(pump, epoch, taken[pump.name]), "acknowledge", may_end=True)
-
-    async def _acknowledge_one(self, pump: Pump, epoch: int, taken: Taken) -> None:
-        try:
-            self.job.point("ack.begun")
-            await pump.committed(epoch, taken)
-            self.job.point("ack.done")
-        except (Unavailable, OSError):
-            return  # the source reports its lost connection itself; what was not acknowledged comes again
+        self._acknowledging.committed(epoch, taken)

@@ -64,6 +64,7 @@ class Pump:
         now_ms: Processing time of the number in the making.
         silent_since: Since when each partition has given nothing while the source was open, on the monotonic scale.
         heard: Set by every record that is read, and when silence begins anew.
+        broken: Whether it has failed in a way that only a restart of the shard mends.
     """
 
     def __init__(
@@ -81,8 +82,7 @@ class Pump:
         self.now_ms = 0
         self.silent_since: dict[Partition, float] = {}
         self.heard = asyncio.Event()
-        self.ended = False
-        self.opened = False
+        self.ended = self.opened = self.broken = False
         self.make_source: Callable[[], Source] = step.options["spec"].source
         self.source: Source | None = None
         self._bound: EpochBound | None = None
@@ -124,6 +124,15 @@ class Pump:
         """Records read and not taken."""
         return self._records
 
+    def spots(self) -> list[str]:
+        """Where it stands, for people."""
+        if not self._taken:
+            return [f"source {self.name!r}"]
+        return [
+            f"source {self.name!r}{f', partition {partition!r}' if partition else ''}, position {position.at}"
+            for partition, position in self._taken.items()
+        ]
+
     def caught_up(self) -> bool:
         """Whether everything that the source held when it was opened has been taken."""
         if self.ended:
@@ -147,6 +156,7 @@ class Pump:
             except Unavailable as error:
                 await self._close()
                 if self._uses_ids:
+                    self.broken = True
                     raise
                 self._drop()
                 if self._fruitful or self._world.clock.monotonic() - since >= STEADY_SECONDS:

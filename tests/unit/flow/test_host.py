@@ -183,16 +183,6 @@ async def test_two_flows_of_one_name_are_refused_and_one_after_the_other_are_not
         pass
 
 
-async def test_two_flows_on_one_state_file_are_refused(tmp_path):
-    source, sink = topics()
-    first, second = flow_in(tmp_path), sf.Flow("g", state=tmp_path / "f.db")
-    first.source(source).to(sink)
-    second.source(source).to(sink)
-    async with first.running():
-        with pytest.raises(StreamflowError, match=r"f\.db"):
-            await second.run()
-
-
 async def test_the_body_is_cancelled_when_the_flow_dies_and_gets_its_error(tmp_path):
     source, sink = topics()
     flow = flow_in(tmp_path)
