@@ -96,7 +96,7 @@ class Running:
         step = stream._step
         if step.kind != SOURCE:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
-        if self._task is None or self._task.done():
+        if not self.alive:
             raise StreamflowError("the flow has ended")
         if self._supervisor.is_inside:
             raise DefinitionError(
@@ -112,6 +112,11 @@ class Running:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))
         return await done
+
+    @property
+    def alive(self) -> bool:
+        """Whether the flow runs: it has started and not ended."""
+        return self._task is not None and not self._task.done()
 
     async def health(self) -> Mapping[str, str]:
         """Per resource an empty text, or what is wrong with it."""
@@ -153,7 +158,7 @@ class Running:
 
     def _store(self) -> Store:
         engine = self._supervisor.engine
-        if engine is None or self._task is None or self._task.done():
+        if engine is None or not self.alive:
             raise StreamflowError("the flow is not running")
         return engine.job.store
 
@@ -176,7 +181,7 @@ class Running:
             records_max: Most records that may wait.
         """
         made = self._subscribers.add(stream._port, on_slow, records_max)
-        if self._task is None or self._task.done():
+        if not self.alive:
             made.end()
         return made
 
