@@ -250,7 +250,7 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T]):
             subject: Gives a record's subject or routing key, where the broker has one.
             partition: Gives a record's partition, where the broker has some.
             guarantee: What this path must keep, when it is less than the flow's.
-            on_error: What happens to a record that cannot be encoded.
+            on_error: What happens to a record that cannot be encoded, or that the broker refuses for good.
 
         Raises:
             DefinitionError: The path cannot keep the guarantee, or the name is taken.

@@ -219,8 +219,8 @@ class Committer:
         found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
         return found
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
-        """Stores a chunk in which a frame was given up, and what it was."""
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
+        """Stores a chunk in which a frame was given up, and what it was, where that is kept."""
         await self._on_thread(self._store.bury(chunk, letter))
         self._parts.dead.written()
 

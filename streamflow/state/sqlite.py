@@ -206,11 +206,11 @@ class SqliteStore:
         tally.apply()
         self._tell_witness()
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         """Replaces a chunk of the outbox, and keeps what it has lost."""
         await self._executor.run(self._bury, chunk, letter)
 
-    def _bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    def _bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         ledger, connection = self._ledger, self._open_connection()
         tally = Tally(ledger)
         held = Held(chunk.first_seq, chunk.count, chunk_crc(chunk))
@@ -218,7 +218,7 @@ class SqliteStore:
         def write() -> None:
             writing.check_generation(connection, ledger)
             writing.replace_chunk(connection, tally, chunk)
-            write_dead(connection, tally, 0, self._options.clock.now_ms(), [letter])
+            write_dead(connection, tally, 0, self._options.clock.now_ms(), [] if letter is None else [letter])
             tally.write(connection, notes=1)
 
         self._write("giving up a record", write)

@@ -299,7 +299,7 @@ class Store(Protocol):
         """
         ...
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         """Replaces a chunk of the outbox by one in which a frame is empty, and keeps the letter, in one transaction.
 
         The broker refuses that frame for good: its number is used, and nothing is published for it.
