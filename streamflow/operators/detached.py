@@ -214,7 +214,7 @@ def key_of(item: Arrived | Result) -> Key:
 def hold(ctx: Context[Any, ListState[Waiting]], item: Arrived | Result) -> Iterator[Result]:
     """Keeps an input until its result comes, once."""
     if isinstance(item, Arrived):
-        number = ctx.state.append(item.waiting)
+        number = ctx.state.add(item.waiting)
         ctx.emit(BEGIN, Begin(item.key, number, item.waiting))
     elif ctx.state.remove(item.number):
         yield item

@@ -111,7 +111,11 @@ class ListState(Generic[V]):
         """Parts the view from the state, at the end of a call that may not know that it has ended."""
         self._table = _closed_table(self._table)
 
-    def append(self, value: V) -> int:
+    def append(self, value: V) -> None:
+        """Adds an element at the end."""
+        self.add(value)
+
+    def add(self, value: V) -> int:
         """Adds an element at the end; returns the number by which it can be removed."""
         if self._table.items_max is not None:
             _check_room(self._table, self._key)
@@ -121,7 +125,7 @@ class ListState(Generic[V]):
         return int(last + 1)
 
     def remove(self, number: int) -> bool:
-        """Removes the element to which `append` gave this number; False if it is gone already."""
+        """Removes the element to which `add` gave this number; False if it is gone already."""
         if number not in self._table.index.get(self._key, ()):
             return False
         self._table.delete((self._key, number))
