@@ -2,8 +2,8 @@
 
 The service is FastAPI under uvicorn; its client is another process, which asks 200 times a second on eight connections.
 Each round measures the same endpoint without a flow, beside one that has 2,000 records a second to do, and beside one
-that computes all it can. The service has called `gc.freeze()` once it has started, as one does that cares for its slowest
-answers: else each full collection looks at its modules again, in whatever thread it comes up.
+that computes all it can. The service has called `gc.freeze()` once it had started, as one does that cares for its
+slowest answers: else each full collection looks at its modules again, in whatever thread it comes up.
 """
 
 from __future__ import annotations
