@@ -13,15 +13,22 @@ from tests.unpickling import UnpicklingDetector
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--long", action="store_true", help="run long tests too, and more rounds of the others")
+    parser.addoption("--long", action="store_true", help="run the long tests, and more rounds of some others; no more")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     if config.getoption("--long"):
+        # What does the same in a long run is left to `make test`.
+        config.hook.pytest_deselected(items=[item for item in items if not _is_long(item)])
+        items[:] = filter(_is_long, items)
         return
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="long; `make faults` runs it"))
+            item.add_marker(pytest.mark.skip(reason="long: for `make faults`, or `make faults-long`"))
+
+
+def _is_long(item: pytest.Item) -> bool:
+    return item.get_closest_marker("long") is not None or "long_run" in getattr(item, "fixturenames", ())
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

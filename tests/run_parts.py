@@ -1,4 +1,4 @@
-"""Runs the tests part by part, one folder each, two at a time where that does no harm, and says how long each took."""
+"""Runs the tests part by part, one folder each, some at a time where that does no harm, and says how long each took."""
 
 from __future__ import annotations
 
@@ -15,14 +15,28 @@ from dataclasses import dataclass
 from pathlib import Path
 
 TESTS = Path(__file__).parent
-# Fast parts first, so that a plain mistake shows at once; folders that are not named here come after them.
-ORDER = ("unit", "typing", "golden", "docs", "connectors", "security", "simulation", "faults")
+ORDER = (
+    # a plain mistake shows at once
+    "typing",
+    "docs",
+    "unit",
+    # then what takes longest, so that all lanes end at about the same time
+    "simulation",
+    "connectors/nats",
+    "connectors/rabbitmq",
+    "connectors/kafka",
+    "faults/rabbitmq",
+    "faults/nats",
+    "faults/kafka",
+    "faults/store",
+)
+"""Parts that begin first; the others follow by name."""
 SPLIT = ("connectors", "faults")
 """Folders whose own folders are parts: one for each broker."""
-ALONE = ("unit", "faults", "faults/traps")
-"""Parts that measure how long something takes: they have the machine to themselves."""
-SECOND_LANE = ("connectors/kafka", "connectors/rabbitmq", "simulation", "faults/across", "faults/rabbitmq")
-"""Parts that run beside the others, which take about as long: they wait for a broker, or need a processor only."""
+ALONE = ("faults", "faults/traps")
+"""Parts that measure how long something takes: they have the machine to themselves, after all others."""
+LANES = min(4, (os.cpu_count() or 1) + 1)
+"""So many parts run at a time: one more than processors, since those with a broker wait for it half of the time."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5
@@ -38,10 +52,6 @@ class Part:
     @property
     def alone(self) -> bool:
         return self.name in ALONE
-
-    @property
-    def lane(self) -> int:
-        return int(self.name in SECOND_LANE)
 
     def arguments(self) -> list[str]:
         """What pytest is told to run."""
@@ -86,7 +96,7 @@ def main() -> int:
 def _parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, epilog="Everything else is passed on to pytest.")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts, comma-separated")
-    parser.add_argument("--long", action="store_true", help="long tests too, and more rounds of the others")
+    parser.add_argument("--long", action="store_true", help="the long tests, and more rounds of some others")
     return parser.parse_known_args()
 
 
@@ -98,31 +108,23 @@ def _existing_parts() -> list[Part]:
 
 
 def _place(part: Part) -> tuple[int, str]:
-    folder = part.name.partition("/")[0]
-    return (ORDER.index(folder) if folder in ORDER else len(ORDER)), part.name
+    return (ORDER.index(part.name) if part.name in ORDER else len(ORDER)), part.name
 
 
 class Runner:
-    """Runs parts in two lanes, and those that must be alone before and after."""
+    """Runs parts, several at a time, and after them those that must be alone."""
 
     def __init__(self, pytest_arguments: Sequence[str]) -> None:
         self._pytest_arguments = pytest_arguments
         self._screen = threading.Lock()
 
     def run(self, parts: Sequence[Part]) -> list[Outcome]:
-        """Run all of them; return the outcomes in the order in which they are told."""
-        shared = [part for part in parts if not part.alone]
-        first = [part for part in parts if part.alone and _place(part) < _place(shared[0])] if shared else parts
-        last = [part for part in parts if part.alone and part not in first]
-        lanes = [lane for lane in ([part for part in shared if part.lane == number] for number in (0, 1)) if lane]
-        outcomes = [self._run(part, live=True) for part in first]
-        with ThreadPoolExecutor(max(1, len(lanes))) as threads:
-            for lane in list(threads.map(lambda lane: self._run_lane(lane, live=len(lanes) == 1), lanes)):
-                outcomes += lane
-        return outcomes + [self._run(part, live=True) for part in last]
-
-    def _run_lane(self, parts: Sequence[Part], *, live: bool) -> list[Outcome]:
-        return [self._run(part, live=live) for part in parts]
+        """Run all of them; return the outcomes in their order."""
+        together = [part for part in parts if not part.alone]
+        live = len(together) == 1
+        with ThreadPoolExecutor(LANES) as lanes:
+            outcomes = list(lanes.map(lambda part: self._run(part, live=live), together))
+        return outcomes + [self._run(part, live=True) for part in parts if part.alone]
 
     def _run(self, part: Part, *, live: bool) -> Outcome:
         """Run one part: its output is shown as it comes, or, beside another, when it is done."""

@@ -79,9 +79,17 @@ class AtomicSink(NatsSink):
     _found_seq: int
     _head_at_open: int
     _instance: str
+    _replaced: Marker | None
 
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._check_open()
+        try:
+            return await self._recover(stored, pending)
+        except (SinkAhead, Fenced, ProgressUnknown):
+            await self._give_back()
+            raise
+
+    async def _recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         info = await self._stream.info()
         progress = Progress(0, 1) if stored is None else self._known(info, stored)
         if stored is None and self._marker.next_seq > 1:
@@ -102,8 +110,7 @@ class AtomicSink(NatsSink):
         if self._marker.generation > self._generation:
             raise self._fenced()
         if not self._found_seq:
-            self._marker = Marker(found, self._generation, self._instance, link)
-            if not await self._write_marker():
+            if not await self._write_marker(Marker(found, self._generation, self._instance, link)):
                 raise Unavailable(
                     f"another instance has just begun to publish to stream {self._settings.name}",
                     hint="The sink is opened again.",
@@ -164,10 +171,14 @@ class AtomicSink(NatsSink):
         self._marker_subject = marker_subject(info.config, self._fence)
         self._head_at_open = info.state.last_seq
         await self._read_marker()
-        self._found_seq = self._marker_seq
+        self._found_seq, self._replaced = self._marker_seq, None
         for _ in range(ROUNDS_MAX):
             # Where there is none, `recover` writes the first: it knows what was published before a purge.
-            if self._found_seq == 0 or self._marker.generation > self._generation or await self._write_marker():
+            if self._found_seq == 0 or self._marker.generation > self._generation:
+                return
+            found = self._marker
+            if await self._write_marker(self._in_our_name(found)):
+                self._replaced = found
                 return
             await self._read_marker()
         raise Unavailable(
@@ -197,9 +208,20 @@ class AtomicSink(NatsSink):
             ) from None
         self._marker_seq = message.seq
 
-    async def _write_marker(self) -> bool:
-        """Writes the marker in this instance's name; False if somebody else was faster."""
-        marker = msgspec.structs.replace(self._marker, generation=self._generation, instance=self._instance)
+    async def _give_back(self) -> None:
+        """Puts the marker back as it was before `open`, if nobody has moved it since.
+
+        Else each attempt to start an older copy of the store would raise the generation that the newest must have.
+        """
+        if self._replaced is not None:
+            await self._write_marker(self._replaced)
+            self._replaced = None
+
+    def _in_our_name(self, marker: Marker) -> Marker:
+        return msgspec.structs.replace(marker, generation=self._generation, instance=self._instance)
+
+    async def _write_marker(self, marker: Marker) -> bool:
+        """Writes the marker; False if somebody else was faster."""
         outcome = await self._publisher.run([self._marker_message(marker)])
         if outcome.error is not None:
             if outcome.error.err_code in WRONG_LAST_SEQUENCE:

@@ -28,12 +28,18 @@ class Mark(msgspec.Struct, frozen=True, omit_defaults=True):
         at: Records published, counted from then on; while a run is on its way, those of the run included.
         generation: That of the store with which the process began that last published.
         missing: Sequence numbers of a transaction whose messages the broker gave back as unroutable.
+        run: In which run of the broker the transaction went out that wrote this (tx).
+        sure_at: What ``at`` was before that transaction: true even if the broker died in it (tx).
+        sure_missing: And what ``missing`` was (tx).
     """
 
     made: str
     at: int = 0
     generation: int = 0
     missing: tuple[int, ...] = ()
+    run: str = ""
+    sure_at: int = 0
+    sure_missing: tuple[int, ...] = ()
 
 
 def marker_name(fence: str) -> str:

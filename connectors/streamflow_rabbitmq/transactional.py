@@ -10,9 +10,10 @@ import msgspec
 from streamflow.batch import Chunk, Progress, unpack_frames
 from streamflow.connect.recovery import progress_at
 from streamflow.errors import ProgressUnknown, Refusal
+from streamflow_rabbitmq.broker_run import broker_run
 from streamflow_rabbitmq.link import Link
 from streamflow_rabbitmq.marker import Mark
-from streamflow_rabbitmq.sink import RabbitSink
+from streamflow_rabbitmq.sink import Cursor, RabbitSink
 
 if TYPE_CHECKING:
     from streamflow_rabbitmq.client import DirectChannel
@@ -22,19 +23,25 @@ class TransactionSink(RabbitSink):
     """Publishes in transactions, each of which moves the marker on.
 
     GUARANTEE: exactly-once when this process dies, at any instant, or its connection is cut: the marker says which
-    transactions went through. RabbitMQ does not promise that a transaction is atomic when the broker itself dies; then
-    it is effectively-once, for the messages have the same ids as in mode confirm. BOUND: the publish window, which is
-    the size of one transaction.
+    transactions went through. A transaction is not atomic when the broker itself dies: each queue keeps what it had
+    written, so the marker may have moved on without the messages. So the marker also says in which run of the broker
+    it was written, and what was sure before; in another run the last transaction is published again unless its
+    answer is known. Then it is effectively-once, for the messages have the same ids as in mode confirm. BOUND: the
+    publish window, which is the size of one transaction.
 
     The broker learns only while it commits that no queue takes a message: it gives that one back, and the marker has
     moved on. So the marker is then corrected by a list of what is missing, and that is published first, once there is
     a way for it. A crash between the two loses such a message; see that queues are bound before a flow starts.
     """
 
+    _run: str
+
     async def recover(self, stored: Progress | None, pending: Sequence[Chunk]) -> Progress:
         self._opened()
         if stored is None:
             return Progress(0, 1, self._cursor(self._mark.at))
+        if self._mark.run not in ("", self._run):
+            self._mark = self._without_doubt(stored)
         next_seq = self._next_seq(stored)
         if next_seq is None:
             await self._refuse(
@@ -70,7 +77,22 @@ class TransactionSink(RabbitSink):
         await self._commit(messages, self._count(at, end))
         return progress_at(end, at, chunks, self._cursor(self._mark.at))
 
+    def _without_doubt(self, stored: Progress) -> Mark:
+        """The marker without what was in doubt when the broker died: all that its last transaction did.
+
+        What the store knows was answered, and so is sure.
+        """
+        mark = self._mark
+        cursor = msgspec.json.decode(stored.cursor, type=Cursor)
+        if cursor.made != mark.made:
+            return mark
+        at = min(mark.at, max(mark.sure_at, cursor.at))
+        again_from = stored.next_seq + at - cursor.at
+        missing = sorted({*mark.missing, *mark.sure_missing})
+        return msgspec.structs.replace(mark, at=at, missing=tuple(seq for seq in missing if seq < again_from))
+
     async def _start(self, link: Link, channel: DirectChannel) -> None:
+        self._run = await broker_run(link, self._fence.decode())
         await link.ask(channel.tx_select())
         await self._write(self._mark)
 
@@ -87,7 +109,15 @@ class TransactionSink(RabbitSink):
         """
         link = self._opened()
         self._returned.clear()
-        mark = msgspec.structs.replace(self._mark, at=count, missing=self._mark.missing if missing is None else missing)
+        before = self._mark
+        mark = msgspec.structs.replace(
+            before,
+            at=count,
+            missing=before.missing if missing is None else missing,
+            run=self._run,
+            sure_at=before.at,
+            sure_missing=before.missing,
+        )
         await link.send(b"".join([*messages, self._marker.message(self._channel.number, mark)]))
         await link.ask(self._channel.tx_commit())
         self._mark = mark
@@ -97,7 +127,7 @@ class TransactionSink(RabbitSink):
 
     async def _corrected(self, mark: Mark) -> Mark:
         missing = tuple(sorted({*mark.missing, *self._returned}))
-        corrected = msgspec.structs.replace(mark, missing=missing)
+        corrected = msgspec.structs.replace(mark, missing=missing, sure_at=mark.at, sure_missing=missing)
         await self._write(corrected)
         return corrected
 

@@ -11,6 +11,8 @@ from typing import Any, Final
 _PARTS: Final = 256
 _RUN_KEYS: Final = 1000
 _FREED_BYTES_MAX: Final = 2 << 20
+_NO_PARTS: Final[list[dict[Any, int]]] = [{}] * _PARTS
+"""Of a set to which nothing was added yet, as in most epochs: never written to."""
 
 
 class Deletions:
@@ -27,7 +29,7 @@ class Deletions:
         self.size = 0
         self._serial = 0
         self._cleared = 0
-        self._parts: list[dict[Any, int]] = [{} for _ in range(_PARTS)]
+        self._parts = _NO_PARTS
         self._runs: deque[list[Any]] = deque()
 
     def __contains__(self, key: Any) -> bool:
@@ -41,6 +43,8 @@ class Deletions:
                 yield key
 
     def add(self, key: Any) -> None:
+        if self._parts is _NO_PARTS:
+            self._parts = [{} for _ in range(_PARTS)]
         part = self._parts[hash(key) % _PARTS]
         self.size += key not in part
         if self._serial % _RUN_KEYS == 0:

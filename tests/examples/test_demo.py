@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import nats
@@ -79,7 +80,16 @@ def test_it_runs_undisturbed(tmp_path: Path):
     assert "0 kills" in output and "SIGKILL 1" not in output
 
 
+@pytest.fixture
+def heeds_ctrl_c() -> Iterator[None]:
+    """Whoever is started now heeds Ctrl-C, which a shell ignores in what it runs in the background."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.usefixtures("heeds_ctrl_c")
 def test_ctrl_c_ends_everything(tmp_path: Path):
     process = demo(tmp_path, "--kills", "0")
     deadline = time.monotonic() + 30

@@ -80,16 +80,26 @@ def seeded(seed: int, cell: Cell | None = None) -> Trial:
     return Trial(cell.name, random.Random(f"count {seed}").choice((2, 10, 30, 60)), seed)
 
 
-def swept(cell: Cell) -> Iterator[Trial]:
-    """A quiet schedule killed at every turn and crash point, and killed again all through the recoveries."""
+def swept(cell: Cell, every: int = 1, again_every: int = 1) -> Iterator[Trial]:
+    """A quiet schedule killed at every turn and crash point, and killed again all through the recoveries.
+
+    Args:
+        cell: What runs.
+        every: Of the first kills one in so many is played.
+        again_every: Of those in recoveries, which are three times as many.
+    """
     run = Trial(cell.name, SWEEP_RECORDS).play()
     (life,) = run.lives
-    turns = life.host.turns
     points = [Kill(point=name, nth=nth) for name, times in life.passed.items() for nth in range(1, times + 1)]
-    for kill in (*(Kill(turn=turn) for turn in range(1, turns + 1)), *points):
+    kills = (*(Kill(turn=turn) for turn in range(1, life.host.turns + 1)), *points)
+    for kill in islice(kills, 0, None, every):
         yield Trial(cell.name, SWEEP_RECORDS, kills=(kill,))
     firsts = [kill for kill in points if kill.nth == 1 or kill.nth == life.passed[kill.point]]
-    for first in firsts[:: max(1, len(firsts) // 6)]:
+    yield from islice(_killed_again(cell, firsts[:: max(1, len(firsts) // 6)]), 0, None, again_every)
+
+
+def _killed_again(cell: Cell, firsts: Iterable[Kill]) -> Iterator[Trial]:
+    for first in firsts:
         again = Trial(cell.name, SWEEP_RECORDS, kills=(first,)).play().lives[-1]
         opening = [Kill(point=name) for name in again.passed]
         for second in (*(Kill(turn=turn) for turn in range(1, again.host.turns, 2)), *opening):
