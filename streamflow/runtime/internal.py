@@ -52,7 +52,7 @@ class Internal:
             return
         intake.expects = lambda: intake.pending or not pacer.idle or self.detached.waiting > 0
         for calls in self.detached.calls:
-            calls.told = intake.wake
+            calls.told = self._settled
             calls.restore(tables[calls.port.step.partition(":")[2]].snapshot())
             taps.own[calls.port] = calls.begins
 
@@ -65,6 +65,11 @@ class Internal:
         """Something has ended, or was committed: perhaps nothing more can come."""
         if self._is_over():
             self._letters.set()
+
+    def _settled(self) -> None:
+        """The result of a call is committed."""
+        self._intake.wake()
+        self.stirred()
 
     @property
     def _begins(self) -> bool:

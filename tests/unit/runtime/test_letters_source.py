@@ -131,6 +131,25 @@ async def test_letters_are_a_stream_like_any_other(tmp_path):
         await until(lambda: names.values == [["boom", 1], ["boom", 2]])
 
 
+async def test_a_bounded_flow_ends_behind_the_letter_of_its_last_detached_call(tmp_path):
+    source, sink = topics()
+    out = letter_topic()
+    flow = flow_in(tmp_path)
+
+    async def later(v: int) -> int:
+        await asyncio.sleep(0.005)
+        return boom(v)
+
+    flow.source(source).map(later, detached=True, on_error=sf.dead_letter).to(sink)
+    flow.dead_letters.to(out)
+    source.send_all([1, 3])
+    source.close_input()
+    async with asyncio.timeout(10):
+        await flow.run()
+    assert sink.values == [1]
+    assert [letter.letter.payload for letter in out.values] == [b"3"]
+
+
 def test_letters_of_letters_are_refused():
     flow = sf.Flow("f")
     flow.source(sf.MemoryTopic("in", value=int))
