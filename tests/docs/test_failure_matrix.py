@@ -55,7 +55,7 @@ MATRICES = (
     Matrix(
         "RabbitMQ queues and exchanges",
         3,
-        tuple(f"rabbitmq/test_{name}.py" for name in ("kills", "points", "zombies", "lines", "trouble")),
+        tuple(f"rabbitmq/test_{name}.py" for name in ("kills", "points", "zombies", "lines", "trouble", "poison")),
         12,
     ),
     Matrix("RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py",), 12),
