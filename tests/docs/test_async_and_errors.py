@@ -1,4 +1,4 @@
-"""The pages on async steps, on errors and on embedding: their Python runs, block after block, and so do the tests in it."""
+"""The pages on async steps, errors and embedding: their Python runs, block after block, and so do the tests in it."""
 
 from __future__ import annotations
 
