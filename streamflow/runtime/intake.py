@@ -145,6 +145,7 @@ class Intake:
         self.stalled: Callable[[], str] = lambda: ""
         self.held: Callable[[], str] = lambda: ""
         self.expects: Callable[[], bool] = lambda: False
+        self.rests: Callable[[], bool] = lambda: True
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.ended: Callable[[int], None] = lambda epoch: None
         self.point: Point = no_point
@@ -220,6 +221,12 @@ class Intake:
         return ended and not self.pushed and not self.expects()
 
     @property
+    def ending(self) -> bool:
+        """Whether nothing more comes but what a commit brings about, so that there is no reason to wait with it."""
+        over = all(not pump.waiting and (pump.ended or pump.internal) for pump in self.pumps)
+        return self.closing or (over and not self.pushed and self.rests())
+
+    @property
     def pushed(self) -> bool:
         """Whether records from inside the process wait to be taken."""
         return bool(self._pushes or self._results)
@@ -272,7 +279,7 @@ class Intake:
             self._stall = self.stalled()
             closing = self.closing
             rows = not self._stall and not self._stopping and self._has_rows()
-            barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
+            barrier_at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
             turning = bool(self._just_ended() or (self._silent and not closing))
             turns = turning and not self._stall
@@ -372,7 +379,7 @@ class Intake:
         )
 
     def _barrier(self) -> int | None:
-        at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
+        at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
         return None if at is None or at > self._clock.monotonic() else self._end_epoch()
 
     def _end_epoch(self) -> int:

@@ -50,6 +50,7 @@ class Internal:
                 pump.make_source = lambda: LetterSource(self._job.store, self._is_over, self._letters)
         if not self._begins:
             return
+        intake.rests = lambda: not self.detached.under_way
         intake.expects = lambda: intake.pending or not pacer.idle or self.detached.waiting > 0
         for calls in self.detached.calls:
             calls.told = self._settled

@@ -83,6 +83,7 @@ class Pump:
         self.silent_since: dict[Partition, float] = {}
         self.heard = asyncio.Event()
         self.ended = self.opened = self.broken = False
+        self.internal: bool = getattr(step.options["spec"], "internal", False)
         self.make_source: Callable[[], Source] = step.options["spec"].source
         self.source: Source | None = None
         self._bound: EpochBound | None = None

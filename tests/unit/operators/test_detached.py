@@ -336,3 +336,19 @@ async def test_explain_does_not_count_detached_calls_among_what_commits_wait_for
     flow.source(sf.MemoryTopic("in", value=int)).map(gate, detached=True, name="slow", deadline="1h")
     assert longest_hold(flow.graph()) == []
     assert Engine(flow.job()).internal.detached.calls[0].spec.limits.deadline_seconds == 3600
+
+
+async def test_a_bounded_input_does_not_wait_for_commits_that_are_far_apart(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path, commit_min="1h", commit_max="2h")
+
+    async def later(v: int) -> int:
+        await asyncio.sleep(0.002)
+        return v
+
+    flow.source(source).map(later, detached=True).to(sink)
+    source.send_all(range(5))
+    source.close_input()
+    async with asyncio.timeout(10):
+        await flow.run()
+    assert sorted(sink.values) == list(range(5))
