@@ -31,7 +31,7 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
-from streamflow.runtime.pumps import make_pumps
+from streamflow.runtime.pumps import make_pumps, where
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.taps import Tap, Taps
@@ -47,8 +47,8 @@ IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
 
 
-PLACES_MAX: Final = 5
-"""Positions that a message names."""
+DEATHS_TOLD: Final = 3
+"""So many processes that died one after the other, with nothing committed between, are told of at the next start."""
 
 
 class Engine:
@@ -167,9 +167,7 @@ class Engine:
         if self.checkpoint is None:
             return "the opening of its state"
         epoch = self.committer.last_epoch if self._built else self.checkpoint.epoch
-        pumps = self.intake.pumps if self._built else []
-        spots = [spot for pump in sorted(pumps, key=lambda pump: not pump.broken) for spot in pump.spots()]
-        return f"epoch {epoch}" + (f" ({'; '.join(spots[:PLACES_MAX])})" if spots else "")
+        return f"epoch {epoch}{where(self.intake.pumps if self._built else ())}"
 
     @property
     def awaits(self) -> bool:
@@ -341,6 +339,13 @@ class Engine:
             self._watch_thread.start()
         checkpoint = self.checkpoint
         assert checkpoint is not None
+        if checkpoint.deaths >= DEATHS_TOLD:
+            _log.warning(
+                "flow %s has died %d times in a row before it committed anything; it stands at %s",
+                self.job.plan.graph.flow,
+                checkpoint.deaths,
+                self.place(),
+            )
         self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
         self.ready.set()
         self._main = self._spawn(self._until_drained(), "intake", may_end=True)

@@ -204,6 +204,7 @@ class Checkpoint:
         dead: Number of dead letters.
         requeued: Dead letters that are to be taken in again: id, source and payload.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
+        deaths: Openings in a row before this one that ended without a commit and without a close.
     """
 
     epoch: int
@@ -219,6 +220,7 @@ class Checkpoint:
     requeued: Sequence[tuple[int, str, bytes]] = ()
     retyped: Set[str] = frozenset()
     clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
+    deaths: int = 0
 
 
 Install = Callable[[str, Sequence[Entry]], None]

@@ -14,6 +14,7 @@ import pytest
 import streamflow as sf
 from streamflow.errors import Unavailable
 from streamflow.runtime import supervisor
+from tests.faults.traps.lives import BRISK, Lives
 from tests.unit.runtime.test_engine import Seen
 
 TRIES = 4
@@ -79,3 +80,33 @@ async def test_a_queue_that_breaks_at_one_message_stops_the_flow(
     assert "(source 'queue'; source 'other', position " in told
     assert "without getting on: the broker hung up" in told
     assert died.value.hint
+
+
+async def test_processes_that_die_one_after_the_other_at_one_place_are_told_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic: sf.MemoryTopic[int] = sf.MemoryTopic("in", value=int)
+    out: sf.MemoryTopic[int] = sf.MemoryTopic("out", value=int)
+    flow = sf.Flow("dies", state=tmp_path / "dies.db", settings=BRISK)
+    flow.source(topic).to(out)
+    lives = Lives(lambda: flow, tmp_path / "dies.db")
+    topic.send(1)
+    async with lives.life() as life:
+        await life.until(lambda: out.values == [1])
+    topic.send(2)
+    for death in range(1, 5):
+        caplog.clear()
+        async with lives.life("epoch.encoded") as life:
+            await life.until(lambda: False)
+        assert life.dead
+        assert ("has died" in caplog.text) is (death > 3), death
+    assert "flow dies has died 3 times in a row before it committed anything" in caplog.text
+    assert "it stands at epoch 1 (source 'in', position 1)" in caplog.text
+    caplog.clear()
+    async with lives.life() as life:
+        await life.until(lambda: out.values == [1, 2])
+    assert "has died 4 times in a row" in caplog.text
+    caplog.clear()
+    async with lives.life():
+        pass
+    assert "has died" not in caplog.text
