@@ -25,7 +25,6 @@ WHERE: Final = {
     "oversized": ("source", "records"),
     "raises": ("step", "checked"),
     "awaits": ("step", "awaited"),
-    "detached": ("step", "looked_up"),
     "state": ("step", "counted"),
     "unencodable": ("sink", "out"),
     "refused": ("sink", "out"),

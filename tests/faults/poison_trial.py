@@ -13,7 +13,7 @@ from streamflow.state.reader import dead_letters
 from tests.faults.poison import WHERE, PoisonSetup, mixture, payload, told_letters, wanted, wanted_letters
 from tests.faults.process import FlowProcess
 
-KINDS = [kind for kind in WHERE if kind != "detached"]
+KINDS = list(WHERE)
 
 
 @dataclass(frozen=True)

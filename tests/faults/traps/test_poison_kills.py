@@ -26,7 +26,7 @@ from tests.faults.poison import (
 )
 from tests.faults.traps.lives import Lives
 
-KINDS = [kind for kind in WHERE if kind != "detached"]
+KINDS = list(WHERE)
 RECORDS = 120
 POINTS = (
     "number.formed", "barrier.formed", "stage.sealed", "epoch.encoded", "commit.begun", "commit.written", "commit.done",
