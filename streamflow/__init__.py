@@ -10,6 +10,7 @@ from streamflow.connect.schema_registry import HttpSchemaRegistry
 from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream, Subscription
+from streamflow.flow.joined import JoinResult, LateRecords
 from streamflow.flow.state import list_state, map_state
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
@@ -59,7 +60,9 @@ __all__ = [
     "Guarantee",
     "HttpSchemaRegistry",
     "Instrument",
+    "JoinResult",
     "KeyedStream",
+    "LateRecords",
     "Level",
     "ListState",
     "MapState",

@@ -64,6 +64,7 @@ KINDS: Final[Mapping[str, Kind]] = {
     "dedup": Kind(stateful=True),
     "process": Kind(stateful=True, expands=True),
     "window": Kind(stateful=True, expands=True),
+    "join": Kind(stateful=True, expands=True),
     "map_batch": Kind(boundary=True, expands=True, rekeys=True),
     "async_map": Kind(boundary=True, awaits=True),
     "async_filter": Kind(boundary=True, awaits=True),

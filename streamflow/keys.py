@@ -81,7 +81,8 @@ def canonical(key: Key) -> bytes:
     Raises:
         ValueError: A text holds a lone surrogate.
     """
-    if type(key) in _DIRECT:
+    kind = type(key)
+    if kind in _DIRECT or (kind is tuple and _DIRECT_TYPES.issuperset(map(type, key))):
         return _encode(key)
     return _encode(_builtins(key))
 

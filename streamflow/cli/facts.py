@@ -7,6 +7,7 @@ from typing import Any
 
 from streamflow.codecs import type_name
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
+from streamflow.operators.join_kinds import Interval
 
 
 def kind_of(step: Step) -> str:
@@ -23,6 +24,8 @@ def words_of(step: Step) -> str:
         words.append(_time_words(step.options["event_time"]))
     if step.kind == "window":
         words.append(_window_words(step))
+    if step.kind == "join":
+        words.append(_join_words(step))
     if step.traits.stateful:
         words.append(_state_words(step))
     if "limits" in step.options:
@@ -54,6 +57,14 @@ def _window_words(step: Step) -> str:
     return words
 
 
+def _join_words(step: Step) -> str:
+    kind, how = step.options["join"], step.options["how"]
+    if isinstance(kind, Interval):
+        left, right = (_span(reach_us // 1000) for reach_us in kind.reaches_us)
+        return f"{how} join {kind}, keeps left records for {left} and right ones for {right}"
+    return f"{how} join in windows {kind}, keeps records until their last window ends"
+
+
 def _call_words(step: Step) -> str:
     limits = step.options["limits"]
     words = f"{limits.concurrency} calls at a time"
@@ -79,7 +90,7 @@ def _state_words(step: Step) -> str:
 def state_of(step: Step) -> Mapping[str, Any]:
     """What a stateful step stores: kind, value type, key type, time to live, timers."""
     spec, key = step.options["state"], step.options.get("key_type")
-    value = type_name(spec.type)
+    value = " or ".join(map(type_name, step.options["types"])) if step.kind == "join" else type_name(spec.type)
     return {
         "name": step.name,
         "kind": spec.kind,
@@ -109,4 +120,6 @@ def label_of(graph: Graph, port: Port) -> str:
         return str(step.options["routes"][port.out])
     if step.kind == "window":
         return "late" if port.out else ""
+    if step.kind == "join":
+        return ("", "late left", "late right")[port.out]
     return "" if port.out == 0 else str(step.options["outputs"][port.out - 1])

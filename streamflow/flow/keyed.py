@@ -11,6 +11,7 @@ from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, call_limits, is_async
 from streamflow.flow.executing import KeyedExecutingVerbs
+from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.graph import OnError, Port, Step
@@ -38,7 +39,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class KeyedStream(KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
+class KeyedStream(JoinVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
     """A stream whose records have a key; steps on it keep state per key.
 
     map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.

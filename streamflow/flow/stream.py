@@ -26,7 +26,7 @@ U = TypeVar("U")
 K = TypeVar("K")
 R = TypeVar("R")
 
-_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window")
+_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window", "join")
 
 
 class Stream(MappingVerbs[T], ExecutingVerbs[T]):

@@ -25,9 +25,11 @@ from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError,
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import Context, window_mark
+from streamflow.operators.join_forms import join_of
+from streamflow.operators.joins import LEFT, RIGHT, Join
 from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.stateful import Fold, Process, all_of
-from streamflow.operators.step_clock import StepClock
+from streamflow.operators.step_clock import SideClocks, StepClock
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
@@ -118,8 +120,8 @@ class BoundStage:
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
     event_timers: dict[str, Timers] = field(default_factory=dict)
-    windows: dict[str, Windows] = field(default_factory=dict)
-    clocks: dict[str, StepClock] = field(default_factory=dict)
+    windows: dict[str, Windows | Join] = field(default_factory=dict)
+    clocks: dict[str, StepClock | SideClocks] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     file: str = ""
@@ -175,6 +177,8 @@ class BoundStage:
                 names["process"] = Process(self, step)
             case "window":
                 names |= self._bind_window(step)
+            case "join":
+                names |= self._bind_join(step)
         return names
 
     def _table(self, step: Step) -> Table[Any]:
@@ -215,6 +219,18 @@ class BoundStage:
             "clock": windows.clock,
             "advance": windows.advance,
             "closing": windows.closing,
+            "mark": partial(window_mark, step.name),
+        }
+
+    def _bind_join(self, step: Step) -> dict[str, Any]:
+        join = self.windows[step.name] = join_of(self.graph, step, self._table(step))
+        self.clocks[step.name] = join.clock
+        taker = join.careful_taker if handled(step) else join.taker
+        return {
+            "left": taker(LEFT),
+            "right": taker(RIGHT),
+            "advance": join.advance,
+            "closing": join.closing,
             "mark": partial(window_mark, step.name),
         }
 

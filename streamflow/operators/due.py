@@ -43,7 +43,8 @@ class Due:
             time_us = heapq.heappop(self._times)
             runs = self._buckets.pop(time_us)
             runs[-1].sort()
-            for _, key, sub in heapq.merge(*map(_drained, runs)):
+            items = _drained(runs[0]) if len(runs) == 1 else heapq.merge(*map(_drained, runs))
+            for _, key, sub in items:
                 yield time_us, key, sub
 
 

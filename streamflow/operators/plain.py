@@ -17,6 +17,7 @@ from streamflow.operators.fused import Transform
 from streamflow.operators.values import own
 from streamflow.operators.windows import LATE
 from streamflow.plan import Entry, Exit, handled, leaving
+from streamflow.plan.event_time import closes_by_watermark
 from streamflow.plan.view import keyed_sink
 from streamflow.state.keyed import MISSING
 
@@ -41,6 +42,8 @@ class _Row:
     origin: Origin
     time: Any = None
     mark: Any = None
+    port: Port | None = None
+    """What gave it to the step at hand."""
 
     def to(self, value: Any, *path: int) -> _Row:
         return _Row(value, self.key, (*self.origin, *path), self.time, self.mark)
@@ -117,7 +120,8 @@ class _Plain:
     def _enter(self, entry: Entry, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         if entry.into:
             step = self.bound.graph.step(entry.into)
-            return self._step(self.bound.stage.steps.index(step), step, row, part, at)
+            port = Port(entry.step, entry.out)
+            return self._step(self.bound.stage.steps.index(step), step, replace(row, port=port), part, at)
         return self._emit(Port(entry.step, entry.out), row, part, at)
 
     def _timers(self, part: Fragment) -> Iterator[_Left]:
@@ -138,7 +142,7 @@ class _Plain:
             if step.name not in self.bound.clocks or not env[f"advance{n}"](marks):
                 continue
             place = (END, self.bound.graph.steps.index(step))
-            if step.kind == "window":
+            if closes_by_watermark(step):
                 for j, fired in enumerate(self._watched(n, MISSING, env[f"closing{n}"]())):
                     if fired is None:
                         continue
@@ -176,7 +180,7 @@ class _Plain:
         for c, step in enumerate(consumers):
             inner = row.to(row.value, c) if len(consumers) > 1 else row
             if step in stage.steps:
-                yield from self._step(stage.steps.index(step), step, inner, part, at)
+                yield from self._step(stage.steps.index(step), step, replace(inner, port=port), part, at)
             else:
                 x, number = leaving(stage, port, step)
                 yield x, inner, number, (*inner.origin, END)
@@ -278,6 +282,21 @@ class _Plain:
                 for j, (output, time) in enumerate(rows):
                     inner = row.to(output, 0, j)
                     yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
+
+            case "join":
+                yield from self._join(n, step, row)
+
+    def _join(self, n: int, step: Step, row: _Row) -> Iterator[tuple[int, _Row]]:
+        assert row.port is not None
+        side = step.inputs.index(row.port)
+        found: Any = self.bound.env[f"{('left', 'right')[side]}{n}"](row.key, row.value, row.time, row.mark)
+        if found is LATE:
+            yield 1 + side, row.to(row.value, 1 + side)
+            return
+        matches: Sequence[tuple[int, Any]] = found or ()
+        for j, (time, held) in enumerate(matches):
+            pair = (held.left, row.value) if side else (row.value, held.right)
+            yield 0, replace(row.to(pair, 0, j), time=max(row.time, time))
 
     def _fold(self, n: int, step: Step, key: Any, value: Any) -> tuple[Any, Any]:
         table = self.bound.tables[step.name]

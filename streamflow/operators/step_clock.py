@@ -47,14 +47,43 @@ class StepClock:
         return TIME_MAX if self._to_end and watermarks[self._group].ended else self.at_us
 
 
+class SideClocks:
+    """The clocks of a step that goes by one watermark and closes its two inputs at different times.
+
+    They differ only when sources fall silent: what their latest record can be needed for ends earlier on one side.
+    """
+
+    __slots__ = ("left", "right")
+
+    def __init__(self, left: StepClock, right: StepClock) -> None:
+        self.left = left
+        self.right = right
+
+    def advance(self, watermarks: Sequence[Watermark]) -> bool:
+        """Moves both on; says whether there is anything to act on."""
+        moved = self.left.advance(watermarks)
+        return self.right.advance(watermarks) or moved
+
+
 def clock_of(graph: Graph, step: Step) -> StepClock:
     """Makes the clock of a step that goes by event time."""
     group = watermark_groups(graph).index(sources_of(graph, step))
     latest = _latest_into(graph, step)
-    if step.kind != "window":
+    if step.kind not in ("window", "join"):
         return StepClock(group, latest, to_end=True)
-    kind, allowed_us = step.options["window"], step.options["allowed_us"]
+    kind, allowed_us = step.options[step.kind], step.options.get("allowed_us", 0)
     return StepClock(group, lambda time_us: kind.closes(latest(time_us)) + allowed_us)
+
+
+def side_clocks_of(graph: Graph, step: Step) -> SideClocks:
+    """Makes the clocks of an interval join: each side is over when the latest record can match nothing more."""
+    group = watermark_groups(graph).index(sources_of(graph, step))
+    latest = _latest_into(graph, step)
+    after_us, before_us = step.options["join"].reaches_us
+    return SideClocks(
+        StepClock(group, lambda time_us: latest(time_us) + after_us + 1),
+        StepClock(group, lambda time_us: latest(time_us) + before_us + 1),
+    )
 
 
 def _latest_into(graph: Graph, step: Step) -> Reach:
@@ -67,8 +96,8 @@ def _latest_of(graph: Graph, step: Step, out: int) -> Reach:
     if step.kind == SOURCE:
         return lambda time_us: time_us
     into = _latest_into(graph, step)
-    if step.kind == "window" and out == 0 and step.options["window"].timed:
-        last_end = step.options["window"].last_end
-        # what a window gives happened just before its end
+    if step.kind in ("window", "join") and out == 0 and step.options[step.kind].timed:
+        last_end = step.options[step.kind].last_end
+        # what a window gives happened just before its end, and so did what nothing matched in time
         return lambda time_us: last_end(into(time_us)) - 1
     return into

@@ -29,7 +29,7 @@ class Tumbling:
     timed: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"tumbling {_span(self.size_us)}" + (f" offset {_span(self.offset_us)}" if self.offset_us else "")
+        return f"tumbling {span(self.size_us)}" + (f" offset {span(self.offset_us)}" if self.offset_us else "")
 
     def start_of(self, time_us: int) -> int:
         """Start of the window that holds a time."""
@@ -98,8 +98,8 @@ class Sliding:
         object.__setattr__(self, "pane_us", gcd(self.size_us, self.every_us))
 
     def __str__(self) -> str:
-        offset = f" offset {_span(self.offset_us)}" if self.offset_us else ""
-        return f"sliding {_span(self.size_us)} every {_span(self.every_us)}{offset}"
+        offset = f" offset {span(self.offset_us)}" if self.offset_us else ""
+        return f"sliding {span(self.size_us)} every {span(self.every_us)}{offset}"
 
     def pane_of(self, time_us: int) -> int:
         """Start of the pane that holds a time."""
@@ -132,7 +132,7 @@ class Session:
     timed: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"session gap {_span(self.gap_us)}"
+        return f"session gap {span(self.gap_us)}"
 
     def last_end(self, time_us: int) -> int:
         """End of the last window that can hold a record of that time."""
@@ -171,7 +171,8 @@ class GlobalWindow:
         return "global window"
 
 
-def _span(us: int) -> str:
+def span(us: int) -> str:
+    """A length of time for people."""
     for unit, size in (("d", _DAY_US), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000)):
         if us >= size and us % size == 0:
             return f"{us // size}{unit}"

@@ -38,6 +38,11 @@ Fired = tuple[Key, Any, int, tuple[int, ...]]
 """What a window gives at a watermark: key, value, event time, and what identifies it."""
 
 
+def moment_of(time_us: int) -> datetime.datetime:
+    """An event time as users see it."""
+    return _EPOCH + datetime.timedelta(microseconds=time_us)
+
+
 class Windowed(msgspec.Struct, Generic[K, V], frozen=True):
     """The result of one window.
 
@@ -152,7 +157,7 @@ class Windows(ABC):
         if found is None:
             if len(self._moments) >= _MOMENTS_MAX:
                 self._moments.clear()
-            found = self._moments[time_us] = _EPOCH + datetime.timedelta(microseconds=time_us)
+            found = self._moments[time_us] = moment_of(time_us)
         return found
 
     def _admit(self, key: Key) -> None:

@@ -22,12 +22,17 @@ def sources_of(graph: Graph, step: Step) -> Group:
 
 def acts_on_watermarks(step: Step) -> bool:
     """Whether a step does something when the watermark moves."""
-    return bool(step.options.get("event_timers")) or (step.kind == "window" and step.options["window"].timed)
+    return bool(step.options.get("event_timers")) or closes_by_watermark(step)
+
+
+def closes_by_watermark(step: Step) -> bool:
+    """Whether a step gives results when the watermark has passed them."""
+    return step.kind in ("window", "join") and bool(step.options[step.kind].timed)
 
 
 def reads_times(graph: Graph, step: Step) -> bool:
     """Whether a step wants to know the event time of its records."""
-    wants = step.kind in ("window", "process", "async_process") or bool(step.options.get("context"))
+    wants = step.kind in ("window", "join", "process", "async_process") or bool(step.options.get("context"))
     timed = {source.name for source in graph.of_kind(SOURCE) if is_timed(source)}
     return wants and not timed.isdisjoint(sources_of(graph, step))
 

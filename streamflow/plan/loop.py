@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.graph import Graph, Port, Step
-from streamflow.plan.event_time import acts_on_watermarks
+from streamflow.plan.event_time import acts_on_watermarks, closes_by_watermark
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
 from streamflow.plan.view import StageView, handled, keyed_sink, takes_context, tracks_origins
@@ -91,7 +91,7 @@ class LoopWriter:
 
     def scope(self, path: tuple[str, ...]) -> Scope:
         """Where rows come in: under the names that loops, timers and local functions give their parts."""
-        return Scope("v", "k", path, *(("t", "w") if self.stage.timed else ()))
+        return Scope("v", "k", path, "t", "w") if self.stage.timed else Scope("v", "k", path)
 
     # -- text ----------------------------------------------------------------------------------------------------
 
@@ -151,7 +151,7 @@ class LoopWriter:
             names += [f"{name}{n}" for name in HELPERS.get(step.kind, ())]
             if acts_on_watermarks(step):
                 names += [f"advance{n}", f"mark{n}"]
-                names += [f"closing{n}"] if step.kind == "window" else [f"eventdue{n}", f"upto{n}", f"fire{n}"]
+                names += [f"closing{n}"] if closes_by_watermark(step) else [f"eventdue{n}", f"upto{n}", f"fire{n}"]
             if step.kind == "process":
                 names += [f"due{n}", f"fire{n}", f"mark{n}"] if step.options["timers"] else []
             if step.kind != "process" and step.options.get("context"):
@@ -165,7 +165,7 @@ class LoopWriter:
             for letter in exit:
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
-            if step.traits.stateful and step.kind != "dedup" and not self.handled(step):
+            if step.traits.stateful and step.kind not in ("dedup", "join") and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
             if step.kind == "window" and step.options["window"].timed:
                 self.line(f"done{n} = clock{n}.at_us")
@@ -217,7 +217,7 @@ class LoopWriter:
     def _enter(self, entry: Entry, scope: Scope) -> None:
         """Writes what happens to a row that comes in."""
         if entry.into:
-            self._step(self.graph.step(entry.into), scope, keyed=self.view.keyed(entry))
+            self._step(self.graph.step(entry.into), scope, Port(entry.step, entry.out))
         else:
             self.emit(Port(entry.step, entry.out), scope)
 
@@ -325,7 +325,7 @@ class LoopWriter:
     def _is_function(self, port: Port) -> bool:
         step = self.graph.step(port.step)
         timers = step.kind == "process" and (step.options["timers"] or step.options["event_timers"] or port.out > 0)
-        shared = step.kind in ("merge", "window") or timers
+        shared = step.kind in ("merge", "window", "join") or timers
         deep = self.blocks >= BLOCKS_MAX or self.depth > DEPTH_MAX or self.length > LENGTH_MAX
         return (shared or deep) and step in self.stage.steps
 
@@ -359,17 +359,17 @@ class LoopWriter:
             path = (*scope.path, str(c)) if len(consumers) > 1 and scope.path else scope.path
             inner = replace(scope, path=path)
             if step in self.stage.steps:
-                self._step(step, inner, keyed=self.view.keyed(port))
+                self._step(step, inner, port)
             else:
                 x, number = leaving(self.stage, port, step)
                 self._leave(x, port, inner, number)
         if not consumers and not taps:
             self.line("pass")
 
-    def _step(self, step: Step, scope: Scope, *, keyed: bool) -> None:
-        before = self.step, self.key, self.length
+    def _step(self, step: Step, scope: Scope, port: Port) -> None:
+        before, keyed = (self.step, self.key, self.length), self.view.keyed(port)
         self.step, self.key, self.length = self.stage.steps.index(step), scope.key if keyed else "", self.length + 1
-        STEPS[step.kind](self, self.step, step, scope)
+        STEPS[step.kind](self, self.step, step, replace(scope, side=step.inputs.index(port)))
         self.step, self.key, self.length = before
 
     def call(self, n: int, step: Step, scope: Scope, function: str = "f") -> str:

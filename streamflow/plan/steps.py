@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from streamflow.codecs import immutable
 from streamflow.graph import Port, Step
+from streamflow.plan.join_text import write_join
 from streamflow.plan.window_text import write_window
 
 if TYPE_CHECKING:
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Scope:
-    """Where text is being written: names of the row's value and key, its origin so far, its time and watermark."""
+    """Where text is being written: names of the row's value and key, its origin so far, its time and watermark.
+
+    ``side`` is the input of the step at hand that the row comes by.
+    """
 
     value: str
     key: str
     path: tuple[str, ...]
     time: str = ""
     mark: str = ""
+    side: int = 0
 
     def origin(self) -> str:
         return f"({', '.join(self.path)},)"
@@ -198,6 +203,7 @@ HELPERS = {
     "aggregate": ("t", "miss", "attempt", "result", "none"),
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
+    "join": ("left", "right"),
     "window": ("t", "take", "attempt", "open", "add", "clock"),
 }
 
@@ -216,4 +222,5 @@ STEPS = {
     "dedup": _dedup,
     "process": _process,
     "window": write_window,
+    "join": write_join,
 }

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from streamflow.graph import Port, Step
-from streamflow.plan.event_time import acts_on_watermarks
+from streamflow.plan.event_time import acts_on_watermarks, closes_by_watermark
 
 if TYPE_CHECKING:
     from streamflow.plan.loop import LoopWriter
@@ -68,7 +68,7 @@ def write_watermarks(w: LoopWriter, track: bool) -> None:
             for n in steps:
                 w.step, w.key = n, ""
                 with w.block(f"if advance{n}(batch.watermarks):"):
-                    write = _closing if w.stage.steps[n].kind == "window" else _event_timers
+                    write = _closing if closes_by_watermark(w.stage.steps[n]) else _event_timers
                     write(w, n, w.stage.steps[n], track)
         w.step = -1
         with w.block("except Exception as error:"):

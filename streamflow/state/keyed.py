@@ -13,8 +13,6 @@ from heapq import heapify, heappop, heappush
 from itertools import chain, count, islice
 from typing import Any, Final, Generic, TypeVar
 
-import msgspec
-
 from streamflow.codecs import Codec, JsonCodec
 from streamflow.errors import CorruptStateError, EncodeError, FoundLate
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
@@ -22,6 +20,7 @@ from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.loading import NO_SUBS, migrated, read_columns
+from streamflow.state.row_text import text_of
 from streamflow.state.store import Delta, Entry
 
 V = TypeVar("V")
@@ -35,11 +34,6 @@ CHECKED_EVERY: Final = 1000
 
 RELEASED_MAX: Final = 5_000
 """Entries of an encoded layer that are let go at once: to free a million takes too long for one turn of the loop."""
-
-_DIRECT_KEYS: Final = frozenset({str, int})
-"""Key types that are written to JSON as they are."""
-
-_encode_rows = msgspec.json.Encoder().encode
 
 _Before = tuple[bytes | None, int | None]
 """An entry before a call: its value encoded, None where there was none, and its expiry."""
@@ -81,6 +75,8 @@ class Table(Generic[V]):
         self.undo: dict[Any, _Before] | None = None
         self.bound: KeyBound | None = None
         self.items_max: int | None = None
+        self.indexes = subs
+        """Whether ``index`` is kept; a step that knows its sub-keys by itself does without it once it is loaded."""
         self.in_place = False
         """Whether values are replaced by `put` only, not in ``hot``: then a changed one is in the base already."""
         self._initial = initial
@@ -100,7 +96,7 @@ class Table(Generic[V]):
         self._serial = count()
         self._queued: set[Any] = set()
         self._encoded = 0
-        self._plain = isinstance(codec, JsonCodec) and not subs and ttl_ms is None
+        self._plain = isinstance(codec, JsonCodec) and ttl_ms is None
         self.checks_all = False
 
     def __len__(self) -> int:
@@ -126,7 +122,7 @@ class Table(Generic[V]):
             if self._deleted.size:
                 self._deleted.discard(key)
         self.hot[key] = value
-        if self.subs:
+        if self.indexes:
             self.index.setdefault(key[0], {})[key[1]] = None
         return value
 
@@ -164,7 +160,7 @@ class Table(Generic[V]):
 
     def put(self, key: Any, value: V) -> None:
         """Sets an entry."""
-        if self.subs and key[0] not in self.index and self.bound is not None:
+        if self.indexes and key[0] not in self.index and self.bound is not None:
             self.bound.admit(key[0])
         if key not in self.hot:
             self.miss(key)
@@ -175,7 +171,7 @@ class Table(Generic[V]):
         self.hot[key] = value
         if self.in_place:
             self._new.add(key)
-        if self.subs:
+        if self.indexes:
             self.index.setdefault(key[0], {})[key[1]] = None
 
     def delete(self, key: Any) -> None:
@@ -196,6 +192,12 @@ class Table(Generic[V]):
                     self.bound.known.discard(key[0])
         elif self.bound is not None:
             self.bound.known.discard(key)
+
+    def forget(self, key: Any) -> None:
+        """`delete` of an entry that exists, in a table without index and expiry, outside of calls."""
+        self.hot.pop(key, None)
+        if key in self._sealed or self._base_value(key) is not MISSING:
+            self._deleted.add(key)
 
     def live(self, key: Any, now_ms: int) -> V:
         """`get` for a table with a ttl: an entry that has expired is absent; a touch renews it."""
@@ -321,25 +323,22 @@ class Table(Generic[V]):
 
     def _entries_at_once(self, keys: Sequence[Any]) -> bytes | None:
         """Encodes plain entries by one call, in a fifth of the time; None where one of them needs a closer look."""
-        plain = keys and self._plain and not self.checks_all and self._encoded >= CHECKED_FIRST
-        if not plain or not _DIRECT_KEYS.issuperset(map(type, keys)):
+        if not keys or not self._plain or self.checks_all or self._encoded < CHECKED_FIRST:
             return None
-        early = self._early
-        try:
-            values: list[Any] = [self._sealed[key] for key in keys]
-            rows = [(key, "", value, None) for key, value in zip(keys, values, strict=True)]
-            for at in [at for at, key in enumerate(keys) if key in early] if early else ():
-                rows[at] = (keys[at], "", msgspec.Raw(early[keys[at]]), None)
-            payload = _encode_rows(rows)
-        except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
+        sealed = self._sealed
+        payload = text_of(keys, sealed, self._early, subs=self.subs)
+        if payload is None:
             return None
-        if payload.count(b"null") > len(keys):
-            return None
-        self._encode_late(keys[0], values[0])  # looks at it closely now and then
+        there = keys if not self.subs else [key for key in keys if key in sealed]
+        if there:
+            self._encode_late(there[0], sealed[there[0]])  # looks at it closely now and then
         if not self.in_place:
-            self._base.update(zip(keys, values, strict=True))
+            self._base.update((key, sealed[key]) for key in there)
         elif self._new_sealed:
-            self._base.update((key, self._sealed[key]) for key in self._new_sealed.intersection(keys))
+            self._base.update((key, sealed[key]) for key in self._new_sealed.intersection(keys))
+        for key in keys if len(there) < len(keys) else ():
+            if key not in sealed:
+                self._base.pop(key, None)
         return payload
 
     def _release(self) -> bool:

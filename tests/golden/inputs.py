@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import struct
 from collections.abc import Iterator
@@ -15,6 +16,8 @@ EXPECTED: dict[str, Any] = json.loads((GOLDEN / "expected.json").read_bytes())
 
 QUOTES_PER_SYMBOL = 100
 ORDERS_PER_SYMBOL = 100
+ORDERS = 200
+OPENING = datetime.datetime(2025, 12, 1, 9, tzinfo=datetime.UTC)
 
 
 def frames(path: Path) -> Iterator[bytes]:
@@ -90,6 +93,27 @@ def sequence() -> Iterator[dict[str, Any]]:
             yield {"key": key, "value": value}
 
 
+def orders() -> Iterator[dict[str, Any]]:
+    """200 orders, one a minute."""
+    for number in range(1, ORDERS + 1):
+        yield {"id": f"o{number}", "at": _written(number * 60), "amount": number * 7 % 90 + 10}
+
+
+def payments() -> Iterator[dict[str, Any]]:
+    """A payment for each order but every fifth, within 15 minutes but for every seventh, in the order of time."""
+    found = []
+    for number in range(1, ORDERS + 1):
+        if number % 5:
+            behind = 901 if number % 7 == 0 else number * 379 % 901
+            found.append((number * 60 + behind, number))
+    for seconds, number in sorted(found):
+        yield {"order": f"o{number}", "at": _written(seconds)}
+
+
+def _written(seconds: int) -> str:
+    return (OPENING + datetime.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+
+
 def contents() -> dict[str, bytes]:
     """What `examples/data` must hold, by file name."""
     return {
@@ -98,6 +122,8 @@ def contents() -> dict[str, bytes]:
         "celsius.jsonl": b"".join(b"%.1f\n" % celsius for celsius in range(1000)),
         "sequence.jsonl": _jsonl(sequence()),
         "market.jsonl": _jsonl(market()),
+        "orders.jsonl": _jsonl(orders()),
+        "payments.jsonl": _jsonl(payments()),
     }
 
 

@@ -10,14 +10,17 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from streamflow.batch import Chunk, Fragment, Progress
+from streamflow.batch import TIME_MIN, Chunk, Fragment, Progress
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink
 from streamflow.connect.memory_source import MemorySource
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.operators import bind, context
 from streamflow.operators.context import Context
+from streamflow.operators.interval_join import IntervalJoin
+from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
+from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
 from streamflow.runtime.epoch import Committer
 from streamflow.runtime.intake import Cut, Intake
@@ -443,6 +446,36 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
         return mutated
 
     swap(stack, Publisher, "__init__", init)
+
+
+# -- joins -----------------------------------------------------------------------------------------
+
+
+@mutant_in("joins")
+def a_match_noted_in_memory_only(stack: ExitStack) -> None:
+    def match(self: IntervalJoin, side: int, key: Any, waiting: Waiting, start: int, stop: int) -> None:
+        for held in waiting.held[side][start:stop]:
+            held.matched = True
+
+    stack.enter_context(patch.object(IntervalJoin, "_match", match))
+
+
+@mutant_in("joins")
+def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
+    def taker(original: Any) -> Any:
+        def mutated(self: IntervalJoin, side: int) -> Any:
+            take = original(self, side)
+            return lambda key, value, time_us, mark_us: take(key, value, time_us, TIME_MIN)
+
+        return mutated
+
+    swap(stack, IntervalJoin, "taker", taker)
+
+
+@mutant_in("joins")
+def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
+    for form in (IntervalJoin, WindowJoin):
+        stack.enter_context(patch.object(form, "arm", lambda *_: None))
 
 
 EQUIVALENT = frozenset({"first baseline not stored"})

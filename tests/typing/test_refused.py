@@ -31,6 +31,12 @@ def wrong(flow: sf.Flow) -> None:
     keyed = orders.key_by(lambda o: o.user)
     keyed.aggregate(Account, int_add, name="x")  # type: ignore[misc]
 
+    by_amount = orders.key_by(lambda o: o.amount)
+    keyed.join(by_amount, within="5s", name="j")  # type: ignore[arg-type]
+    keyed.join(keyed, within="5s", how="full", name="j")  # type: ignore[call-overload]
+    keyed.join(keyed, name="j")  # type: ignore[call-overload]
+    keyed.join(keyed, within="5s", how="left", name="j").map(amount_of_both)  # type: ignore[arg-type]
+
     @keyed.process(state=Account)  # type: ignore[arg-type]
     def other_state(ctx: sf.Context[str, int], order: Order) -> None: ...
 
@@ -58,3 +64,7 @@ def length(text: str) -> int:
 
 def int_add(total: int, order: Order) -> int:
     return total + order.amount
+
+
+def amount_of_both(pair: tuple[Order, Order]) -> int:
+    return pair[0].amount + pair[1].amount

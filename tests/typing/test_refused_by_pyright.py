@@ -34,6 +34,13 @@ def wrong(flow: sf.Flow) -> None:
     keyed = orders.key_by(lambda o: o.user)
     keyed.aggregate(Account, int_add, name="x")  # pyright: ignore[reportArgumentType]
 
+    by_amount = orders.key_by(lambda o: o.amount)
+    keyed.join(by_amount, within="5s", name="j")  # pyright: ignore[reportArgumentType]
+    keyed.join(keyed, within="5s", how="full", name="j")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    keyed.join(keyed, name="j")  # pyright: ignore[reportCallIssue]
+    pairs = keyed.join(keyed, within="5s", how="left", name="j")
+    pairs.map(amount_of_both)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
     @keyed.process(state=Account)  # pyright: ignore[reportCallIssue, reportArgumentType, reportUntypedFunctionDecorator]
     def other_state(ctx: sf.Context[str, int], order: Order) -> None: ...
 
@@ -61,3 +68,7 @@ def length(text: str) -> int:
 
 def int_add(total: int, order: Order) -> int:
     return total + order.amount
+
+
+def amount_of_both(pair: tuple[Order, Order]) -> int:
+    return pair[0].amount + pair[1].amount

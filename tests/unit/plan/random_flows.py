@@ -23,6 +23,10 @@ def number(value: Any) -> int:
         return value % 997
     if isinstance(value, str):
         return len(value)
+    if isinstance(value, sf.Windowed):
+        value = value.value
+    if value is None:
+        return 11
     if isinstance(value, dict):
         value = [*value.values()]
     return sum((at + 1) * number(part) for at, part in enumerate(value)) % 997
@@ -118,7 +122,7 @@ KINDS = (
     "dedup",
 )
 KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited")
-ON_WATERMARKS = ("window", "reminders")
+ON_WATERMARKS = ("window", "reminders", "join")
 
 
 class How(NamedTuple):
@@ -188,6 +192,12 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) 
             windows = stream.window(kinds_of_windows[pick(4)], emit=("final", "updates")[pick(2)])
             result = windows.agg(sf.collect(steps.risk, kind=int), **options)
             return [result.map(lambda row: row.value or [], name=f"{name}-v"), result.late]
+        case "join":
+            keyed_streams = [other for other in streams if isinstance(other, KeyedStream)]
+            sides = stream, keyed_streams[pick(len(keyed_streams))]
+            left, right = (side.map(number, name=f"{name}-{n}") for n, side in zip("lr", sides, strict=True))
+            joined = joined_by(left, right, pick, options)
+            return [joined, joined.late.left, joined.late.right]
         case "reminders":
             reminders = stream.process(state=dict, **options)(steps.remember)
             reminders.on_timer("soon", time="event")(steps.remind)
@@ -200,6 +210,17 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) 
     process.on_timer("a")(steps.on_a)
     process.on_timer("b")(steps.on_b)
     return [process, process.output(SIDE)]
+
+
+def joined_by(left: Any, right: Any, pick: Pick, options: dict[str, Any]) -> Any:
+    """A join of two streams of integers, of some kind."""
+    how = ("inner", "left", "right", "outer")[pick(4)]
+    windows = (sf.tumbling("4ms"), sf.sliding("6ms", "2ms"))
+    within = ("3ms", ("0ms", "2ms"))
+    kind = pick(4)
+    if kind < 2:
+        return left.join(right, within=within[kind], how=how, **options)
+    return left.join(right, window=windows[kind - 2], how=how, **options)
 
 
 @st.composite

@@ -1,0 +1,219 @@
+"""Joins of two keyed streams: what users write with `KeyedStream.join`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, overload
+
+from streamflow.clock import Duration, duration_ms
+from streamflow.codecs import JsonCodec, type_name
+from streamflow.errors import DefinitionError
+from streamflow.flow import build
+from streamflow.flow.state import check_bound
+from streamflow.graph import OnError, Port, Step
+from streamflow.operators.bind import StateSpec
+from streamflow.operators.join_kinds import PRESERVED, Interval, JoinKind, held_type
+from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, WindowKind
+from streamflow.operators.windows import Windowed
+
+if TYPE_CHECKING:
+    from streamflow.flow.flow import Flow
+    from streamflow.flow.joined import JoinResult
+    from streamflow.flow.keyed import KeyedStream
+
+K = TypeVar("K")
+L = TypeVar("L")
+R = TypeVar("R")
+
+Within = Duration | tuple[Duration, Duration]
+"""How far apart two records that match may be: either way, or (right one before, right one after) the left one."""
+
+How = Literal["inner", "left", "right", "outer"]
+
+
+class JoinOptions(TypedDict, total=False):
+    """What a join is given besides.
+
+    Args:
+        name: Name under which waiting records are stored.
+        types: Types of the left and the right records, where they cannot be told from annotations.
+        max_keys: Most keys with waiting records; a record of one more is an error of the step.
+        on_error: What happens to such a record, and to one that cannot be stored.
+    """
+
+    name: Required[str]
+    types: tuple[Any, Any]
+    max_keys: int
+    on_error: OnError
+
+
+class JoinVerbs(Generic[K, L]):
+    """How a keyed stream is joined with another."""
+
+    _flow: Flow
+    _port: Port
+    _type: Any
+    _key_type: Any
+
+    @overload
+    def join(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        within: Within,
+        how: Literal["inner"] = "inner",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, tuple[L, R]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, within: Within, how: Literal["left"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, tuple[L, R | None]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, within: Within, how: Literal["right"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, tuple[L | None, R]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, within: Within, how: Literal["outer"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, tuple[L | None, R | None]]: ...
+    @overload
+    def join(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        window: WindowKind,
+        how: Literal["inner"] = "inner",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, Windowed[K, tuple[L, R]]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, window: WindowKind, how: Literal["left"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, Windowed[K, tuple[L, R | None]]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, window: WindowKind, how: Literal["right"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, Windowed[K, tuple[L | None, R]]]: ...
+    @overload
+    def join(
+        self, other: KeyedStream[K, R], *, window: WindowKind, how: Literal["outer"], **options: Unpack[JoinOptions]
+    ) -> JoinResult[K, L, R, Windowed[K, tuple[L | None, R | None]]]: ...
+
+    def join(
+        self,
+        other: KeyedStream[K, Any],
+        *,
+        within: Within | None = None,
+        window: WindowKind | None = None,
+        how: How = "inner",
+        **options: Unpack[JoinOptions],
+    ) -> Any:
+        """Joins records of this stream, the left one, with those of another that have the same key.
+
+        ``orders.join(payments, within="15m", how="left", name="paid")`` gives ``(order, payment)`` as soon as both
+        are there, and ``(order, None)`` once no payment can match it any more. With ``window=`` it gives the pairs of
+        each window at its end, as `Windowed`. Late records are in ``.late.left`` and ``.late.right``.
+
+        Args:
+            other: The right stream, with keys of the same type.
+            within: How far apart in event time two records may be, both ends included; ``("5m", "15m")``: the right
+                one up to 5 minutes before and up to 15 minutes after the left one.
+            window: Instead: `tumbling` or `sliding` windows, in which records are joined.
+            how: "inner" gives pairs only; "left", "right" and "outer" also give the records of that side, or of
+                both, that nothing matched, with None for the other.
+            **options: ``name`` and more: see `JoinOptions`.
+
+        Raises:
+            DefinitionError: The two cannot be joined, or not so.
+        """
+        kind = _kind_of(within, window)
+        if how not in PRESERVED:
+            raise DefinitionError(f"how={how!r} of a join", hint=f"Write how= one of {', '.join(PRESERVED)}.")
+        return _joined(self, other, kind, how, options)
+
+
+def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
+    if (within is None) == (window is None):
+        raise DefinitionError(
+            "a join takes either within= or window=", hint='Write within="15m", or window=sf.tumbling("1m").'
+        )
+    if window is None:
+        before, after = within if isinstance(within, tuple) else (within, within)
+        return Interval(duration_ms(before) * 1000, duration_ms(after) * 1000)  # type: ignore[arg-type]
+    if not isinstance(window, Tumbling | Calendar | Sliding):
+        raise DefinitionError(
+            f"records cannot be joined in windows that are {window}",
+            hint="Join them in tumbling or sliding windows, or within= a time of each other.",
+        )
+    return window
+
+
+def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOptions) -> Any:
+    from streamflow.flow.joined import JoinResult
+
+    key_type = _key_type_of(left, right)
+    types: tuple[Any, Any] = options.get("types") or (_type_of(left), _type_of(right))
+    held = held_type(kind, how, *types)
+    # pydantic knows no Struct; msgspec asks it for the models in one
+    codec = JsonCodec[Any](held)
+    spec = StateSpec(
+        "map",
+        held,
+        codec=codec,
+        sub_type=tuple[int, int, int],
+        keys_max=check_bound("max_keys", options.get("max_keys")),
+    )
+    step: Step = left._flow._builder.add(
+        "join",
+        options["name"],
+        [_left_port(left, right, options["name"]), right._port],
+        keyed=True,
+        ports=3,
+        join=kind,
+        how=how,
+        types=types,
+        state=spec,
+        key_type=key_type,
+        on_error=build.check_policy(options.get("on_error", OnError.STOP)),
+    )
+    return JoinResult(left._flow, Port(step.id), _gives(kind, how, key_type, types), key_type, types)
+
+
+def _gives(kind: JoinKind, how: How, key_type: Any, types: tuple[Any, Any]) -> Any:
+    """The type of what a join gives."""
+    left, right = types
+    left_alone, right_alone = PRESERVED[how]
+    pair: Any = tuple[left | None if right_alone else left, right | None if left_alone else right]  # type: ignore[misc]
+    if isinstance(kind, Interval):
+        return pair
+    return Windowed[Any if key_type is None else key_type, pair]  # type: ignore[misc]
+
+
+def _type_of(stream: Any) -> Any:
+    return Any if stream._type is None else stream._type
+
+
+def _key_type_of(left: Any, right: Any) -> Any:
+    """The type of both streams' keys, where annotations tell it.
+
+    Raises:
+        DefinitionError: The two cannot be joined.
+    """
+    if not isinstance(right, JoinVerbs):
+        raise DefinitionError(
+            f"join needs keys on both sides, and {right!r:.60} has none", hint="Join with stream.key_by(...)."
+        )
+    if right._flow is not left._flow:
+        raise DefinitionError("join got a stream of another flow")
+    found = [kind for kind in (left._key_type, right._key_type) if kind is not None]
+    if len(found) == 2 and found[0] != found[1]:
+        raise DefinitionError(
+            f"join got keys of different types: {type_name(found[0])} on the left, {type_name(found[1])} on the right",
+            hint="Give both streams keys of one type.",
+        )
+    return found[0] if found else None
+
+
+def _left_port(left: Any, right: Any, name: str) -> Port:
+    """The port of the left stream; a stream that is joined with itself comes in twice, and the left one first."""
+    if left._port != right._port:
+        return left._port  # type: ignore[no-any-return]
+    return Port(left._flow._builder.add("merge", f"{name}-left", [left._port], keyed=True).id)

@@ -1,0 +1,71 @@
+"""Kinds of joins, as data: which records match, and what is kept of those that wait for a match."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final, Generic, TypeVar
+
+import msgspec
+
+from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, span
+
+L = TypeVar("L")
+R = TypeVar("R")
+
+PRESERVED: Final = {"inner": (False, False), "left": (True, False), "right": (False, True), "outer": (True, True)}
+"""By kind of join: whether left and whether right records come out that nothing matched."""
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A left and a right record match if the right one is no more than so much earlier, or later, than the left one.
+
+    Both ends are part of it. All times are microseconds.
+    """
+
+    before_us: int
+    after_us: int
+    timed: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        if self.before_us == self.after_us:
+            return f"within {span(self.before_us)}"
+        return f"within {span(self.before_us)} before and {span(self.after_us)} after"
+
+    @property
+    def reaches_us(self) -> tuple[int, int]:
+        """How much later than a record its last match can be: of a left one, and of a right one."""
+        return self.after_us, self.before_us
+
+    def last_end(self, time_us: int) -> int:
+        """The watermark at which no record of that time can match anything any more."""
+        return time_us + max(self.before_us, self.after_us) + 1
+
+
+JoinKind = Interval | Tumbling | Calendar | Sliding
+
+
+class Held(msgspec.Struct, Generic[L, R], omit_defaults=True):
+    """A record that may still match others, as the side that it came by."""
+
+    left: L | None = None
+    right: R | None = None
+
+
+class Told(Held[L, R], Generic[L, R], omit_defaults=True):
+    """One of a join that also gives what nothing matched: whether something did."""
+
+    matched: bool = False
+
+
+class Placed(Held[L, R], Generic[L, R], omit_defaults=True):
+    """One of a window join: the end of the first window that it counts in, where it was late for those before."""
+
+    since_us: int = 0
+
+
+def held_type(kind: JoinKind, how: str, left: Any, right: Any) -> Any:
+    """The type of a join's entries."""
+    if not isinstance(kind, Interval):
+        return Placed[left, right]
+    return Held[left, right] if how == "inner" else Told[left, right]
