@@ -21,6 +21,7 @@ from streamflow.operators.letters import as_bytes, spot_at
 from streamflow.state.collections import ListState
 
 ERROR_CHARS_MAX: Final = 2_000
+"""So much is stored of why a call failed."""
 
 
 class Spot(msgspec.Struct, frozen=True, array_like=True):

@@ -17,7 +17,7 @@ from streamflow.keys import Key
 from streamflow.operators.async_map import collected
 from streamflow.operators.cached import cached
 from streamflow.operators.calls import Call, Calls
-from streamflow.operators.detached import Begin, Result, Waiting, context_of
+from streamflow.operators.detached import ERROR_CHARS_MAX, Begin, Result, Waiting, context_of
 from streamflow.policy import CallLimits, Retry
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.taps import Tap
@@ -276,7 +276,7 @@ def _same(again: list[Any], outputs: list[Any]) -> bool:
 
 
 def _failed(begin: Begin, error: Exception) -> Result:
-    said = f"{type(error).__name__}: {error}"[:2000]
+    said = f"{type(error).__name__}: {error}"[:ERROR_CHARS_MAX].encode("utf-8", "backslashreplace").decode()
     return Result(begin.key, begin.number, begin.waiting, [], said, error)
 
 

@@ -352,3 +352,20 @@ async def test_a_bounded_input_does_not_wait_for_commits_that_are_far_apart(tmp_
     async with asyncio.timeout(10):
         await flow.run()
     assert sorted(sink.values) == list(range(5))
+
+
+async def test_errors_and_outputs_that_are_no_text_are_errors_of_their_call(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+
+    async def odd(v: int) -> str:
+        if v == 1:
+            raise ValueError("\ud800")
+        return "\ud800" if v == 2 else "fine"
+
+    flow.source(source).map(odd, detached=True, on_error=sf.dead_letter).to(sink)
+    source.send_all([1, 2, 3])
+    source.close_input()
+    await flow.run()
+    assert sink.values == ["fine"]
+    assert sorted(letter.payload for letter in letters(flow.state_path)) == [b"1", b"2"]
