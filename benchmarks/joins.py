@@ -17,7 +17,6 @@ from typing import Any
 import streamflow as sf
 from benchmarks.keyed import Watch
 from streamflow.codecs import JsonCodec
-from streamflow.runtime.process import own_collector
 
 RECORDS = 400_000
 """Of both sides together."""
@@ -136,7 +135,7 @@ async def through_flow(job: Job, sides: tuple[list[Event], list[Event]]) -> tupl
 
 
 def measure() -> None:
-    """Measures every join."""
+    """Measures every join, in a process whose collector is its own."""
     print(f"{RECORDS:,} records, {SECONDS} s of event time, disorder 1 s, lateness 2 s; interleaved pairs")
     for job in jobs():
         print(job.name)
@@ -154,12 +153,3 @@ def measure() -> None:
             )
         wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
         print(f"  median ratio {wall:.2f} (CPU of all threads {cpu:.2f})")
-
-
-def main() -> None:
-    own_collector()
-    measure()
-
-
-if __name__ == "__main__":
-    main()

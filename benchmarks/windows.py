@@ -1,4 +1,4 @@
-"""Event-time windows, checkpoints on, against plain loops that compute the same: tumbling, sliding, sessions.
+"""Event-time windows and joins, checkpoints on, against plain loops that compute the same.
 
 The plain loops keep dicts, know no lateness per record, no state that survives, and close windows every 1,000 records.
 """
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import streamflow as sf
+from benchmarks import joins
 from benchmarks.keyed import Watch
 from streamflow.codecs import JsonCodec
 from streamflow.runtime.process import own_collector
@@ -175,6 +176,7 @@ def main() -> None:
             )
         wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
         print(f"  median ratio {wall:.2f} (CPU of all threads {cpu:.2f})")
+    joins.measure()
 
 
 if __name__ == "__main__":

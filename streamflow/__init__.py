@@ -12,6 +12,7 @@ from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream, Subscription
 from streamflow.flow.joined import JoinResult, LateRecords
 from streamflow.flow.state import list_state, map_state
+from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
@@ -33,6 +34,7 @@ from streamflow.operators.aggregators import (
 )
 from streamflow.operators.context import Context, Message, Output
 from streamflow.operators.sketches import approx_distinct, quantiles
+from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
 from streamflow.policy import cache, retry
@@ -53,6 +55,7 @@ def otherwise(record: object) -> bool:
 
 __all__ = [
     "Aggregator",
+    "Change",
     "Context",
     "DeadLetter",
     "Duration",
@@ -79,6 +82,7 @@ __all__ = [
     "Stream",
     "StreamflowError",
     "Subscription",
+    "Table",
     "Tls",
     "WindowResult",
     "Windowed",

@@ -64,6 +64,9 @@ KINDS: Final[Mapping[str, Kind]] = {
     "dedup": Kind(stateful=True),
     "process": Kind(stateful=True, expands=True),
     "window": Kind(stateful=True, expands=True),
+    "table": Kind(stateful=True),
+    "lookup": Kind(),
+    "broadcast": Kind(expands=True),
     "join": Kind(stateful=True, expands=True),
     "map_batch": Kind(boundary=True, expands=True, rekeys=True),
     "async_map": Kind(boundary=True, awaits=True),
@@ -87,6 +90,7 @@ class Step:
         options: What else the verb was given, by kind.
         keyed: Whether its rows carry a key.
         ports: Number of its outputs.
+        reads: Ids of the steps whose state it looks up; it runs in one loop with them.
     """
 
     id: str
@@ -97,6 +101,7 @@ class Step:
     options: Mapping[str, Any] = field(default_factory=dict)
     keyed: bool = False
     ports: int = 1
+    reads: tuple[str, ...] = ()
 
     @property
     def call(self) -> Callable[..., Any]:
@@ -127,8 +132,13 @@ class Graph:
         """The steps that read a port, in order of definition; a step that reads it twice stands twice."""
         return tuple(step for step in self.steps for source in step.inputs if source == port)
 
-    def upstream(self, step: Step) -> Iterator[Step]:
-        """Every step that ``step`` can get a record from, itself included."""
+    def upstream(self, step: Step, *, reads: bool = False) -> Iterator[Step]:
+        """Every step that ``step`` can get a record from, itself included.
+
+        Args:
+            step: Where to begin.
+            reads: Follow tables, too, of which only the content gets there.
+        """
         seen: set[str] = set()
         todo = [step]
         while todo:
@@ -137,17 +147,19 @@ class Graph:
                 seen.add(here.id)
                 yield here
                 todo.extend(self.step(port.step) for port in here.inputs)
+                todo.extend(map(self.step, here.reads if reads else ()))
 
     def paths(self) -> Iterator[tuple[Step, Step]]:
-        """Every pair of a source and a sink that it reaches."""
+        """Every pair of a source and a sink whose content depends on it."""
         for sink in self.of_kind(SINK):
-            sources = {step.id for step in self.upstream(sink) if step.kind == SOURCE}
+            sources = {step.id for step in self.upstream(sink, reads=True) if step.kind == SOURCE}
             yield from ((source, sink) for source in self.of_kind(SOURCE) if source.id in sources)
 
     def fingerprint(self) -> str:
         """Changes when a step is added, removed, renamed or wired otherwise; the same in every process."""
         parts = [
             f"{step.id}|{step.kind}|{','.join(f'{port.step}.{port.out}' for port in step.inputs)}"
+            + "".join(f"|{table}" for table in step.reads)
             for step in self.steps
         ]
         return stable_hash(*(part.encode() for part in sorted(parts)), size=8).hex()
@@ -194,4 +206,6 @@ class Graph:
             for port in step.inputs:
                 if port.step not in ids:
                     raise DefinitionError(f"step {step.name!r} reads {port.step!r}, which is not in this flow")
+            if not ids.issuperset(step.reads):
+                raise DefinitionError(f"step {step.name!r} looks up {step.reads[0]!r}, which is not in this flow")
             ids.add(step.id)

@@ -26,6 +26,7 @@ def mermaid(graph: Graph) -> str:
     for above, below, label in _edges(graph):
         arrow = f'-->|"{_mermaid_text(label)}"|' if label else "-->"
         lines.append(f"    {ids[above]} {arrow} {ids[below]}")
+    lines += [f"    {ids[table]} -.-> {ids[step.id]}" for step in graph.steps for table in step.reads]
     return "\n".join(lines)
 
 
@@ -38,6 +39,7 @@ def dot(graph: Graph) -> str:
         lines.append(f'    {ids[step.id]} [label="{label}", shape={_DOT_SHAPES.get(_shape(step), "box")}];')
     for above, below, label in _edges(graph):
         lines.append(f"    {ids[above]} -> {ids[below]}" + (f" [label={_quoted(label)}];" if label else ";"))
+    lines += [f"    {ids[table]} -> {ids[step.id]} [style=dashed];" for step in graph.steps for table in step.reads]
     return "\n".join([*lines, "}"])
 
 
@@ -71,6 +73,8 @@ def _step_data(graph: Graph, step: Step) -> dict[str, Any]:
         "keyed": step.keyed,
         "inputs": [{"step": port.step, "output": port.out, "label": label_of(graph, port)} for port in step.inputs],
     }
+    if step.reads:
+        data["reads"] = list(step.reads)
     if "on_error" in step.options:
         data["on_error"] = str(step.options["on_error"])
     if step.kind in (SOURCE, SINK):

@@ -7,7 +7,7 @@ from typing import Any
 
 from streamflow.codecs import type_name
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
-from streamflow.operators.join_kinds import Interval
+from streamflow.operators.join_kinds import AsOf, Interval
 
 
 def kind_of(step: Step) -> str:
@@ -24,6 +24,12 @@ def words_of(step: Step) -> str:
         words.append(_time_words(step.options["event_time"]))
     if step.kind == "window":
         words.append(_window_words(step))
+    if step.options.get("dedup") is not None:
+        words.append(f"remembers by event time for {_span(step.options['dedup'].within_us // 1000)}")
+    if step.reads:
+        words.append(f"{step.options['how']} join with table {step.reads[0].partition(':')[2]!r}")
+    if (rate := step.options.get("rate")) is not None:
+        words.append(f"no more than {rate.records} records in {_span(rate.per_ms)}")
     if step.kind == "join":
         words.append(_join_words(step))
     if step.traits.stateful:
@@ -62,6 +68,8 @@ def _join_words(step: Step) -> str:
     if isinstance(kind, Interval):
         left, right = (_span(reach_us // 1000) for reach_us in kind.reaches_us)
         return f"{how} join {kind}, keeps left records for {left} and right ones for {right}"
+    if isinstance(kind, AsOf):
+        return f"{how} join {kind}, keeps left records until the watermark, and the latest right one of each key"
     return f"{how} join in windows {kind}, keeps records until their last window ends"
 
 

@@ -64,7 +64,7 @@ class GraphBuilder:
             name: Its name.
             inputs: What it reads.
             function: The user's function.
-            **more: ``keyed``, ``ports`` and the step's options.
+            **more: ``keyed``, ``ports``, ``reads`` and the step's options.
 
         Raises:
             DefinitionError: The name is taken or unfit, or an input belongs to another flow.
@@ -80,8 +80,8 @@ class GraphBuilder:
         for port in ports:
             if port.step not in self._steps:
                 raise DefinitionError(f"{space} {name!r} reads a stream of another flow")
-        keyed, count = more.pop("keyed", False), more.pop("ports", 1)
-        step = Step(id, kind, name, function, ports, more, keyed, count)
+        keyed, count, reads = more.pop("keyed", False), more.pop("ports", 1), more.pop("reads", ())
+        step = Step(id, kind, name, function, ports, more, keyed, count, reads)
         self._steps[id] = step
         return step
 

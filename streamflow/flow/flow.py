@@ -16,6 +16,7 @@ from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.running import Running
 from streamflow.flow.stream import Stream
+from streamflow.flow.tables import Table, static_table
 from streamflow.graph import SOURCE, Graph, OnError, Port, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from streamflow.testing.harness import FlowTest
 
 T = TypeVar("T")
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +182,65 @@ class Flow:
         )
         kind = getattr(spec.codec, "kind", None) or (str if getattr(spec.codec, "name", "") == "str" else None)
         return Stream(self, Port(step.id), Message if message else kind)
+
+    @overload
+    def table(
+        self,
+        load: Callable[[], Mapping[K, V]] | Callable[[], Awaitable[Mapping[K, V]]],
+        *,
+        name: str | None = None,
+        of: type[V] | None = None,
+        max_keys: int | None = None,
+    ) -> Table[K, V]: ...
+    @overload
+    def table(
+        self,
+        load: Callable[[], Awaitable[Iterable[V]]],
+        *,
+        key: Callable[[V], K],
+        name: str | None = None,
+        of: type[V] | None = None,
+        max_keys: int | None = None,
+    ) -> Table[K, V]: ...
+    @overload
+    def table(
+        self,
+        load: Callable[[], Iterable[V]],
+        *,
+        key: Callable[[V], K],
+        name: str | None = None,
+        of: type[V] | None = None,
+        max_keys: int | None = None,
+    ) -> Table[K, V]: ...
+    @overload
+    def table(
+        self,
+        load: Path,
+        *,
+        key: Callable[[V], K],
+        of: type[V],
+        name: str | None = None,
+        max_keys: int | None = None,
+    ) -> Table[K, V]: ...
+
+    def table(
+        self, load: Any, *, key: Any = None, name: str | None = None, of: Any = None, max_keys: int | None = None
+    ) -> Any:
+        """A table with content of its own, loaded at each start, before any record is taken.
+
+        What changed since the last start enters like records do, and is stored with the epoch that takes it in; what
+        changes while the flow runs is seen at its next start. For content that changes more often, keep a changelog
+        in a topic: ``stream.key_by(...).to_table(...)``.
+
+        Args:
+            load: A file of JSON lines, or a function, plain (called in a thread) or async, that gives rows or a
+                mapping. Resources are open when it is called.
+            key: Gives a row's key; not for mappings.
+            name: Name under which the entries are stored; default is the function's or the file's.
+            of: Type of the values, where annotations do not tell it.
+            max_keys: Most keys; more are an error.
+        """
+        return static_table(self, load, key, name, of, max_keys)
 
     @overload
     def resource(

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, cast, overload
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.codecs import JsonCodec, type_name
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.state import check_bound
+from streamflow.flow.tables import Table, join_table
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.join_kinds import PRESERVED, Interval, JoinKind, held_type
+from streamflow.operators.join_kinds import PRESERVED, AsOf, Interval, JoinKind, held_type
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
+from streamflow.policy import Policy
 
 if TYPE_CHECKING:
     from streamflow.flow.flow import Flow
@@ -97,23 +99,40 @@ class JoinVerbs(Generic[K, L]):
         self, other: KeyedStream[K, R], *, window: WindowKind, how: Literal["outer"], **options: Unpack[JoinOptions]
     ) -> JoinResult[K, L, R, Windowed[K, tuple[L | None, R | None]]]: ...
 
+    @overload
     def join(
         self,
-        other: KeyedStream[K, Any],
+        other: Table[K, R],
+        *,
+        how: Literal["inner"] = "inner",
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+    ) -> KeyedStream[K, tuple[L, R]]: ...
+    @overload
+    def join(
+        self, other: Table[K, R], *, how: Literal["left"], name: str | None = None, on_error: Policy = OnError.STOP
+    ) -> KeyedStream[K, tuple[L, R | None]]: ...
+
+    def join(
+        self,
+        other: KeyedStream[K, Any] | Table[K, Any],
         *,
         within: Within | None = None,
         window: WindowKind | None = None,
         how: How = "inner",
-        **options: Unpack[JoinOptions],
+        **options: Any,
     ) -> Any:
-        """Joins records of this stream, the left one, with those of another that have the same key.
+        """Joins records of this stream, the left one, with those of another, or a table's values, of the same key.
 
         ``orders.join(payments, within="15m", how="left", name="paid")`` gives ``(order, payment)`` as soon as both
         are there, and ``(order, None)`` once no payment can match it any more. With ``window=`` it gives the pairs of
         each window at its end, as `Windowed`. Late records are in ``.late.left`` and ``.late.right``.
 
+        ``orders.join(prices.to_table(name="prices"))`` gives ``(order, price)``, the price as of the order's place in
+        the order of all records. It takes ``how="inner"`` or ``"left"``, and needs no event time and no name.
+
         Args:
-            other: The right stream, with keys of the same type.
+            other: The right stream, or a table, with keys of the same type.
             within: How far apart in event time two records may be, both ends included; ``("5m", "15m")``: the right
                 one up to 5 minutes before and up to 15 minutes after the left one.
             window: Instead: `tumbling` or `sliding` windows, in which records are joined.
@@ -124,10 +143,67 @@ class JoinVerbs(Generic[K, L]):
         Raises:
             DefinitionError: The two cannot be joined, or not so.
         """
+        if isinstance(other, Table):
+            if within is not None or window is not None:
+                raise DefinitionError("a join with a table takes neither within= nor window=")
+            return join_table(self, other, how, options)
         kind = _kind_of(within, window)
         if how not in PRESERVED:
             raise DefinitionError(f"how={how!r} of a join", hint=f"Write how= one of {', '.join(PRESERVED)}.")
-        return _joined(self, other, kind, how, options)
+        return _joined(self, other, kind, how, cast(JoinOptions, options))
+
+    @overload
+    def join_asof(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        within: Duration | None = None,
+        how: Literal["inner"] = "inner",
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, tuple[L, R]]: ...
+    @overload
+    def join_asof(
+        self,
+        other: KeyedStream[K, R],
+        *,
+        within: Duration | None = None,
+        how: Literal["left"],
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> JoinResult[K, L, R, tuple[L, R | None]]: ...
+
+    def join_asof(
+        self,
+        other: KeyedStream[K, Any],
+        *,
+        within: Duration | None = None,
+        how: Literal["inner", "left"] = "inner",
+        allowed_lateness: Duration = "0s",
+        **options: Unpack[JoinOptions],
+    ) -> Any:
+        """Joins each record with the latest one of another stream that has its key and did not happen later.
+
+        ``orders.join_asof(prices, name="priced")`` gives ``(order, price)`` with the price that held when the order
+        happened. A record waits until the watermark is behind it; so the result does not depend on which stream is
+        read faster. A right record of None ends what was there before it. Kept of the right stream are the latest
+        record of each key, and those that a waiting record may still find.
+
+        Args:
+            other: The right stream, with keys of the same type.
+            within: How much earlier the right record may be; without it as early as it likes, and the latest record
+                of each key is kept for ever.
+            how: "inner" leaves records that find nothing out, "left" gives them with None.
+            allowed_lateness: So late a left record may be to be joined; it is, at once.
+            **options: ``name`` and more: see `JoinOptions`.
+
+        Raises:
+            DefinitionError: The two cannot be joined.
+        """
+        if how not in ("inner", "left"):
+            raise DefinitionError(f"how={how!r} of an as-of join", hint='Write how="inner" or how="left".')
+        within_us = None if within is None else duration_ms(within) * 1000
+        return _joined(self, other, AsOf(within_us, duration_ms(allowed_lateness) * 1000), how, options)
 
 
 def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
@@ -182,7 +258,7 @@ def _gives(kind: JoinKind, how: How, key_type: Any, types: tuple[Any, Any]) -> A
     left, right = types
     left_alone, right_alone = PRESERVED[how]
     pair: Any = tuple[left | None if right_alone else left, right | None if left_alone else right]  # type: ignore[misc]
-    if isinstance(kind, Interval):
+    if isinstance(kind, Interval | AsOf):
         return pair
     return Windowed[Any if key_type is None else key_type, pair]  # type: ignore[misc]
 

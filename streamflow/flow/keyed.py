@@ -14,6 +14,7 @@ from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
+from streamflow.flow.tables import TableVerbs
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.bind import StateSpec
@@ -39,7 +40,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class KeyedStream(JoinVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
+class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
     """A stream whose records have a key; steps on it keep state per key.
 
     map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
@@ -197,10 +198,24 @@ class KeyedStream(JoinVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic
             by: Callable[[T], Hashable],
             *,
             within: Duration | None = None,
+            time: Literal["processing", "event"] = "processing",
             name: str,
             max_keys: int | None = None,
-            on_error: Policy = OnError.STOP,
+            on_error: OnError = OnError.STOP,
         ) -> KeyedStream[K, T]: ...
+
+        @overload
+        def sample(self, *, fraction: float, name: str | None = None) -> KeyedStream[K, T]: ...
+        @overload
+        def sample(self, *, every: int, name: str, max_keys: int | None = None) -> KeyedStream[K, T]: ...
+        def sample(
+            self,
+            *,
+            fraction: float | None = None,
+            every: int | None = None,
+            name: str | None = None,
+            max_keys: int | None = None,
+        ) -> Any: ...
 
         def batch(
             self, size: int, *, within: Duration, name: str, of: type[T] | None = None

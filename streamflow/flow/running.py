@@ -12,8 +12,9 @@ from streamflow.flow.keyed import KeyedStream
 from streamflow.flow.process import Process
 from streamflow.flow.stream import Stream
 from streamflow.flow.subscribing import RECORDS_MAX, OnSlow, Subscribers, Subscription
+from streamflow.flow.tables import Table
 from streamflow.graph import SOURCE, Step
-from streamflow.keys import canonical
+from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
@@ -39,15 +40,27 @@ class TableView(Generic[K, S]):
             )
         self._supervisor = supervisor
         self._name = step.name
+        self._key_type = step.options["key_type"]
         self._decode = spec.codec.decode if spec.codec is not None else JsonCodec[S](spec.type).decode
 
     async def get(self, key: K) -> S | None:
         """Returns a key's value as of the last committed epoch; None if it has none."""
+        found = await self._store().get(self._name, canonical(key))
+        return None if found is None else self._decode(found)
+
+    async def items(self, *, limit: int = 1000) -> list[tuple[K, S]]:
+        """Returns the first keys with their values, in the order of the keys' JSON text, all of one commit.
+
+        It reads the whole table to sort it: meant for small ones, and to look at the beginning of others.
+        """
+        found = await self._store().items(self._name, limit)
+        return [(parse(key, self._key_type), self._decode(value)) for key, value in found]
+
+    def _store(self) -> Store:
         engine = self._supervisor.engine
         if engine is None:
             raise StreamflowError("the flow is not running")
-        found = await engine.job.store.get(self._name, canonical(key))
-        return None if found is None else self._decode(found)
+        return engine.job.store
 
 
 class Running:
@@ -74,9 +87,11 @@ class Running:
     def table(self, stream: Process[K, S, Any]) -> TableView[K, S]: ...
     @overload
     def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]: ...
+    @overload
+    def table(self, stream: Table[K, S]) -> TableView[K, S]: ...
 
-    def table(self, stream: KeyedStream[K, Any]) -> TableView[K, Any]:
-        """Committed state of a stateful step."""
+    def table(self, stream: KeyedStream[K, Any] | Table[K, Any]) -> TableView[K, Any]:
+        """Committed state of a stateful step, or a table as of the last commit."""
         step = stream._step
         if "state" not in step.options:
             raise DefinitionError(f"step {step.name!r} keeps no state")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.batch import Headers
-from streamflow.clock import Duration, duration_ms
+from streamflow.clock import Duration
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
-from streamflow.flow.state import batch_functions, check_bound
+from streamflow.flow.state import batch_functions
+from streamflow.flow.tables import BroadcastVerbs
+from streamflow.flow.thinning import ThinningVerbs
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.policy import Policy
@@ -26,10 +28,10 @@ U = TypeVar("U")
 K = TypeVar("K")
 R = TypeVar("R")
 
-_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window", "join")
+_KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window", "to_table", "join", "join_asof")
 
 
-class Stream(MappingVerbs[T], ExecutingVerbs[T]):
+class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerbs[T]):
     """Records of one type on their way through a flow.
 
     Each verb adds a step and returns the stream of what it gives. Verbs that take a function can be called with it,
@@ -169,40 +171,6 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T]):
             **options,
         )
         return KeyedStream(self._flow, Port(step.id), self._type, key_type)
-
-    def dedup(
-        self,
-        by: Callable[[T], Hashable],
-        *,
-        within: Duration | None = None,
-        name: str,
-        max_keys: int | None = None,
-        on_error: OnError = OnError.STOP,
-    ) -> Stream[T]:
-        """Lets through the first record of each identity and drops the others.
-
-        Args:
-            by: ``record -> identity``, of a type that keys may have.
-            within: How long an identity is remembered, counted from its first record; without it for ever, and
-                state grows with every identity.
-            name: Name under which the identities are stored.
-            max_keys: Most identities remembered at a time; a record with one more is an error of the step.
-            on_error: What happens when ``by`` raises.
-        """
-        build.check_function("dedup", by)
-        ttl = None if within is None else duration_ms(within)
-        step = self._flow._builder.add(
-            "dedup",
-            name,
-            [self._port],
-            by,
-            keyed=self._step.keyed,
-            state=StateSpec("value", bool, ttl_ms=ttl, keys_max=check_bound("max_keys", max_keys)),
-            key_type=build.returns(by),
-            context=False,
-            on_error=build.check_policy(on_error),
-        )
-        return self._same(Port(step.id))  # type: ignore[no-any-return]
 
     def batch(self, size: int, *, within: Duration, name: str, of: type[T] | None = None) -> Stream[list[T]]:
         """Gathers records into lists, per key on a keyed stream: full ones at once, others after ``within``.

@@ -25,15 +25,18 @@ from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError,
 from streamflow.graph import SINK, Graph, OnError, Step
 from streamflow.keys import Key
 from streamflow.operators.context import Context, window_mark
+from streamflow.operators.event_dedup import EventDedup
 from streamflow.operators.join_forms import join_of
 from streamflow.operators.joins import LEFT, RIGHT, Join
 from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.stateful import Fold, Process, all_of
 from streamflow.operators.step_clock import SideClocks, StepClock
+from streamflow.operators.tables import Changelog
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
 from streamflow.plan import Stage, handled
+from streamflow.plan.event_time import closes_by_watermark
 from streamflow.state.bounds import KeyBound
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
@@ -120,7 +123,8 @@ class BoundStage:
     tables: dict[str, Table[Any]] = field(default_factory=dict)
     timers: dict[str, Timers] = field(default_factory=dict)
     event_timers: dict[str, Timers] = field(default_factory=dict)
-    windows: dict[str, Windows | Join] = field(default_factory=dict)
+    changelogs: dict[str, Changelog] = field(default_factory=dict)
+    windows: dict[str, Windows | Join | EventDedup] = field(default_factory=dict)
     clocks: dict[str, StepClock | SideClocks] = field(default_factory=dict)
     skipped: Counter[str] = field(default_factory=Counter)
     step_of_line: Mapping[int, tuple[int, str]] = field(default_factory=dict)
@@ -169,6 +173,8 @@ class BoundStage:
                 names["all"] = all_of
             case "key_by":
                 names["q"] = KeyCheck(step.name, step.options["key_type"])
+            case "dedup" if closes_by_watermark(step):
+                names |= self._bind_event_dedup(step)
             case "count" | "reduce" | "aggregate" | "dedup":
                 names |= self._bind_fold(step)
             case "process":
@@ -177,6 +183,13 @@ class BoundStage:
                 names["process"] = Process(self, step)
             case "window":
                 names |= self._bind_window(step)
+            case "table":
+                log = self.changelogs[step.id] = Changelog(step, self._table(step))
+                names |= {"take": log.take, "attempt": log.attempt, "told": log.told}
+            case "lookup":
+                names["find"] = self.changelogs[step.reads[0]].find
+            case "broadcast":
+                names |= {"pairs": partial(self.changelogs[step.reads[0]].pairs, step), "all": all_of}
             case "join":
                 names |= self._bind_join(step)
         return names
@@ -221,6 +234,12 @@ class BoundStage:
             "closing": windows.closing,
             "mark": partial(window_mark, step.name),
         }
+
+    def _bind_event_dedup(self, step: Step) -> dict[str, Any]:
+        dedup = self.windows[step.name] = EventDedup(self.graph, step, self._table(step))
+        self.clocks[step.name] = dedup.clock
+        mark = partial(window_mark, step.name)
+        return {"first": dedup.first, "advance": dedup.advance, "closing": dedup.closing, "mark": mark}
 
     def _bind_join(self, step: Step) -> dict[str, Any]:
         join = self.windows[step.name] = join_of(self.graph, step, self._table(step))

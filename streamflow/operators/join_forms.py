@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, Final
 
 from streamflow.graph import Graph, Step
+from streamflow.operators.asof_join import AsOfJoin
 from streamflow.operators.interval_join import IntervalJoin
-from streamflow.operators.join_kinds import Interval
+from streamflow.operators.join_kinds import AsOf, Interval
 from streamflow.operators.joins import Join
 from streamflow.operators.window_join import WindowJoin
 from streamflow.state.keyed import Table
 
+_FORMS: Final[dict[type, Callable[[Graph, Step, Table[Any]], Join]]] = {Interval: IntervalJoin, AsOf: AsOfJoin}
+
 
 def join_of(graph: Graph, step: Step, table: Table[Any]) -> Join:
     """Makes the running form of a join step."""
-    form = IntervalJoin if isinstance(step.options["join"], Interval) else WindowJoin
-    return form(graph, step, table)
+    return _FORMS.get(type(step.options["join"]), WindowJoin)(graph, step, table)

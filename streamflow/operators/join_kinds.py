@@ -42,7 +42,33 @@ class Interval:
         return time_us + max(self.before_us, self.after_us) + 1
 
 
-JoinKind = Interval | Tumbling | Calendar | Sliding
+@dataclass(frozen=True, slots=True)
+class AsOf:
+    """A left record matches the latest right one that is not later than it. All times are microseconds.
+
+    Args:
+        within_us: It is no more than so much earlier; None is as early as it may be.
+        allowed_us: So late a left record may be.
+    """
+
+    within_us: int | None = None
+    allowed_us: int = 0
+    timed: ClassVar[bool] = True
+
+    def __str__(self) -> str:
+        within = "" if self.within_us is None else f", no more than {span(self.within_us)} old"
+        return f"as of its time{within}" + (f", allowed lateness {span(self.allowed_us)}" if self.allowed_us else "")
+
+    def closes(self, time_us: int) -> int:
+        """The watermark at which a left record of that time finds its version."""
+        return time_us + 1
+
+    def last_end(self, time_us: int) -> int:
+        """The moment behind the time that a record of that time has when it comes out."""
+        return time_us + 1
+
+
+JoinKind = Interval | AsOf | Tumbling | Calendar | Sliding
 
 
 class Held(msgspec.Struct, Generic[L, R], omit_defaults=True):
@@ -64,8 +90,16 @@ class Placed(Held[L, R], Generic[L, R], omit_defaults=True):
     since_us: int = 0
 
 
+class Dated(Held[L, R], Generic[L, R], omit_defaults=True):
+    """One of an as-of join: when it happened, where it counts only from later on."""
+
+    at_us: int | None = None
+
+
 def held_type(kind: JoinKind, how: str, left: Any, right: Any) -> Any:
     """The type of a join's entries."""
+    if isinstance(kind, AsOf):
+        return Dated[left, right]
     if not isinstance(kind, Interval):
         return Placed[left, right]
     return Held[left, right] if how == "inner" else Told[left, right]

@@ -266,19 +266,34 @@ class _Plain:
                 j = env[f"route{n}"](step.call(*arguments))
                 yield j, row.to(value, j)
             case "dedup":
-                if env[f"first{n}"](step.call(*arguments), part.batch.now_ms):
+                times = (part.batch.now_ms,) if step.options["dedup"] is None else (row.time, row.mark)
+                if env[f"first{n}"](step.call(*arguments), *times):
                     yield 0, row
             case "count" | "reduce" | "aggregate":
                 yield 0, row.to(self._fold(n, step, key, value))
             case "process":
                 yield from self._process(n, step, row, part)
+            case "table":
+                if step.options["pairs"]:
+                    key, value = value
+                changed = env[f"attempt{n}" if handled(step) else f"take{n}"](key, value, part.batch.now_ms)
+                if changed is not None:
+                    yield 0, replace(row, key=key, value=env[f"told{n}"](changed))
+            case "lookup":
+                found = env[f"find{n}"](key if step.function is None else step.call(*arguments), part.batch.now_ms)
+                if found is not MISSING or step.options["how"] == "left":
+                    yield 0, row.to((value, None if found is MISSING else found))
+            case "broadcast":
+                pairs = env[f"pairs{n}"](value, part.batch.now_ms)
+                for j, pair in enumerate(env[f"all{n}"](pairs) if handled(step) else pairs):
+                    yield 0, row.to(pair, j)
             case "window":
                 take = env[f"attempt{n}" if handled(step) else f"take{n}"]
-                found: Any = take(key, value, row.time, row.mark, part.batch.now_ms)
-                if found is LATE:
+                given: Any = take(key, value, row.time, row.mark, part.batch.now_ms)
+                if given is LATE:
                     yield 1, row.to(value, 1)
                     return
-                rows: Sequence[tuple[Any, int]] = found or ()
+                rows: Sequence[tuple[Any, int]] = given or ()
                 for j, (output, time) in enumerate(rows):
                     inner = row.to(output, 0, j)
                     yield 0, inner if row.time is None else replace(inner, time=time, mark=time)

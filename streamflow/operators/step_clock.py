@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from streamflow.batch import TIME_MAX, TIME_MIN, Watermark
 from streamflow.graph import SOURCE, Graph, Step
-from streamflow.plan.event_time import sources_of, watermark_groups
+from streamflow.plan.event_time import closes_by_watermark, sources_of, watermark_groups
 
 Reach = Callable[[int], int]
 """From the latest event time of the sources to a time that follows from it."""
@@ -69,7 +69,7 @@ def clock_of(graph: Graph, step: Step) -> StepClock:
     """Makes the clock of a step that goes by event time."""
     group = watermark_groups(graph).index(sources_of(graph, step))
     latest = _latest_into(graph, step)
-    if step.kind not in ("window", "join"):
+    if not closes_by_watermark(step):
         return StepClock(group, latest, to_end=True)
     kind, allowed_us = step.options[step.kind], step.options.get("allowed_us", 0)
     return StepClock(group, lambda time_us: kind.closes(latest(time_us)) + allowed_us)

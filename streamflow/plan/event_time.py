@@ -26,13 +26,15 @@ def acts_on_watermarks(step: Step) -> bool:
 
 
 def closes_by_watermark(step: Step) -> bool:
-    """Whether a step gives results when the watermark has passed them."""
-    return step.kind in ("window", "join") and bool(step.options[step.kind].timed)
+    """Whether a step gives results, or forgets records, when the watermark has passed them."""
+    kind = step.options.get(step.kind) if step.kind in ("window", "join", "dedup") else None
+    return kind is not None and bool(kind.timed)
 
 
 def reads_times(graph: Graph, step: Step) -> bool:
     """Whether a step wants to know the event time of its records."""
     wants = step.kind in ("window", "join", "process", "async_process") or bool(step.options.get("context"))
+    wants = wants or closes_by_watermark(step)
     timed = {source.name for source in graph.of_kind(SOURCE) if is_timed(source)}
     return wants and not timed.isdisjoint(sources_of(graph, step))
 

@@ -165,7 +165,8 @@ class LoopWriter:
             for letter in exit:
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
-            if step.traits.stateful and step.kind not in ("dedup", "join") and not self.handled(step):
+            without_hot = ("dedup", "join", "table")
+            if step.traits.stateful and step.kind not in without_hot and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
             if step.kind == "window" and step.options["window"].timed:
                 self.line(f"done{n} = clock{n}.at_us")

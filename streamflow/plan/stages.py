@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from streamflow.errors import DefinitionError
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
 from streamflow.plan.event_time import reads_times, watermark_groups
 
@@ -136,18 +137,44 @@ def _timed(graph: Graph, groups: list[list[Step]], before: list[set[int]]) -> li
 
 def _groups(graph: Graph) -> list[list[Step]]:
     """Groups steps by how many boundaries lie before them; each boundary step is a group of its own."""
-    depth: dict[str, int] = {}
+    depth = _depths(graph)
     groups: dict[tuple[int, str], list[Step]] = {(0, ""): []}
     for step in graph.steps:
-        before = max((depth[port.step] for port in step.inputs), default=0)
         if step.traits.boundary:
-            depth[step.id] = before + 1 + before % 2
             groups[depth[step.id], step.id] = [step]
-        else:
-            depth[step.id] = before + before % 2
-            if step.kind not in (SOURCE, SINK):
-                groups.setdefault((depth[step.id], ""), []).append(step)
+        elif step.kind not in (SOURCE, SINK):
+            groups.setdefault((depth[step.id], ""), []).append(step)
     return [groups[key] for key in sorted(groups, key=lambda key: key[0])]
+
+
+def _depths(graph: Graph) -> dict[str, int]:
+    """Per step the boundaries before it, counted twice; a table and the steps that look it up have the same depth.
+
+    Raises:
+        DefinitionError: A table is looked up both before and behind a boundary step.
+    """
+    sharing: dict[str, set[str]] = {}
+    for step in graph.steps:
+        for table in step.reads:
+            sharing.setdefault(table, {table}).add(step.id)
+    least: dict[str, int] = {}
+    depth: dict[str, int] = {}
+    for _ in range(len(graph.steps) + 1):
+        for step in graph.steps:
+            before = max((depth[port.step] for port in step.inputs), default=0)
+            own = before + 1 + before % 2 if step.traits.boundary else before + before % 2
+            depth[step.id] = max(own, least.get(step.id, 0))
+        before_lifting = dict(least)
+        for ids in sharing.values():
+            deepest = max(depth[id] for id in ids)
+            least |= {id: max(deepest, least.get(id, 0)) for id in ids}
+        if least == before_lifting:
+            return depth
+    table = max(sharing, key=depth.__getitem__)
+    raise DefinitionError(
+        f"table {graph.step(table).name!r} is looked up both before and behind a step that awaits or takes batches",
+        hint="Make a table of its own for the steps behind it, under another name: stream.to_table(name=...).",
+    )
 
 
 def _entries(graph: Graph, index: int, stage_of: dict[str, int]) -> list[Entry]:

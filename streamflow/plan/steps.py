@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from streamflow.codecs import immutable
 from streamflow.graph import Port, Step
 from streamflow.plan.join_text import write_join
+from streamflow.plan.table_text import write_broadcast, write_lookup, write_table
 from streamflow.plan.window_text import write_window
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _reduce(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 
 
 def _dedup(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
-    call = f"first{n}({w.call(n, step, scope)}, now)"
+    times = f"{scope.time}, {scope.mark}" if step.options["dedup"] is not None else "now"
+    call = f"first{n}({w.call(n, step, scope)}, {times})"
     if w.handled(step):
         with w.guarded(n, step, f"b{n} = {call}"), w.block(f"if b{n}:"):
             w.emit(Port(step.id), scope)
@@ -205,6 +207,9 @@ HELPERS = {
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
     "join": ("left", "right"),
     "window": ("t", "take", "attempt", "open", "add", "clock"),
+    "table": ("take", "attempt", "told"),
+    "lookup": ("find",),
+    "broadcast": ("pairs", "all"),
 }
 
 STEPS = {
@@ -222,5 +227,8 @@ STEPS = {
     "dedup": _dedup,
     "process": _process,
     "window": write_window,
+    "table": write_table,
+    "lookup": write_lookup,
+    "broadcast": write_broadcast,
     "join": write_join,
 }

@@ -68,8 +68,9 @@ def write_watermarks(w: LoopWriter, track: bool) -> None:
             for n in steps:
                 w.step, w.key = n, ""
                 with w.block(f"if advance{n}(batch.watermarks):"):
-                    write = _closing if closes_by_watermark(w.stage.steps[n]) else _event_timers
-                    write(w, n, w.stage.steps[n], track)
+                    step = w.stage.steps[n]
+                    write = _closing if closes_by_watermark(step) else _event_timers
+                    (_forgetting if step.kind == "dedup" else write)(w, n, step, track)
         w.step = -1
         with w.block("except Exception as error:"):
             w.line("raise fail(error, part, -1) from error")
@@ -86,6 +87,11 @@ def _closing(w: LoopWriter, n: int, step: Step, track: bool) -> None:
                 w.line(f"o = (END, {number}, j, mark{n}(k, about))")
             w.emit(Port(step.id), w.scope(("*o",) if track else ()))
         w.pause(Port(step.id), (f"END, {number}, j, END",), "j")
+
+
+def _forgetting(w: LoopWriter, n: int, step: Step, track: bool) -> None:
+    with w.block(f"for j, _ in enumerate(closing{n}()):"):
+        w.pause(Port(step.id), (f"END, {w.graph.steps.index(step)}, j, END",), "j")
 
 
 def _event_timers(w: LoopWriter, n: int, step: Step, track: bool) -> None:

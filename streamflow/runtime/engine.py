@@ -34,6 +34,7 @@ from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps, where
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.taps import Tap, Taps
 from streamflow.runtime.tasks import Tasks
 from streamflow.runtime.watch import Watch
@@ -77,7 +78,10 @@ class Engine:
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
         self._left_out: Counter[str] = Counter()
-        self._pushes = list(pushes)
+        static = static_sources(job.plan.graph)
+        self._pushes = [push for push in pushes if push.source not in static]
+        self._preloads: list[Pushed] = []
+        self._loading = False
         self.internal = Internal(job, self.push)
         self._tasks = Tasks(job.plan.graph.flow)
         self._stop_requested = self._gave_up = False
@@ -108,6 +112,7 @@ class Engine:
             self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
             async with opened(job.resources):
                 try:
+                    await self._preload()
                     self._build(self.checkpoint)
                     await self._supervise()
                 finally:
@@ -172,7 +177,8 @@ class Engine:
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._built and any(part.under_way for part in (*self._operators, self.internal.detached))
+        under_way = self._built and any(part.under_way for part in (*self._operators, self.internal.detached))
+        return self._loading or under_way
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -208,6 +214,13 @@ class Engine:
                 timers.installed()
             for windows in stage.windows.values():
                 windows.installed()
+
+    async def _preload(self) -> None:
+        """Finds out what has changed in static tables; a journal has it already."""
+        if not self.job.journal:
+            self._loading = True
+            self._preloads = await changed_rows(self.job.plan.graph, self.tables, self.job.aside)
+            self._loading = False
 
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
@@ -283,6 +296,7 @@ class Engine:
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
         self.internal.attach(self.intake, self.pacer, self.dead, self.tables, self.taps)
+        self.intake.preload(self._preloads)
         self.intake.push(self._pushes)
         for stage in self.bound:
             self.intake.wake_at(stage.stage.index, stage.next_due_ms())

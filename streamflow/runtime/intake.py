@@ -163,6 +163,7 @@ class Intake:
         self._results: deque[Pushed] = deque()
         specs = {pump.name: pump.step.options["spec"] for pump in pumps}
         self._places: dict[str, Places] = {name: spec for name, spec in specs.items() if hasattr(spec, "place")}
+        self._preloads = 0
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
@@ -190,6 +191,11 @@ class Intake:
         elif self._due.get(stage) != due_ms:
             self._due[stage] = due_ms
             self._wakeup.set()
+
+    def preload(self, pushes: Sequence[Pushed]) -> None:
+        """Hands in what enters before any record of a source."""
+        self._pushes.extend(pushes)
+        self._preloads += len(pushes)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
         """Takes records from inside the process: from users, or results of what the flow itself has begun."""
@@ -294,7 +300,9 @@ class Intake:
     def _has_rows(self) -> bool:
         """Whether there is something to take; where sources are held up, results still are."""
         self._hold = self.held()
-        return bool(self._results or (not self._hold and (self._pushes or any(p.waiting for p in self.pumps))))
+        if self._preloads:
+            return True
+        return bool(self._results or (not self._hold and (self._pushes or any(map(_is_ready, self.pumps)))))
 
     def _timers_due(self) -> bool:
         if not self._due or min(self._due.values()) > max(self._clock.now_ms(), self._now_ms):
@@ -313,6 +321,9 @@ class Intake:
         if self._due and not self._stall and not closing and self._may_fire():
             due_ms = max(min(self._due.values()), self._acted_ms + 1)
             waits.append((due_ms - self._clock.now_ms()) / 1000)
+        if not self._stall and not self._stopping:
+            # what a rate limit keeps back for now
+            waits += [pump.wait_seconds for pump in self.pumps if pump.waiting]
         if waits:
             self._alarm = self._clock.call_later(max(0.0, min(waits)), self._wakeup.set)
         try:
@@ -339,9 +350,12 @@ class Intake:
         silent, self._silent = self._silent, []
         self._turn(silent, ())
         if take:
-            self._take_pushes(self._results, rows)
-            if not self._hold:
+            loading = self._preloads > 0
+            if not loading:
+                self._take_pushes(self._results, rows)
+            if loading or not self._hold:
                 self._take_pushes(self._pushes, rows)
+            if not self._preloads and not self._hold:
                 self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
@@ -397,7 +411,7 @@ class Intake:
 
     def _take_sources(self, rows: Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
-        waiting = [pump for pump in self.pumps if pump.waiting]
+        waiting = [pump for pump in self.pumps if _is_ready(pump)]
         if not waiting:
             return
         turn = self._number % len(waiting)
@@ -406,7 +420,7 @@ class Intake:
             for pump in waiting[turn:] + waiting[:turn]:
                 room = min(most, self.rows_max - len(rows.values))
                 pump.now_ms = self._now_ms
-                while room > 0 and pump.waiting:
+                while room > 0 and _is_ready(pump):
                     for ready in pump.take(room):
                         self._enter(pump.name, ready, rows)
                         room -= len(ready.records)
@@ -441,6 +455,7 @@ class Intake:
         room = self.rows_max - len(rows.values)
         for _ in range(min(len(pushes), room, max(1, self.rows_max // 2))):
             push = pushes.popleft()
+            self._preloads = max(0, self._preloads - 1)
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
 
@@ -473,6 +488,11 @@ class Intake:
         cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
         taken = [push for cut in [*cuts, self._cut] for push in cut.pushed if push.source not in self._places]
         return taken + list(self._pushes)
+
+
+def _is_ready(pump: Pump) -> bool:
+    """Whether something may be taken now."""
+    return pump.waiting and not pump.wait_seconds
 
 
 @dataclass(frozen=True, slots=True)

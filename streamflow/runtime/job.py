@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import sleep as block
@@ -17,6 +18,7 @@ from streamflow.runtime.intake import PUSHED
 from streamflow.runtime.journal import RecordedEpoch
 from streamflow.runtime.resources import Resource
 from streamflow.runtime.settings import Settings
+from streamflow.runtime.static_tables import Aside
 from streamflow.state.store import Manifest, Store, TableShape
 
 
@@ -37,6 +39,7 @@ class Job:
         watch: Have a thread name steps that keep the event loop to themselves.
         give_way: Blocks for some seconds, so that the store's thread gets the interpreter.
         resources: What steps use, to be opened with the shard.
+        aside: Calls a function that may block without keeping the event loop waiting.
         journal: Past epochs whose numbers are to be cut again; the flow ends behind the last one.
     """
 
@@ -51,6 +54,7 @@ class Job:
     point: Point = no_point
     watch: bool = False
     give_way: Callable[[float], object] = block
+    aside: Aside = asyncio.to_thread
     journal: Sequence[RecordedEpoch] = ()
     resources: Sequence[Resource[Any]] = ()
 

@@ -19,6 +19,7 @@ from streamflow.operators.context import Message
 from streamflow.operators.letters import letter_of
 from streamflow.points import Point
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
+from streamflow.runtime.rate import Allowance
 from streamflow.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 SOURCES: Final = "sources"
 """Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
 
-BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Waits between attempts to open a connector again; the last one repeats."""
 STEADY_SECONDS: Final = 10.0
 """A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
 
@@ -100,6 +99,8 @@ class Pump:
         self._ahead = 0
         codec = step.options["spec"].codec
         self._prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
+        limit = step.options.get("rate")
+        self._allowance = None if limit is None else Allowance(limit, world.clock.monotonic)
 
     @property
     def name(self) -> str:
@@ -114,6 +115,11 @@ class Pump:
     def waiting(self) -> bool:
         """Whether there is something to take."""
         return bool(self._buffer)
+
+    @property
+    def wait_seconds(self) -> float:
+        """How long the source's rate limit still keeps what is there from being taken."""
+        return 0.0 if self._allowance is None else self._allowance.wait_seconds
 
     @property
     def epoch_full(self) -> bool:
@@ -162,7 +168,7 @@ class Pump:
                 self._drop()
                 if self._fruitful or self._world.clock.monotonic() - since >= STEADY_SECONDS:
                     attempt = 0
-                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                wait = self._world.settings.reopen_seconds(attempt)
                 attempt += 1
                 self._world.instrument.connector_failed("source", self.name, error, wait)
                 await sleep(self._world.clock, wait)
@@ -254,13 +260,19 @@ class Pump:
     def take(self, most: int) -> list[Ready]:
         """Takes up to ``most`` records of one partition, in one run but for those that cannot be decoded.
 
+        Of a source with a rate limit no more than that allows, at least one.
+
         They are decoded here, not when they are read: thousands of objects made ahead of their use cost more than
         making them.
 
         Raises:
             DecodeError: A record cannot be decoded, and the source's policy is to stop.
         """
-        return self._take_at(0, most)
+        if self._allowance is None:
+            return self._take_at(0, most)
+        found = self._take_at(0, max(1, min(most, self._allowance.room)))
+        self._allowance.spend(sum(len(ready.records) for ready in found))
+        return found
 
     def take_from(self, partition: Partition, count: int) -> list[Ready]:
         """Takes exactly ``count`` records of one partition, of which there must be so many.

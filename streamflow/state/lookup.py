@@ -1,4 +1,4 @@
-"""Looking up one key in the file: the newest delta that is not folded yet, else the row."""
+"""Looking up one key in the file, the newest delta that is not folded yet, else the row; or the first keys of all."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from streamflow.keys import PLAIN_SUB, key_group
 from streamflow.state.splitting import delta_entries
+from streamflow.state.views import ENTRIES
 
 # `instr` passes over deltas without the key at memory speed; what it finds json_each looks at closely, since the
 # text may also stand inside some value. The newest delta that has the key ends the search.
@@ -19,6 +20,12 @@ _FOLDED: Final = """
 SELECT CAST('[' || key || ',' || sub || ',' || value || ',' || coalesce(expires_ms, 'null') || ']' AS BLOB)
 FROM state WHERE key_group = :group AND step = :step AND key = CAST(:key AS TEXT) AND sub = CAST(:sub AS TEXT)"""
 _QUERY: Final = f"SELECT coalesce(({_UNFOLDED}), ({_FOLDED}))"
+
+_LISTING: Final = (
+    ENTRIES.format(step=":step")
+    + "SELECT CAST(k AS BLOB), CAST(v AS BLOB) FROM entries WHERE s = :sub AND coalesce(x > :now, 1)\n"
+    "ORDER BY k LIMIT :most"
+)
 
 
 def lookup(step: int, key: bytes) -> tuple[str, dict[str, Any]]:
@@ -43,3 +50,8 @@ def found(rows: Sequence[Sequence[Any]], now_ms: int) -> bytes | None:
     (read,) = delta_entries(b"[" + entry + b"]")
     expired = read.expires_ms is not None and read.expires_ms <= now_ms
     return None if expired else read.value
+
+
+def listing(step: int, now_ms: int, most: int) -> tuple[str, dict[str, Any]]:
+    """The query for the first plain values of a table: key and value as JSON, in the order of the keys' text."""
+    return _LISTING, {"step": step, "sub": PLAIN_SUB.decode(), "now": now_ms, "most": most}

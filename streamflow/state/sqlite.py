@@ -17,7 +17,7 @@ from streamflow.state.dead import LISTED_MAX, StoredLetter, delete_dead, mark_re
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
 from streamflow.state.ledger import Held, Ledger
-from streamflow.state.lookup import found, lookup
+from streamflow.state.lookup import found, listing, lookup
 from streamflow.state.opening import (
     as_checkpoint_error,
     as_state_error,
@@ -325,6 +325,17 @@ class SqliteStore:
         async with self._reading:
             rows = await self._executor.read(self._place.connect_readable, *lookup(step, key))
         return found(rows, self._ledger.now_ms)
+
+    async def items(self, table: str, most: int) -> list[tuple[bytes, bytes]]:
+        """Reads the first committed plain values, as of one commit: key and value as JSON, by the keys' text.
+
+        Costs a walk through the whole table, by SQLite on the reader's thread.
+        """
+        step = self._ledger.step(table)
+        async with self._reading:
+            query = listing(step, self._ledger.now_ms, most)
+            rows = await self._executor.read(self._place.connect_readable, *query)
+        return [(key, value) for key, value in rows]
 
     # -- the end -------------------------------------------------------------------------------------------------------
 

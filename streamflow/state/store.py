@@ -321,6 +321,10 @@ class Store(Protocol):
         """Reads one committed plain value by its key's JSON; None if absent."""
         ...
 
+    async def items(self, table: str, most: int) -> list[tuple[bytes, bytes]]:
+        """Reads the first committed plain values, key and value as JSON, in the order of the keys' text."""
+        ...
+
     async def close(self) -> None:
         """Folds nothing more, writes the witness, releases the lock; safe to call twice."""
         ...

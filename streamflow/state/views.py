@@ -13,8 +13,7 @@ from typing import Final
 PLAIN: Final = "value"
 """Kind of a table that has no sub-keys."""
 
-_VIEW: Final = """\
-CREATE VIEW {name} AS
+ENTRIES: Final = """\
 WITH changed(id, entry, newest) AS (
   SELECT json_extract(e.value, '$[0]', '$[1]'), e.value, max((d.id << 32) + e.key)
   FROM state_delta AS d, json_each(d.payload) AS e WHERE d.step = {step} GROUP BY 1
@@ -28,7 +27,12 @@ WITH changed(id, entry, newest) AS (
     FROM changed WHERE json_array_length(entry) > 2
   )
 )
-SELECT {key} AS key{sub}, v AS value, x AS expires_ms FROM entries"""
+"""
+"""Names the entries of one table: key, sub, value as JSON and expiry, with unfolded deltas laid over the rows."""
+
+_VIEW: Final = (
+    "CREATE VIEW {name} AS\n" + ENTRIES + "SELECT {key} AS key{sub}, v AS value, x AS expires_ms FROM entries"
+)
 
 # a text without escapes is cut out, one with harmless escapes decoded; what SQL cannot hold (NUL, lone surrogates,
 # integers over 64 bits) stays as JSON

@@ -23,11 +23,11 @@ from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.files import copy_as_found
-from streamflow.state.keyed import Table
 from streamflow.state.sqlite import SqliteStore
 
 if TYPE_CHECKING:
-    from streamflow.flow import Flow, KeyedStream, Stream
+    from streamflow.flow import Flow, Stream
+    from streamflow.flow.tables import Table
 
 T = TypeVar("T")
 
@@ -177,10 +177,9 @@ class FlowTest:
         sink = f"{SINK}:{of}"
         return self._topics[sink if sink in self._topics else f"{SOURCE}:{of}"]
 
-    def state(self, stream: KeyedStream[Any, Any]) -> dict[Any, Any]:
-        """All state of a step, as the step sees it now."""
-        table: Table[Any] = self.engine.tables[stream._step.name]
-        return table.snapshot()
+    def state(self, stream: Stream[Any] | Table[Any, Any]) -> dict[Any, Any]:
+        """All state of a step, or all of a table, as it is seen now."""
+        return self.engine.tables[stream._step.name].snapshot()
 
     @property
     def engine(self) -> Engine:

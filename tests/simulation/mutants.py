@@ -16,6 +16,7 @@ from streamflow.connect.memory_sink import MemorySink
 from streamflow.connect.memory_source import MemorySource
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.operators import bind, context
+from streamflow.operators.asof_join import AsOfJoin
 from streamflow.operators.context import Context
 from streamflow.operators.interval_join import IntervalJoin
 from streamflow.operators.joins import Waiting
@@ -476,6 +477,16 @@ def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
 def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
     for form in (IntervalJoin, WindowJoin):
         stack.enter_context(patch.object(form, "arm", lambda *_: None))
+
+
+@mutant_in("looking-back")
+def what_waits_for_the_watermark_is_forgotten_by_a_restart(stack: ExitStack) -> None:
+    stack.enter_context(patch.object(AsOfJoin, "installed", lambda _: None))
+
+
+@mutant_in("tables")
+def records_do_not_wait_for_static_tables(stack: ExitStack) -> None:
+    stack.enter_context(patch.object(Intake, "preload", Intake.push))
 
 
 EQUIVALENT = frozenset({"first baseline not stored"})

@@ -35,6 +35,13 @@ def wrong(flow: sf.Flow) -> None:
     keyed.join(by_amount, within="5s", name="j")  # type: ignore[arg-type]
     keyed.join(keyed, within="5s", how="full", name="j")  # type: ignore[call-overload]
     keyed.join(keyed, name="j")  # type: ignore[call-overload]
+    table = by_amount.to_table(name="t")
+    keyed.join(table)  # type: ignore[arg-type]
+    by_amount.join(table, how="outer")  # type: ignore[call-overload]
+    orders.join_broadcast(table, by=length)  # type: ignore[arg-type]
+    keyed.join_asof(by_amount, name="a")  # type: ignore[arg-type]
+    keyed.join_asof(keyed)  # type: ignore[call-overload]
+    orders.sample()  # type: ignore[call-overload]
     keyed.join(keyed, within="5s", how="left", name="j").map(amount_of_both)  # type: ignore[arg-type]
 
     @keyed.process(state=Account)  # type: ignore[arg-type]

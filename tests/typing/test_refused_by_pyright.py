@@ -37,7 +37,14 @@ def wrong(flow: sf.Flow) -> None:
     by_amount = orders.key_by(lambda o: o.amount)
     keyed.join(by_amount, within="5s", name="j")  # pyright: ignore[reportArgumentType]
     keyed.join(keyed, within="5s", how="full", name="j")  # pyright: ignore[reportArgumentType, reportCallIssue]
-    keyed.join(keyed, name="j")  # pyright: ignore[reportCallIssue]
+    keyed.join(keyed, name="j")  # pyright: ignore[reportArgumentType]
+    table = by_amount.to_table(name="t")
+    keyed.join(table)  # pyright: ignore[reportArgumentType]
+    by_amount.join(table, how="outer")  # pyright: ignore[reportArgumentType, reportCallIssue]
+    orders.join_broadcast(table, by=length)  # pyright: ignore[reportArgumentType]
+    keyed.join_asof(by_amount, name="a")  # pyright: ignore[reportArgumentType]
+    keyed.join_asof(keyed)  # pyright: ignore[reportCallIssue]
+    orders.sample()  # pyright: ignore[reportCallIssue]
     pairs = keyed.join(keyed, within="5s", how="left", name="j")
     pairs.map(amount_of_both)  # pyright: ignore[reportArgumentType, reportCallIssue]
 

@@ -15,6 +15,7 @@ from streamflow.errors import Fenced, SinkAhead, StateLockedError, StreamflowErr
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
 from streamflow.runtime.journal import RecordedEpoch
+from streamflow.runtime.static_tables import at_once
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.place import Place
 from streamflow.state.sqlite import StoreOptions
@@ -113,6 +114,7 @@ class Life:
             RecordedEngine(run.recorder, lambda: self.supervisor.engine, self._never_again),
             point=self.point,
             give_way=self.clock.block,
+            aside=at_once,
             journal=run.journal,
         )
 

@@ -14,7 +14,7 @@ from streamflow.testing.simulation.network import Faults
 
 T = TypeVar("T")
 
-RARE_POINTS: Final = ("fold.written", "spill.done", "stop.drained")
+RARE_POINTS: Final = ("fold.written", "record.buried", "record.buried", "spill.done", "stop.drained")
 """Points that few lives come to: they are named more often."""
 KILLS_MAX: Final = 4
 FAULTS_SECONDS: Final = 4.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import streamflow as sf
-from streamflow.cli.diagrams import dot, mermaid
+from streamflow.cli.diagrams import as_data, dot, mermaid
 from streamflow.cli.picture import picture
 from tests.unit.cli.asserts import assert_refused
 
@@ -115,3 +115,56 @@ def test_explaining_makes_no_file(project):
     before = sorted(path.name for path in project.folder.iterdir() if path.name != "__pycache__")
     assert project("explain", module, "--plan").exit_code == 0
     assert sorted(path.name for path in project.folder.iterdir() if path.name != "__pycache__") == before
+
+
+def names() -> dict[str, str]:
+    return {}
+
+
+def enriched() -> sf.Flow:
+    flow = sf.Flow("enriched")
+    one = flow.source(sf.MemoryTopic("one", value=int), time=lambda n: n).rate_limit(100, per="1s")
+    two = flow.source(sf.MemoryTopic("two", value=int), time=lambda n: n)
+    keyed = one.key_by(tens, name="one-key")
+    table = two.key_by(tens, name="two-key").to_table(name="table", ttl="1d")
+    keyed.join(table, how="left", name="known").to(sf.MemoryTopic("known", blind=True), guarantee="at_least_once")
+    one.join_broadcast(flow.table(names), by=tens, name="named").to(sf.MemoryTopic("named"))
+    versions = two.key_by(tens, name="version-key")
+    keyed.join_asof(versions, within="1h", allowed_lateness="5s", name="as-of").sample(fraction=0.1)
+    one.dedup(tens, within="1h", time="event", name="once")
+    return flow
+
+
+def test_tables_and_what_looks_them_up_are_named_with_what_they_keep():
+    drawn = {line.split()[0]: " ".join(line.split()[1:]) for line in picture(enriched().graph(), lines=False) if line}
+    found = "\n".join(picture(enriched().graph(), lines=False))
+    for words in (
+        "no more than 100 records in 1s",
+        "left join with table 'table'",
+        "inner join with table 'names'",
+        "state 'table': int per str, ttl 1d",
+        "inner join as of its time, no more than 1h old, allowed lateness 5s, keeps left records until the watermark",
+        "remembers by event time for 1h",
+        "static table from names",
+    ):
+        assert words in found, words
+    assert drawn["names"] == "table state 'names': str per str"
+    assert "sample" in found
+
+
+def test_diagrams_and_data_show_which_table_a_step_looks_up():
+    graph = enriched().graph()
+    assert mermaid(graph).count("-.->") == 2
+    assert dot(graph).count("[style=dashed]") == 2
+    data = {step["id"]: step for step in as_data(graph, [])["steps"]}
+    assert (data["step:known"]["reads"], data["step:named"]["reads"]) == (["step:table"], ["step:names"])
+
+
+def test_the_guarantee_of_a_path_holds_for_the_sources_of_a_table():
+    given = {(path.source, path.sink): str(path.given) for path in enriched().guarantees()}
+    assert given == {
+        ("one", "known"): "at_least_once",
+        ("two", "known"): "at_least_once",
+        ("one", "named"): "exactly_once",
+        ("names", "named"): "exactly_once",
+    }

@@ -19,6 +19,8 @@ SIDE = sf.Output("side", int)
 
 def number(value: Any) -> int:
     """One small integer for whatever a step gave."""
+    if value is None:
+        return 0
     if isinstance(value, int):
         return value % 997
     if isinstance(value, str):
@@ -121,8 +123,8 @@ KINDS = (
     "map_batch",
     "dedup",
 )
-KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited")
-ON_WATERMARKS = ("window", "reminders", "join")
+KEYED = ("count", "reduce", "aggregate", "process", "batch", "limited", "table")
+ON_WATERMARKS = ("window", "reminders", "join", "by_time")
 
 
 class How(NamedTuple):
@@ -198,6 +200,11 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) 
             left, right = (side.map(number, name=f"{name}-{n}") for n, side in zip("lr", sides, strict=True))
             joined = joined_by(left, right, pick, options)
             return [joined, joined.late.left, joined.late.right]
+        case "table":
+            others = [other for other in streams if isinstance(other, KeyedStream)]
+            return looked_up(stream, others[pick(len(others))], pick, steps)
+        case "by_time":
+            return by_time(stream, [other for other in streams if isinstance(other, KeyedStream)], pick, steps)
         case "reminders":
             reminders = stream.process(state=dict, **options)(steps.remember)
             reminders.on_timer("soon", time="event")(steps.remind)
@@ -221,6 +228,40 @@ def joined_by(left: Any, right: Any, pick: Pick, options: dict[str, Any]) -> Any
     if kind < 2:
         return left.join(right, within=within[kind], how=how, **options)
     return left.join(right, window=windows[kind - 2], how=how, **options)
+
+
+def value_or_none(value: Any) -> int | None:
+    """The value of a table, or None, which removes it."""
+    return None if number(value) % 4 == 0 else number(value)
+
+
+def looked_up(stream: Any, other: Any, pick: Pick, steps: Steps) -> list[Stream[Any]]:
+    """Two ways of looking a table up, and its changes."""
+    how, name = ("inner", "left")[pick(2)], steps.name
+    ttl = (None, "3ms")[pick(2)]
+    table = other.map(value_or_none, name=f"{name}-v").to_table(name=name, ttl=ttl, on_error=steps.policy)
+    joined = stream.join(table, how=how, name=f"{name}-j")
+    again: Any
+    if pick(2):
+        again = stream.join_broadcast(table, by=steps.key, how=how, name=f"{name}-b", on_error=steps.policy)
+    else:
+        where = lambda record, value: (steps.risk(record) + value) % 2  # noqa: E731
+        again = stream.join_broadcast(table, where=where, how=how, name=f"{name}-b", on_error=steps.policy)
+    changes = table.changes.map(lambda change: (change.before or 0, change.after or 0), name=f"{name}-c")
+    return [pairs.map(number, name=f"{name}-{n}") for n, pairs in enumerate((joined, again))] + [changes]
+
+
+def by_time(stream: Any, others: list[Any], pick: Pick, steps: Steps) -> list[Stream[Any]]:
+    """An as-of join, or dedup by event time."""
+    name = steps.name
+    if pick(2):
+        return [stream.dedup(steps.map, within="3ms", time="event", **steps.options)]
+    left = stream.map(number, name=f"{name}-l")
+    right = others[pick(len(others))].map(value_or_none, name=f"{name}-r")
+    within, allowed = (None, "4ms")[pick(2)], ("0s", "2ms")[pick(2)]
+    how = ("inner", "left")[pick(2)]
+    joined = left.join_asof(right, how=how, within=within, allowed_lateness=allowed, types=(int, Any), **steps.options)
+    return [joined.map(number, name=f"{name}-n"), joined.late.left, joined.late.right.map(number, name=f"{name}-o")]
 
 
 @st.composite

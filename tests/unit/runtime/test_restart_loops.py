@@ -13,7 +13,6 @@ import pytest
 
 import streamflow as sf
 from streamflow.errors import Unavailable
-from streamflow.runtime import supervisor
 from tests.faults.traps.lives import BRISK, Lives
 from tests.unit.runtime.test_engine import Seen
 
@@ -21,11 +20,8 @@ TRIES = 4
 
 
 @pytest.mark.parametrize("others_commit", [False, True])
-async def test_a_queue_that_breaks_at_one_message_stops_the_flow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, others_commit: bool
-) -> None:
+async def test_a_queue_that_breaks_at_one_message_stops_the_flow(tmp_path: Path, others_commit: bool) -> None:
     """Also while another source lets epochs commit: that one's progress is not the broken one's."""
-    monkeypatch.setattr(supervisor, "BACKOFF_SECONDS", (0.01,))
     queue: sf.MemoryTopic[int] = sf.MemoryTopic("queue", value=int, ids=True)
     other: sf.MemoryTopic[int] = sf.MemoryTopic("other", value=int)
     out: sf.MemoryTopic[int] = sf.MemoryTopic("out", value=int)
@@ -47,7 +43,11 @@ async def test_a_queue_that_breaks_at_one_message_stops_the_flow(
         return source
 
     queue.source = breaking  # type: ignore[method-assign]
-    flow = sf.Flow("loops", state=tmp_path / "loops.db", settings=sf.Settings(commit_min="0ms", restarts_max=TRIES))
+    flow = sf.Flow(
+        "loops",
+        state=tmp_path / "loops.db",
+        settings=sf.Settings(commit_min="0ms", restarts_max=TRIES, reopen_max="10ms"),
+    )
     flow.source(queue).merge(flow.source(other)).to(out)
 
     async def keep_committing() -> None:

@@ -1,0 +1,136 @@
+"""What tables, as-of joins and dedup by event time must give, from their definitions alone."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+LEFT, RIGHT = 0, 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """One record: side, partition, key, event time in whole seconds, and a number of its own; some end their key."""
+
+    side: int
+    partition: str
+    key: str
+    at: int
+    number: int
+    gone: bool = False
+
+
+Pair = tuple[int, int | None]
+"""Number of the record, and of the one that it found."""
+
+
+def value_of(record: Record) -> int | None:
+    return None if record.gone else record.number
+
+
+def looked_up(records: Sequence[Record], key_of: Callable[[Record], str | None]) -> list[Pair]:
+    """Each left record, in order, with the last value of its key among the right ones before it."""
+    table: dict[str | None, int | None] = {}
+    found: list[Pair] = []
+    for record in records:
+        if record.side == RIGHT:
+            table[record.key] = value_of(record)
+        else:
+            found.append((record.number, table.get(key_of(record))))
+    return found
+
+
+def walked_through(records: Sequence[Record], where: Callable[[int, int], bool]) -> list[Pair]:
+    """Each left record, in order, with every value of the table that goes with it, by key; or with None."""
+    table: dict[str, int] = {}
+    found: list[Pair] = []
+    for record in records:
+        if record.side == RIGHT:
+            table.pop(record.key, None)
+            if not record.gone:
+                table[record.key] = record.number
+            continue
+        values = [table[key] for key in sorted(table) if where(record.number, table[key])]
+        found += [(record.number, value) for value in values] or [(record.number, None)]
+    return found
+
+
+def changes(records: Sequence[Record]) -> list[tuple[str, int | None, int | None]]:
+    """What happened to the table: key, value before and after."""
+    table: dict[str, int | None] = {}
+    found = []
+    for record in records:
+        before, after = table.get(record.key), value_of(record)
+        if record.side == RIGHT and (before is not None or after is not None):
+            found.append((record.key, before, after))
+            table[record.key] = after
+    return found
+
+
+def marks(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, float]]:
+    """Each record with the watermark of its own partition just before it."""
+    latest: dict[tuple[int, str], float] = defaultdict(lambda: float("-inf"))
+    for record in records:
+        place = record.side, record.partition
+        yield record, latest[place] - lateness
+        latest[place] = max(latest[place], record.at)
+
+
+class Version(NamedTuple):
+    """A right record: since when it counts, and when it happened."""
+
+    since: float
+    at: int
+    value: int | None
+
+
+class AsOf(NamedTuple):
+    """What an as-of join gives, in any order, and the numbers of the late records of each side."""
+
+    rows: list[tuple[int, int | None, int]]
+    late: list[list[int]]
+
+
+def as_of(records: Sequence[Record], lateness: int, within: int | None, allowed: int) -> AsOf:
+    """A left as-of join: number of the record and of what it found, and its time."""
+    versions: dict[str, list[Version]] = defaultdict(list)
+    waiting: list[Record] = []
+    late: list[list[int]] = [[], []]
+    for record, mark in marks(records, lateness):
+        if record.side == LEFT:
+            if record.at + allowed < mark:
+                late[LEFT].append(record.number)
+            else:
+                waiting.append(record)
+            continue
+        known = versions[record.key]
+        newer = [one for one in known if one.since <= mark and one.at > record.at]
+        if record.at < mark and newer:
+            late[RIGHT].append(record.number)
+        else:
+            known.append(Version(max(mark, record.at), record.at, value_of(record)))
+    rows = []
+    for record in waiting:
+        # the last of those that count from the same time on is the one that came last
+        found = [one for one in versions[record.key] if one.since <= record.at]
+        latest = max((one.since for one in found), default=0)
+        last = [one for one in found if one.since == latest][-1:]
+        value = last[0].value if last and (within is None or record.at - latest <= within) else None
+        rows.append((record.number, value, record.at))
+    return AsOf(rows, late)
+
+
+def first_of_each(records: Sequence[Record], lateness: int, within: int) -> list[int]:
+    """Dedup by event time: the numbers of the records that pass, in order."""
+    seen: dict[str, int] = {}
+    found = []
+    for record, mark in marks(records, lateness):
+        before = seen.get(record.key)
+        if before is not None and record.at < before + within and mark < before + within:
+            continue
+        found.append(record.number)
+        if mark < record.at + within:
+            seen[record.key] = record.at
+    return found

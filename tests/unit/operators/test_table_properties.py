@@ -1,0 +1,215 @@
+"""Tables, as-of joins and dedup against their definitions: any disorder, every cut, crashes in between."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+import streamflow as sf
+from streamflow.runtime.settings import Settings
+from streamflow.testing.harness import FlowTest
+from tests.unit.operators.table_reference import (
+    LEFT,
+    RIGHT,
+    Record,
+    as_of,
+    changes,
+    first_of_each,
+    looked_up,
+    value_of,
+    walked_through,
+)
+
+BASE = 1_767_225_600
+LATENESS = 2
+PARTITIONS = ("a", "b")
+AS_OF = [(None, 0), (6, 0), (None, 3), (4, 5)]
+DEDUP = [1, 5, 20]
+CUTS = {
+    "one by one": Settings(fragment_rows_max=1),
+    "sevens": Settings(fragment_rows_max=7, channel_fragments=1),
+    "plain": Settings(plain=True),
+    "whole": Settings(channel_fragments=64),
+}
+FEW = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+
+
+@st.composite
+def inputs(draw: st.DrawFn) -> list[Record]:
+    """Records in the order of arrival; the right ones of a key come from one partition."""
+    one = st.tuples(st.integers(0, 3), st.integers(-12, 3), st.integers(0, 1), st.integers(0, 3), st.booleans())
+    now, found = 30, []
+    for number, (step, back, side, key, gone) in enumerate(draw(st.lists(one, max_size=50))):
+        now += step
+        ends = gone and number % 3 == 0
+        found.append(Record(side, PARTITIONS[key % 2], str(key), max(0, now + back), number, ends))
+    return found
+
+
+def goes_with(number: int, value: int) -> bool:
+    return (number + value) % 2 == 0
+
+
+def key_or_none(record: Record) -> str | None:
+    return None if record.number % 5 == 0 else str((int(record.key) + 1) % 4)
+
+
+async def fed(flow: sf.Flow, how: Settings, arrivals: Sequence[tuple[Any, Record]], crashes: int, seed: int) -> Any:
+    """Runs a flow over records that come without a pause; it dies at any turn of the loop. Gives the test, stopped."""
+    chance = random.Random(f"{seed} {len(arrivals)}")
+    cuts = set(chance.sample(range(len(arrivals)), min(crashes, len(arrivals))))
+    async with FlowTest(flow, how) as t:
+        for at, (source, record) in enumerate(arrivals):
+            if at in cuts:
+                for _ in range(chance.randrange(12)):
+                    await asyncio.sleep(0)
+                await t.crash()
+            await t.send(source, record, partition=record.partition, settle=False)
+        await t.settle()
+        await t.advance("31s")
+        assert t.crashes == len(cuts)
+    return t
+
+
+def _numbers(pairs: Sequence[tuple[Any, Any]]) -> list[tuple[int, int | None]]:
+    return [(left.number, right) for left, right in pairs]
+
+
+async def tables(records: Sequence[Record], how: Settings, crashes: int) -> dict[str, list[Any]]:
+    """All ways of looking a table up; both sides come from one partition, so their order is one."""
+    flow = sf.Flow("tables")
+    source = flow.source(sf.MemoryTopic[Record]("in", value=Record))
+    left, right = source.branch(lambda record: record.side == LEFT, sf.otherwise)
+    rights = right.key_by(lambda record: record.key, name="by-key")
+    table = rights.map(value_of).to_table(name="table")
+    lefts = left.key_by(lambda record: record.key, name="left-by-key")
+    behind = left.map_batch(lambda batch: batch, name="behind").key_by(lambda record: record.key, name="behind-by-key")
+    late = rights.map(value_of, name="again").to_table(name="late-table")
+    streams: dict[str, sf.Stream[Any]] = {
+        "inner": lefts.join(table),
+        "left": lefts.join(table, how="left"),
+        "by": left.join_broadcast(table, by=key_or_none, how="left"),
+        "where": left.join_broadcast(table, where=lambda record, value: goes_with(record.number, value), how="left"),
+        "behind": behind.join(late, how="left", name="join-behind"),
+    }
+    changed = table.changes.map(lambda change: (change.before, change.after))
+    keyed = table.changes.process(state=int, name="keyed")(lambda ctx, change: [(ctx.key, change.before, change.after)])
+    t = await fed(flow, how, [(source, _in_one_partition(record)) for record in records], crashes, 1)
+    found = {name: _numbers(t.out(stream)) for name, stream in streams.items()}
+    return found | {"changes": t.out(keyed), "changed": t.out(changed)}
+
+
+def _in_one_partition(record: Record) -> Record:
+    return Record(record.side, "", record.key, record.at, record.number, record.gone)
+
+
+def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
+    left = looked_up(records, lambda record: record.key)
+    changed = changes(records)
+    return {
+        "inner": [pair for pair in left if pair[1] is not None],
+        "left": left,
+        "by": looked_up(records, key_or_none),
+        "where": walked_through(records, goes_with),
+        "behind": left,
+        "changes": changed,
+        "changed": [row[1:] for row in changed],
+    }
+
+
+@pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
+@FEW
+@given(inputs(), st.integers(0, 2))
+def test_tables_are_found_as_of_each_records_place(how: Settings, records: list[Record], crashes: int) -> None:
+    assert asyncio.run(tables(records, how, crashes)) == _expected(records)
+
+
+async def by_time(records: Sequence[Record], how: Settings, crashes: int) -> dict[str, Any]:
+    """As-of joins of two sources, and dedup of one of them."""
+    flow = sf.Flow("by-time")
+    left, right = (
+        flow.source(
+            sf.MemoryTopic[Record](name, value=Record, partitions=PARTITIONS),
+            time=lambda record: (BASE + record.at) * 1000,
+            lateness=f"{LATENESS}s",
+        )
+        for name in ("left", "right")
+    )
+    lefts = left.key_by(lambda record: record.key, name="left-key")
+    rights = right.key_by(lambda record: record.key, name="right-key").map(value_of)
+    joined = {
+        (within, allowed): lefts.join_asof(
+            rights,
+            how="left",
+            within=None if within is None else f"{within}s",
+            allowed_lateness=f"{allowed}s",
+            name=f"as-of-{within}-{allowed}",
+            types=(Record, int | None),
+        )
+        for within, allowed in AS_OF
+    }
+    inner = lefts.join_asof(rights, name="inner", types=(Record, int | None))
+    told = {name: join.map(_timed, name=f"told-{name[0]}-{name[1]}") for name, join in joined.items()}
+    firsts = {
+        span: left.dedup(lambda record: record.key, within=f"{span}s", time="event", name=f"dedup-{span}")
+        for span in DEDUP
+    }
+    sources = (left, right)
+    t = await fed(flow, how, [(sources[record.side], record) for record in records], crashes, 2)
+    found: dict[str, Any] = {}
+    for name, join in joined.items():
+        late = [[record.number for record in t.out(join.late.left)], t.out(join.late.right)]
+        found[f"as of {name}"] = sorted(t.out(told[name])), late
+        assert t.out(told[name]) == sorted(t.out(told[name]), key=lambda row: row[2]) or name[1]
+    found["inner"] = sorted(_numbers(t.out(inner)))
+    found["firsts"] = {
+        span: {
+            partition: [record.number for record in t.out(stream) if record.partition == partition]
+            for partition in PARTITIONS
+        }
+        for span, stream in firsts.items()
+    }
+    return found
+
+
+def _timed(ctx: sf.Context[Any, Any], pair: Any) -> tuple[int, int | None, int]:
+    assert ctx.event_time is not None
+    left, right = pair
+    return left.number, right, round(ctx.event_time.timestamp()) - BASE
+
+
+def _expected_by_time(records: Sequence[Record]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    lefts = [record for record in records if record.side == LEFT]
+    values = {record.number: value_of(record) for record in records}
+    for within, allowed in AS_OF:
+        rows, (late_left, late_right) = as_of(records, LATENESS, within, allowed)
+        late = [late_left, [values[number] for number in late_right]]
+        found[f"as of {(within, allowed)}"] = sorted(rows), late
+    inner = as_of(records, LATENESS, None, 0).rows
+    found["inner"] = sorted((number, value) for number, value, _ in inner if value is not None)
+    found["firsts"] = {span: {} for span in DEDUP}
+    for span in DEDUP:
+        passed = set(first_of_each(lefts, LATENESS, span))
+        for partition in PARTITIONS:
+            mine = [record.number for record in lefts if record.partition == partition]
+            found["firsts"][span][partition] = [number for number in mine if number in passed]
+    return found
+
+
+@pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
+@FEW
+@given(inputs(), st.integers(0, 2))
+def test_what_goes_by_event_time_is_as_defined(how: Settings, records: list[Record], crashes: int) -> None:
+    found, wanted = asyncio.run(by_time(records, how, crashes)), _expected_by_time(records)
+    for name, (rows, late) in ((name, found.pop(name)) for name in list(found) if name.startswith("as of")):
+        assert rows == wanted[name][0], name
+        assert sorted(late[LEFT]) == sorted(wanted[name][1][LEFT]), name
+        assert sorted(late[RIGHT], key=str) == sorted(wanted.pop(name)[1][RIGHT], key=str), name
+    assert found == wanted
