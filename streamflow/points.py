@@ -1,7 +1,8 @@
 """Crash points: named instants of the commit protocol at which a test may end the process; production does nothing.
 
 A random kill hits the few instants that matter once in a hundred tries. So the code names them, and tests raise,
-kill or fail there. The catalogue below is all there are; each is reached by tests.
+kill or fail there. The catalogue below is all that any flow may pass; each is reached by tests. Kafka's sink has one of
+its own, ``sink.repairing``: see ``streamflow_kafka.repair``.
 """
 
 from __future__ import annotations

@@ -97,8 +97,7 @@ class Cluster:
         self._controller = -1
         self._connections: dict[tuple[int, str], Any] = {}
         self._making = asyncio.Lock()
-        self.broken = False
-        """Whether a connection was lost, not just closed because nobody used it."""
+        self._broken = asyncio.Event()
 
     @classmethod
     async def connect(cls, kafka: Kafka, options: Options, client_id: str) -> Cluster:
@@ -140,6 +139,15 @@ class Cluster:
         return read_metadata(await self._exchange(connection, MetadataRequest(names)))
 
     @property
+    def broken(self) -> bool:
+        """Whether a connection was lost, not just closed because nobody used it."""
+        return self._broken.is_set()
+
+    async def breaks(self) -> None:
+        """Waits until a connection is lost."""
+        await self._broken.wait()
+
+    @property
     def nodes(self) -> Set[int]:
         """The brokers that are known."""
         return self._brokers.keys()
@@ -163,6 +171,27 @@ class Cluster:
         """
         node = next(iter(self._brokers)) if node is None else node
         return await self._exchange(await self._connection(node, purpose), request)
+
+    async def require(self, *requests: Any) -> None:
+        """Looks whether the brokers know some requests, without sending them.
+
+        Raises:
+            ConnectorError: One is not known.
+        """
+        from aiokafka.errors import IncompatibleBrokerVersion
+
+        connection = await self._connection(next(iter(self._brokers)), "")
+        for request in requests:
+            try:
+                request.prepare(connection._versions)
+            except (IncompatibleBrokerVersion, NotImplementedError) as error:
+                raise self._unknown(request, error) from error
+
+    def _unknown(self, request: Any, error: Exception) -> ConnectorError:
+        return ConnectorError(
+            f"Kafka at {self.kafka} is too old or too new for {type(request).__name__}: {error}",
+            hint="Topics can be read from Kafka 2.1 on and written to from 2.5 on, both up to 4.x.",
+        )
 
     async def offsets(
         self, leaders: Mapping[tuple[str, int], int], when: int, isolation: int = READ_COMMITTED
@@ -240,7 +269,8 @@ class Cluster:
     def _lost(self, connection: Any, reason: Any) -> None:
         from aiokafka.conn import CloseReason
 
-        self.broken = self.broken or reason == CloseReason.CONNECTION_BROKEN
+        if reason == CloseReason.CONNECTION_BROKEN:
+            self._broken.set()
 
     async def _exchange(self, connection: Any, request: Any) -> Any:
         from aiokafka.conn import CloseReason
@@ -249,10 +279,7 @@ class Cluster:
         try:
             return await connection.send(request)
         except (IncompatibleBrokerVersion, NotImplementedError) as error:
-            raise ConnectorError(
-                f"Kafka at {self.kafka} is too old or too new for {type(request).__name__}: {error}",
-                hint="Kafka 2.1 to 4.x is supported.",
-            ) from error
+            raise self._unknown(request, error) from error
         except (OSError, EOFError, TimeoutError, KafkaError) as error:
             if isinstance(error, TimeoutError):
                 connection.close(reason=CloseReason.CONNECTION_TIMEOUT)

@@ -1,75 +1,60 @@
-"""How a transactional id's last transaction ended: DescribeTransactions (KIP-664), which aiokafka does not know."""
+"""How a sink's last transaction ended, and how a producer notes that at the coordinator for whoever comes next."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Final
 
-from aiokafka.protocol.api import Request, RequestStruct, Response
-from aiokafka.protocol.types import CompactArray, CompactString, Int16, Int32, Int64, Schema, TaggedFields
-
-_BY_COMMIT: Final = {
-    "PrepareCommit": True,
-    "CompleteCommit": True,
-    "PrepareAbort": False,
-    "CompleteAbort": False,
-    "PrepareEpochFence": False,
-    # a producer that begins aborts it
-    "Ongoing": False,
-}
+_COMMITTED: Final = frozenset({"PrepareCommit", "CompleteCommit"})
+_ABORTED: Final = frozenset({"PrepareAbort", "CompleteAbort", "PrepareEpochFence"})
+_OPEN: Final = "Ongoing"
+_NOTES: Final[dict[bool | None, int]] = {None: 0, True: 1, False: 2}
+_NOTE_PLACES: Final = 10
 
 
-def ended_by_commit(state: str) -> bool | None:
-    """Whether a transaction in this state ended, or will end, by a commit; None where the state does not tell."""
-    return _BY_COMMIT.get(state)
+def with_note(timeout_ms: int, outcome: bool | None) -> int:
+    """A timeout of a producer that notes, in its last digit, how the transaction before it ended."""
+    return max(1, timeout_ms // _NOTE_PLACES) * _NOTE_PLACES + _NOTES[outcome]
 
 
-class DescribeTransactionsResponse_v0(Response):  # type: ignore[misc]
-    """Answers `DescribeTransactionsRequest_v0`."""
+@dataclass(frozen=True, slots=True)
+class Last:
+    """What the coordinator knows of a name's last transaction.
 
-    API_KEY = 65  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    API_VERSION = 0  # pyright: ignore[reportIncompatibleMethodOverride, reportAssignmentType]
-    SCHEMA = Schema(
-        ("throttle_time_ms", Int32),
-        (
-            "states",
-            CompactArray(
-                ("error_code", Int16),
-                ("transactional_id", CompactString("utf-8")),
-                ("state", CompactString("utf-8")),
-                ("timeout_ms", Int32),
-                ("start_time_ms", Int64),
-                ("producer_id", Int64),
-                ("producer_epoch", Int16),
-                (
-                    "topics",
-                    CompactArray(
-                        ("topic", CompactString("utf-8")), ("partitions", CompactArray(Int32)), ("tags", TaggedFields)
-                    ),
-                ),
-                ("tags", TaggedFields),
-            ),
-        ),
-        ("tags", TaggedFields),
-    )
+    A producer that begins makes the coordinator forget how the last transaction ended. So one that may have to repair
+    what was left of it notes that at the coordinator, in the one value that a producer may choose and the coordinator
+    keeps and tells: its timeout.
 
+    Args:
+        state: The coordinator's word for it; empty where there was none.
+        timeout_ms: Of the producer, made by `with_note`.
+        producer: Its id and epoch.
+    """
 
-class DescribeTransactionsRequest_v0(RequestStruct):  # type: ignore[misc]
-    """Asks about transactional ids."""
+    state: str = ""
+    timeout_ms: int = 0
+    producer: tuple[int, int] = (-1, -1)
 
-    FLEXIBLE_VERSION = True
-    API_KEY = 65
-    API_VERSION = 0
-    RESPONSE_TYPE = DescribeTransactionsResponse_v0
-    SCHEMA = Schema(("transactional_ids", CompactArray(CompactString("utf-8"))), ("tags", TaggedFields))
+    @property
+    def note(self) -> bool | None:
+        """Whether the transaction before this producer ended by a commit; None if it did not note it."""
+        digit = self.timeout_ms % _NOTE_PLACES
+        return next((outcome for outcome, place in _NOTES.items() if place == digit), None)
 
+    @property
+    def is_open_repair(self) -> bool:
+        """Whether it is open, has nothing of its own, and is to commit what was left of the one before it."""
+        return self.state == _OPEN and self.note is True
 
-class DescribeTransactions(Request[DescribeTransactionsRequest_v0]):  # type: ignore[misc]
-    """Asks about one transactional id."""
+    @property
+    def is_lost_repair(self) -> bool:
+        """Whether it was to commit what was left of the one before it, and the broker has given it up."""
+        return self.state in _ABORTED and self.note is True
 
-    API_KEY = 65
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    def build(self, request_struct_class: Any) -> Any:
-        return request_struct_class([self._name], {})
+    @property
+    def outcome(self) -> bool | None:
+        """Whether what may be left undecided was committed; None where nobody knows."""
+        if self.state in _COMMITTED:
+            return True
+        # a producer that begins aborts what is open
+        return False if self.state in _ABORTED or self.state == _OPEN else self.note

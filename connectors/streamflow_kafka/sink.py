@@ -16,9 +16,10 @@ from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.errors import ConnectorError, Fenced, NotFound, ProgressUnknown, RecordRejected, SinkAhead, Unavailable
 from streamflow_kafka.client import Cluster
 from streamflow_kafka.frames import FrameEncoder
-from streamflow_kafka.marker import Hidden, Marker, linked, read_marker, this_process
+from streamflow_kafka.marker import Marker, linked, read_marker, this_process
 from streamflow_kafka.metadata import TopicInfo
 from streamflow_kafka.outgoing import Outgoing
+from streamflow_kafka.repair import Repair
 from streamflow_kafka.settings import Kafka
 from streamflow_kafka.starts import SETTLE_SECONDS, find_topics
 from streamflow_kafka.tail import next_seq_in_tail, topic_ends, topic_settings
@@ -87,7 +88,7 @@ class KafkaSink:
         self._outgoing: Outgoing
         self._topic: TopicInfo
         self._newer: Marker | None = None
-        self._outcome: bool | None = None
+        self._repair: Repair
         self._looked = 0.0
         self._fence = ""
         self._generation = 0
@@ -105,6 +106,7 @@ class KafkaSink:
         self._encoder.sink = ctx.sink
         cluster = await Cluster.connect(self._kafka, self._options, f"streamflow.{ctx.flow}.{ctx.sink}")
         self._transactions = Transactions(cluster, self._fence, self._name)
+        self._repair = Repair(cluster, self._transactions, self._fence, self._point)
         self._cluster = cluster
         try:
             await self._start(cluster)
@@ -152,8 +154,7 @@ class KafkaSink:
     async def publish(self, chunks: Sequence[Chunk], at: Progress) -> Progress:
         cluster = self._check_open()
         if cluster.broken:
-            # a broker that was killed may have left the last transaction undecided: see `_settled_marker`
-            raise Unavailable(f"Kafka at {self._kafka} closed the connection", hint="The sink is opened again.")
+            raise self._broken()
         await self._look_again(cluster)
         first = True
         for group in _groups(chunks):
@@ -161,6 +162,15 @@ class KafkaSink:
                 self._point("publish.part")
             at, first = await self._publish_together(group, at), False
         return at
+
+    async def lost(self) -> None:
+        """Waits for a lost connection: a broker that was killed may hide from readers what was published last.
+
+        Raises:
+            Unavailable: One is lost. Opening the sink again repairs that.
+        """
+        await self._check_open().breaks()
+        raise self._broken()
 
     async def close(self) -> None:
         cluster, self._cluster = self._cluster, None
@@ -196,8 +206,7 @@ class KafkaSink:
         # A producer of this name that is newer, or of a process on a copy of the store, is left alone: see `recover`.
         self._newer = marker if marker is not None and self._is_newer(marker) else None
         if self._newer is None:
-            self._outcome = await self._transactions.outcome()
-            await self._transactions.begin()
+            await self._repair.begin()
 
     async def _look(self, cluster: Cluster) -> None:
         self._topic = (await find_topics(cluster, self._settings))[self._name]
@@ -213,6 +222,9 @@ class KafkaSink:
                 raise Unavailable(
                     f"topic {self._name} was made anew", hint="What it holds is compared with what was published."
                 )
+
+    def _broken(self) -> Unavailable:
+        return Unavailable(f"Kafka at {self._kafka} closed the connection", hint="The sink is opened again.")
 
     def _check_open(self) -> Cluster:
         if self._cluster is None:
@@ -231,37 +243,9 @@ class KafkaSink:
         return await read_marker(self._check_open(), self._transactions, self._fence, self._name, stable=stable)
 
     async def _settled_marker(self, stored: Progress | None) -> Marker | None:
-        """Returns the marker, once nothing of this producer is undecided any more.
-
-        A broker that was killed while it wrote the ends of a transaction to its partitions may leave some out when it
-        comes back, and calls the transaction complete (seen with Kafka 4.3, see docs/brokers/kafka.md). Then the marker
-        stays undecided for ever, or records do; the end of this producer's next transaction decides both. So one is
-        ended here that has nothing of its own, the way that the last one was.
-
-        Raises:
-            ProgressUnknown: Nobody knows any more which way that was.
-        """
-        try:
-            marker, hidden = await self._marker(), False
-        except Hidden:
-            marker, hidden = None, True
-        cluster = self._check_open()
-        ends = await topic_ends(cluster, self._topic)
-        stable = await topic_ends(cluster, self._topic, committed=True)
-        known = [] if stored is None else msgspec.json.decode(stored.cursor, type=Cursor).ends
-        if self._outcome is None and any(end < old for end, old in zip(stable, known, strict=False)):
-            self._outcome = True  # its commit was acknowledged
-        if not hidden and (stable == ends or self._outcome is None):
-            return marker
-        if self._outcome is None:
-            raise ProgressUnknown(
-                f"Kafka at {self._kafka} left the last transaction of {self._fence} undecided, and has forgotten how "
-                "it ended",
-                hint="Look at what consumers got, then: streamflow reset --sink NAME --accept-head.",
-            )
-        await self._transactions.add(sorted(self._topic.leaders))
-        await (self._transactions.commit() if self._outcome else self._transactions.abort())
-        return await self._marker()
+        """Returns the marker, once nothing of this producer is undecided any more."""
+        known = None if stored is None else msgspec.json.decode(stored.cursor, type=Cursor).ends
+        return await self._repair.settle(self._topic, known, self._marker)
 
     def _is_newer(self, marker: Marker) -> bool:
         if marker.generation == self._generation:
@@ -353,7 +337,7 @@ class KafkaSink:
         """
         if refused.count == 1:
             raise self._rejected(refused)
-        await self._transactions.begin()
+        await self._transactions.begin(again=True)
         found = await self._marker()
         if found is not None and found.next_seq != first_seq:
             raise Unavailable(

@@ -46,9 +46,13 @@ class KafkaSource:
         self._stale = asyncio.Event()
 
     async def probe(self) -> Probe:
+        return await self.probe_behind({})
+
+    async def probe_behind(self, resume: Mapping[Partition, Position]) -> Probe:
+        """Looks whether these positions still fit the topics, too."""
         from streamflow_kafka.probe import probe_source
 
-        return await probe_source(self._kafka, self._settings)
+        return await probe_source(self._kafka, self._settings, resume)
 
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         await self.close()

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from streamflow.errors import ConnectorError, Fenced, NotFound, Unavailable
 from streamflow_kafka.client import Cluster
+from streamflow_kafka.outcomes import Last, with_note
 
 GROUP: Final = 0
 TRANSACTION: Final = 1
@@ -22,6 +23,8 @@ IN_FLIGHT_MAX: Final = 5
 _WAITS: Final = (0.001, 0.002, 0.004, 0.008, 0.016)
 """Between tries while the markers of the last transaction are still being written, which takes some milliseconds."""
 _START_SECONDS: Final = 0.05
+REPAIR_MS: Final = 900_000
+"""How long the broker keeps a repair open that was cut off, if it allows for so much: 15 minutes are its default."""
 _COMMIT: Final = True
 _ALL_REPLICAS: Final = -1
 
@@ -40,6 +43,10 @@ _FENCED: Final = frozenset({47, 90})  # the epoch is an older one's
 _DENIED: Final = {29: "topic", 30: "group", 31: "cluster", 53: "transactional id"}
 _TIMEOUT_TOO_LONG: Final = 50
 _UNKNOWN_ID: Final = 105
+
+
+class TooLong(ConnectorError):
+    """The broker does not allow transactions to take so long."""
 
 
 class Refused(Exception):
@@ -113,37 +120,69 @@ class Transactions:
         self._identity.sequences[partition] = (first + count) & 0x7FFFFFFF
         return first
 
-    async def begin(self) -> None:
+    async def begin(self, after: bool | None = None, *, again: bool = False) -> None:
         """Shuts older producers of this name out, and ends what they left open.
 
+        Args:
+            again: Whether this one began before; it is refused then if a newer one has begun since.
+            after: Notes at the coordinator how the transaction before it ended: whether by a commit. Such a producer
+                only repairs what is left of that one (see `repair`); records are sent by one without a note.
+
         Raises:
+            Fenced: A newer producer has begun.
             Unavailable: The coordinator cannot do it now.
             ConnectorError: This user may not.
         """
+        producer = self.producer if again else None
+        own_ms = int(self._cluster.options.transaction_timeout_seconds * 1000)
+        if after is not None:
+            try:
+                await self._begin(with_note(max(own_ms, REPAIR_MS), after), producer)
+                return
+            except TooLong:
+                pass
+        await self._begin(with_note(own_ms, after), producer)
+
+    async def _begin(self, timeout_ms: int, producer: tuple[int, int] | None) -> None:
         from aiokafka.protocol.transaction import InitProducerIdRequest
 
-        timeout_ms = int(self._cluster.options.transaction_timeout_seconds * 1000)
-        answer = await self._asked(TRANSACTION, lambda: InitProducerIdRequest(self._name, timeout_ms))
+        from streamflow_kafka.requests import BeginAgain
+
+        def request() -> Any:
+            if producer is None:
+                return InitProducerIdRequest(self._name, timeout_ms)
+            return BeginAgain(self._name, timeout_ms, producer)
+
+        answer = await self._asked(TRANSACTION, request)
         self._identity = _Identity(answer.producer_id, answer.producer_epoch)
         self.open = False
 
-    async def outcome(self) -> bool | None:
-        """Asks how the last transaction of this name ended, or will when a producer begins: whether by a commit.
-
-        Returns:
-            None where nobody knows: there was none, a producer has begun since, or the broker is older than Kafka 3.0.
-        """
+    async def last(self) -> Last:
+        """Asks what the coordinator knows of the last transaction; nothing where it is older than Kafka 3.0."""
         from aiokafka.errors import IncompatibleBrokerVersion
 
-        from streamflow_kafka.outcomes import DescribeTransactions, ended_by_commit
+        from streamflow_kafka.requests import DescribeTransactions
 
         try:
             answer = await self._asked(TRANSACTION, lambda: DescribeTransactions(self._name))
         except ConnectorError as error:
             if isinstance(error.__cause__, IncompatibleBrokerVersion):
-                return None
+                return Last()
             raise
-        return ended_by_commit(answer.states[0][2])
+        _, _, state, timeout_ms, _, number, epoch, *_ = answer.states[0]
+        return Last(state, timeout_ms, (number, epoch))
+
+    async def commit_for(self, last: Last) -> None:
+        """Commits a transaction that an older producer of this name left open.
+
+        Raises:
+            Fenced: A newer producer has begun.
+            Unavailable: Unknown outcome.
+        """
+        from aiokafka.protocol.transaction import EndTxnRequest
+
+        request = EndTxnRequest(self._name, *last.producer, _COMMIT)
+        await self._asked(TRANSACTION, lambda: request)
 
     async def add(self, partitions: Sequence[int]) -> None:
         """Opens a transaction on partitions and on the marker.
@@ -325,7 +364,7 @@ class Transactions:
                 hint="Bring the topic back; the sink then goes on.",
             )
         if code == _TIMEOUT_TOO_LONG:
-            raise ConnectorError(
+            raise TooLong(
                 f"Kafka at {kafka} refuses transactions of {self._cluster.options.transaction_timeout_seconds:g} s",
                 hint="Lower Options.transaction_timeout_seconds, or raise transaction.max.timeout.ms on the broker.",
             )

@@ -54,7 +54,7 @@ class PositionalReader:
             at = info.state.last_seq + 1 if settings.start == "latest" else info.first
         else:
             at = resume.at
-            reader._check(info, at, resume.identity)
+            check_position(reader._stream, info, at, resume.identity)
         await reader._attach(at)
         reader.starts = Position(at, info.created)
         return reader
@@ -76,7 +76,7 @@ class PositionalReader:
         at = self.pulls.holes[0]
         info = await self._stream.info()
         if info.first > at:
-            raise self._gap(info, at)
+            raise _gap(self._stream, info, at)
         self.pulls.holes.clear()
 
     def ids(self, records: list[Delivered]) -> None:
@@ -106,7 +106,7 @@ class PositionalReader:
             )
         info = await self._stream.info()
         at = self.pulls.next_seq
-        self._check(info, at, self.identity)
+        check_position(self._stream, info, at, self.identity)
         self.pulls.stop()
         await self._attach(at, self.pulls)
 
@@ -139,27 +139,42 @@ class PositionalReader:
         except JetStreamError as error:
             raise refused_consumer(self._stream, error) from None
 
-    def _check(self, info: StreamInfo, at: int, identity: str) -> None:
-        name, where = self._stream.stream, self._stream.link.nats
-        if identity and identity != info.created:
-            raise SourceReplaced(
-                f"stream {name} at {where} was made at {info.created}; the one read before, at {identity}",
-                hint="Bring the old stream back, or start anew with: streamflow reset.",
-            )
-        if at < info.first:
-            raise self._gap(info, at)
-        if at > info.state.last_seq + 1:
-            raise PositionAhead(
-                f"stream {name} at {where} ends at {info.state.last_seq}, but {at - 1} was already read",
-                hint="The server lost messages (a restored backup?). Bring them back, or use: streamflow reset.",
-            )
 
-    def _gap(self, info: StreamInfo, at: int) -> RetentionGap:
-        return RetentionGap(
-            f"stream {self._stream.stream} at {self._stream.link.nats} begins at {info.first}, "
-            f"but {at} comes next: what lay between was deleted unread",
-            hint="Raise the stream's limits (max_age, max_msgs, max_bytes); to go on without: streamflow reset.",
+def check_position(stream: JetStream, info: StreamInfo, at: int, identity: str) -> None:
+    """Whether a stream still holds what comes next.
+
+    Args:
+        stream: The stream.
+        info: What it is now.
+        at: The sequence that comes next.
+        identity: Of the stream that was read before.
+
+    Raises:
+        SourceReplaced: It is another one.
+        RetentionGap: It begins behind what comes next.
+        PositionAhead: It ends before it.
+    """
+    name, where = stream.stream, stream.link.nats
+    if identity and identity != info.created:
+        raise SourceReplaced(
+            f"stream {name} at {where} was made at {info.created}; the one read before, at {identity}",
+            hint="Bring the old stream back, or start anew with: streamflow reset.",
         )
+    if at < info.first:
+        raise _gap(stream, info, at)
+    if at > info.state.last_seq + 1:
+        raise PositionAhead(
+            f"stream {name} at {where} ends at {info.state.last_seq}, but {at - 1} was already read",
+            hint="The server lost messages (a restored backup?). Bring them back, or use: streamflow reset.",
+        )
+
+
+def _gap(stream: JetStream, info: StreamInfo, at: int) -> RetentionGap:
+    return RetentionGap(
+        f"stream {stream.stream} at {stream.link.nats} begins at {info.first}, but {at} comes next: what lay between "
+        "was deleted unread",
+        hint="Raise the stream's limits (max_age, max_msgs, max_bytes); to go on without: streamflow reset.",
+    )
 
 
 def refused_consumer(stream: JetStream, error: JetStreamError) -> ConnectorError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from streamflow.batch import Position
 from streamflow.connect.contracts import Probe, SinkOptions
 from streamflow.errors import ConnectorError, SettingsError
 from streamflow_nats.jetstream import JetStream, StreamInfo, check_bound
@@ -17,12 +18,16 @@ SHOWN_SUBJECTS_MAX: Final = 10
 _Check = Callable[[Link, StreamInfo], None]
 
 
-async def probe_source(nats: Nats, settings: StreamSettings) -> Probe:
-    """Looks whether the stream can be read; makes no consumer."""
+async def probe_source(nats: Nats, settings: StreamSettings, resume: Position | None) -> Probe:
+    """Looks whether the stream can be read, and a position still fits it; makes no consumer."""
+    from streamflow_nats.positional import check_position
+    from streamflow_nats.source import is_positional
 
     def check(link: Link, info: StreamInfo) -> None:
         if settings.subject:
             check_bound(info, settings.subject, to_read=True)
+        if resume is not None and is_positional(info):
+            check_position(JetStream(link, settings.name), info, resume.at, resume.identity)
 
     return await _probe(nats, settings, check)
 

@@ -64,9 +64,13 @@ class NatsSource:
         self._reader: Reader | None = None
 
     async def probe(self) -> Probe:
+        return await self.probe_behind({})
+
+    async def probe_behind(self, resume: Mapping[Partition, Position]) -> Probe:
+        """Looks whether this position still fits the stream, too."""
         from streamflow_nats.probe import probe_source
 
-        return await probe_source(self._nats, self._settings)
+        return await probe_source(self._nats, self._settings, resume.get(""))
 
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         from streamflow_nats.positional import PositionalReader

@@ -72,6 +72,11 @@ class Link:
         return dict(self._connected().server_properties or {})
 
     @property
+    def version(self) -> tuple[int, ...]:
+        """Major and minor version of the broker."""
+        return tuple(int(part) for part in str(self.info.get("version", "0")).split(".")[:2] if part.isdigit())
+
+    @property
     def frame_bytes_max(self) -> int:
         """The largest frame that was agreed on."""
         return int(self._connected().connection_tune.frame_max or 131_072)
@@ -269,11 +274,12 @@ class Link:
             raise self._refusal(error, encrypted=address.scheme == "amqps") from None
         self._connection = connection
         connection.closing.add_done_callback(self._on_closed)
-        version = tuple(int(part) for part in str(self.info.get("version", "0")).split(".")[:2] if part.isdigit())
-        if str(self.info.get("product")) == "RabbitMQ" and version < VERSION_MIN:
+        info = self.info
+        if str(info.get("product")) == "RabbitMQ" and self.version < VERSION_MIN:
             await self.close()
+            least = ".".join(map(str, VERSION_MIN))
             raise SettingsError(
-                f"RabbitMQ at {address} is version {self.info.get('version')}; 3.8 or newer is needed",
+                f"RabbitMQ at {address} is version {info.get('version')}; {least} or newer is needed",
                 hint="Upgrade the broker.",
             )
 

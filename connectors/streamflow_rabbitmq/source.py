@@ -16,6 +16,7 @@ from streamflow_rabbitmq.frames import KEY_HEADER
 from streamflow_rabbitmq.ids import Delivery, IdFrom, as_texts, called, digest, no_id, short
 from streamflow_rabbitmq.link import PERMISSION_HINT, Link, explain
 from streamflow_rabbitmq.lock import Lock
+from streamflow_rabbitmq.readers import others
 from streamflow_rabbitmq.settings import RabbitMQ
 
 if TYPE_CHECKING:
@@ -90,7 +91,6 @@ class QueueSource:
             await queue_there(link, self._settings.name, self._settings.declare)
             if self._settings.readers == "exclusive":
                 await self._lock(link, ctx)
-                await self._alone(link)
             await self._consume(link)
         except BaseException:
             await self.close()
@@ -173,18 +173,6 @@ class QueueSource:
             link.check()
             raise self._other_reader(error.message) from None
 
-    async def _alone(self, link: Link) -> None:
-        """Waits until the last reader is gone from the queue, and what it held is back in its place.
-
-        Raises:
-            Unavailable: Somebody else reads.
-        """
-        deadline = asyncio.get_running_loop().time() + LEAVING_SECONDS
-        while (consumers := (await queue_there(link, self._settings.name, None))["consumers"]) != "0":
-            if asyncio.get_running_loop().time() > deadline:
-                raise self._other_reader(f"{consumers} consumers")
-            await asyncio.sleep(ALLOWED_SECONDS)
-
     async def _consume(self, link: Link) -> None:
         from streamflow_rabbitmq.client import aiormq
 
@@ -192,15 +180,11 @@ class QueueSource:
         channel.on_delivery = self._on_delivery
         channel.on_cancelled = self._on_cancelled
         await link.ask(channel.basic_qos(prefetch_count=self._settings.limits.prefetch))
+        name, exclusive = self._settings.name, self._settings.readers == "exclusive"
         try:
-            await link.ask(
-                channel.basic_consume(
-                    self._settings.name,
-                    _never,
-                    exclusive=self._settings.readers == "exclusive",
-                    consumer_tag=CONSUMER,
-                )
-            )
+            if exclusive and (found := await others(link, name, LEAVING_SECONDS)):
+                raise self._other_reader(f"{found} consumer{'s' if found > 1 else ''}")
+            await link.ask(channel.basic_consume(name, _never, exclusive=exclusive, consumer_tag=CONSUMER))
         except aiormq.exceptions.AMQPChannelError as error:
             if "exclusive" in explain(error):
                 raise self._other_reader(explain(error)) from None

@@ -17,6 +17,8 @@ _END: Final = b"\xce"
 _FRAME: Final = struct.Struct(">BHI")
 _CONTENT: Final = struct.Struct(">HHQH")
 _PUBLISH: Final = b"\x00\x3c\x00\x28\x00\x00"
+_CONSUME: Final = b"\x00\x3c\x00\x14\x00\x00"
+_NO_ANSWER: Final = b"\x08"
 _BASIC: Final = 60
 _HEADERS: Final = 1 << 13
 _DELIVERY_MODE: Final = 1 << 12
@@ -77,6 +79,26 @@ class Writer:
             part = body[start : start + most]
             parts += [_FRAME.pack(_BODY, self._channel, len(part)), part, _END]
         return b"".join(parts)
+
+
+def waiting_consumer(channel: int, queue: str, tag: str) -> bytes:
+    """The frame of a Basic.Consume that is not answered, and whose consumer gets nothing.
+
+    RabbitMQ up to 3.13 wants the credit as a signed integer of 64 bits, which pamqp writes for large numbers only.
+    """
+    credit = short_text(b"credit") + b"l" + bytes(8) + short_text(b"drain") + b"t" + bytes(1)
+    arguments = short_text(b"x-credit") + b"F" + len(credit).to_bytes(4, "big") + credit
+    payload = b"".join(
+        (
+            _CONSUME,
+            short_text(queue.encode()),
+            short_text(tag.encode()),
+            _NO_ANSWER,
+            len(arguments).to_bytes(4, "big"),
+            arguments,
+        )
+    )
+    return _FRAME.pack(_METHOD, channel, len(payload)) + payload + _END
 
 
 def plain_message(channel: int, queue: str, body: bytes, reply_to: str = "") -> bytes:

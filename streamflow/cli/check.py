@@ -20,7 +20,7 @@ STATE_PROBLEM: Final = 5
 @with_target
 @with_json
 def command(target: str, as_json: bool) -> None:
-    """Probes every source and sink of the flow TARGET, and its state file.
+    """Probes every source and sink of the flow TARGET, and its state file, and whether the two still fit each other.
 
     Nothing is fenced, declared, locked or moved, so it may be done while the flow runs. Exit codes: 0 all is well, 4
     a source or sink cannot be used, 5 the state file cannot.
@@ -29,11 +29,14 @@ def command(target: str, as_json: bool) -> None:
 
     from streamflow.cli.probing import probe_all
     from streamflow.cli.target import load
+    from streamflow.state.reader import committed_positions
 
     flow = load(target)
     flow.check_guarantees()
-    rows = [_connector_row(finding) for finding in asyncio.run(probe_all(flow.graph()))]
-    rows.append(_state_row(flow))
+    state = _state_row(flow)
+    committed = committed_positions(flow.state_path) if "epoch" in state["facts"] else {}
+    rows = [_connector_row(finding) for finding in asyncio.run(probe_all(flow.graph(), committed))]
+    rows.append(state)
     _tell(flow, rows, as_json=as_json)
     bad = [row["kind"] for row in rows if not row["ok"]]
     if bad:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Final
 
-from streamflow.connect.contracts import Probe
+from streamflow.batch import Partition, Position
+from streamflow.connect.contracts import Probe, ProbesPositions
 from streamflow.errors import ConnectorError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Step
 
 PROBE_SECONDS: Final = 15.0
 """How long a broker may take to answer."""
+
+Committed = Mapping[str, Mapping[Partition, Position]]
+"""Positions by source."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +30,15 @@ class Finding:
     probe: Probe
 
 
-async def probe_all(graph: Graph) -> list[Finding]:
-    """Probes all sources and sinks at once; never raises."""
+async def probe_all(graph: Graph, committed: Committed = MappingProxyType({})) -> list[Finding]:
+    """Probes all sources and sinks at once; never raises.
+
+    Args:
+        graph: Has the sources and sinks.
+        committed: Per source the positions that it would go on at: whether they still fit is looked at, too.
+    """
     steps = [*graph.of_kind(SOURCE), *graph.of_kind(SINK)]
-    probes = await asyncio.gather(*map(_probe, steps))
+    probes = await asyncio.gather(*(_probe(step, committed.get(step.name, {})) for step in steps))
     return [
         Finding(step.kind, step.name, step.options["spec"].describe(), probe)
         for step, probe in zip(steps, probes, strict=True)
@@ -52,12 +62,14 @@ async def require_all(graph: Graph) -> None:
         )
 
 
-async def _probe(step: Step) -> Probe:
+async def _probe(step: Step, resume: Mapping[Partition, Position]) -> Probe:
     make = _maker(step)
     try:
         connector = make()
         try:
             async with asyncio.timeout(PROBE_SECONDS):
+                if resume and step.kind == SOURCE and isinstance(connector, ProbesPositions):
+                    return await connector.probe_behind(resume)
                 found: Probe = await connector.probe()
                 return found
         finally:

@@ -248,6 +248,19 @@ class EpochBound(Protocol):
         ...
 
 
+@runtime_checkable
+class ProbesPositions(Connector, Protocol):
+    """What a source may have besides: it looks whether what was committed still fits what the broker holds."""
+
+    async def probe_behind(self, resume: Mapping[Partition, Position]) -> Probe:
+        """Does what `Connector.probe` does, and what `Source.open` would find wrong with these positions.
+
+        Args:
+            resume: The committed positions.
+        """
+        ...
+
+
 class Sink(Connector, Protocol):
     """One opened sink. `encode` runs on arrival; all else after the commit."""
 
@@ -325,6 +338,21 @@ class SourceSpec(Protocol[T]):
         ...
 
     def source(self) -> Source: ...
+
+
+@runtime_checkable
+class LossNoticing(Protocol):
+    """What a sink may have besides: it notices a lost connection also while there is nothing to publish."""
+
+    async def lost(self) -> None:
+        """Waits until the opened sink must be opened again, whether or not anything is to be published.
+
+        The engine cancels it when it closes the sink.
+
+        Raises:
+            Unavailable: It must be opened again.
+        """
+        ...
 
 
 @runtime_checkable

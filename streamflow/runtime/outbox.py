@@ -26,12 +26,12 @@ from streamflow.batch import (
     unpack_frames,
 )
 from streamflow.clock import sleep
-from streamflow.connect.contracts import Sink, SinkContext
+from streamflow.connect.contracts import LossNoticing, Sink, SinkContext
 from streamflow.errors import RecordRejected, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
 from streamflow.operators.letters import letter_of, spot_of
-from streamflow.runtime.pump import BACKOFF_SECONDS, STEADY_SECONDS, World
+from streamflow.runtime.pump import STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -346,11 +346,11 @@ class Publisher:
             since, before = self._world.clock.monotonic(), self.outbox.progress
             try:
                 await self._recover(sink)
-                await self._publish(sink)
+                await self._publish_until_lost(sink)
             except Unavailable as error:
                 if self._has_got_on(before) or self._world.clock.monotonic() - since >= STEADY_SECONDS:
                     attempt = 0
-                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                wait = self._world.settings.reopen_seconds(attempt)
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
             except RecordRejected as error:
@@ -399,10 +399,24 @@ class Publisher:
         self.recovered = True
         self._told()
 
-    async def _publish(self, sink: Sink) -> None:
+    async def _publish_until_lost(self, sink: Sink) -> None:
+        if not isinstance(sink, LossNoticing):
+            await self._publish(sink, None)
+            return
+        losing = asyncio.ensure_future(sink.lost())
+        losing.add_done_callback(lambda _: self.outbox.arrived.set())
+        try:
+            await self._publish(sink, losing)
+        finally:
+            losing.cancel()
+            await asyncio.wait([losing])
+
+    async def _publish(self, sink: Sink, losing: asyncio.Future[None] | None) -> None:
         outbox = self.outbox
         while True:
             while not outbox.chunks:
+                if losing is not None and losing.done():
+                    losing.result()
                 outbox.arrived.clear()
                 await outbox.arrived.wait()
             assert outbox.progress is not None

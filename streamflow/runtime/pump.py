@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 SOURCES: Final = "sources"
 """Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
 
-BACKOFF_SECONDS: Final = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
-"""Waits between attempts to open a connector again; the last one repeats."""
 STEADY_SECONDS: Final = 10.0
 """A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
 
@@ -158,7 +156,7 @@ class Pump:
                 self._drop()
                 if self._fruitful or self._world.clock.monotonic() - since >= STEADY_SECONDS:
                     attempt = 0
-                wait = BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS) - 1)]
+                wait = self._world.settings.reopen_seconds(attempt)
                 attempt += 1
                 self._world.instrument.connector_failed("source", self.name, error, wait)
                 await sleep(self._world.clock, wait)

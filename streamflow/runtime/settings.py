@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from typing import Final
 
 from streamflow.batch import FRAGMENT_ROWS_MAX
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import SettingsError
+
+REOPEN_SECONDS: Final = 0.1
+"""Wait before the first attempt to open a connector again."""
+REOPEN_DOUBLINGS_MAX: Final = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,8 @@ class Settings:
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
         dead_letters_max: Most dead letters in the store; one more stops the flow.
+        reopen_max: Longest wait between two attempts to open a connector again, or to restart; the first is 100 ms, and
+            each is twice as long as the one before.
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
         blocked_after: A step that keeps the event loop for longer is named; 0 names none.
         restarts_max: After this many restarts without a commit between them the flow stops.
@@ -50,6 +58,7 @@ class Settings:
     channel_fragments: int = 2
     fragment_rows_max: int = FRAGMENT_ROWS_MAX
     dead_letters_max: int = 10_000
+    reopen_max: Duration = "5s"
     stop_timeout: Duration = "30s"
     blocked_after: Duration = "100ms"
     restarts_max: int = 10
@@ -57,8 +66,10 @@ class Settings:
     plain: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("commit_min", "commit_max", "stop_timeout", "blocked_after"):
+        for name in ("commit_min", "commit_max", "reopen_max", "stop_timeout", "blocked_after"):
             duration_ms(getattr(self, name))
+        if not duration_ms(self.reopen_max):
+            raise SettingsError(f"reopen_max is {self.reopen_max}", hint="Give a duration above 0.")
         if not 0 < self.checkpoint_share <= 1:
             raise SettingsError(f"checkpoint_share is {self.checkpoint_share}", hint="Give a share above 0, up to 1.")
         for name in (
@@ -77,3 +88,11 @@ class Settings:
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}", hint="Give a number above 0.")
+
+    def reopen_seconds(self, attempt: int) -> float:
+        """The wait before an attempt to open a connector again, or to restart.
+
+        Args:
+            attempt: How many there were before it, since it last was of use.
+        """
+        return min(math.ldexp(REOPEN_SECONDS, min(attempt, REOPEN_DOUBLINGS_MAX)), duration_ms(self.reopen_max) / 1000)

@@ -13,7 +13,6 @@ from streamflow.errors import Fenced, FoundLate, StreamflowError, Unavailable
 from streamflow.graph import SINK, Port
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.intake import Pushed
-from streamflow.runtime.pump import BACKOFF_SECONDS
 
 FENCED_AGAIN_SECONDS: Final = 60.0
 """A shard can be fenced by its own delayed request once; again within this time it was somebody else."""
@@ -73,7 +72,7 @@ class Supervisor:
                     raise
                 careful = max(1, engine.intake.records) if late else 0
                 fenced_at = now if fenced else fenced_at
-                wait = BACKOFF_SECONDS[min(attempt - 1, len(BACKOFF_SECONDS) - 1)]
+                wait = job.settings.reopen_seconds(attempt - 1)
                 job.instrument.restarting(error, wait)
                 self.restarts += 1
                 self._pushes, self._lives = engine.waiting_pushes(), False

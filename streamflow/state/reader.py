@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
+from streamflow.batch import Partition, Position
 from streamflow.errors import StateError
 from streamflow.state.dead import LISTED_MAX, StoredLetter, read_dead
 from streamflow.state.opening import UNREADABLE, as_corrupt, as_state_error, connect_readable, is_new
@@ -221,6 +222,23 @@ def describe(path: str | Path) -> StoreFacts:
         StateError: There is no such state file, or it cannot be read.
     """
     return _read(path, _describe)
+
+
+def committed_positions(path: str | Path) -> dict[str, dict[Partition, Position]]:
+    """Per source where it would go on in each partition.
+
+    Raises:
+        StateError: There is no such state file, or it cannot be read.
+    """
+    return _read(path, _committed_positions)
+
+
+def _committed_positions(db: sqlite3.Connection) -> dict[str, dict[Partition, Position]]:
+    found: dict[str, dict[Partition, Position]] = {}
+    where = "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, identity FROM source"
+    for source, partition, at, identity in db.execute(where):
+        found.setdefault(text_back(source), {})[text_back(partition)] = Position(at, identity)
+    return found
 
 
 def _describe(db: sqlite3.Connection) -> StoreFacts:

@@ -71,7 +71,12 @@ def server_script() -> Path:
 
 
 def write_config(
-    folder: Path, listeners: Listeners, extra_config: str = "", certificates: Certificates | None = None
+    folder: Path,
+    listeners: Listeners,
+    extra_config: str = "",
+    certificates: Certificates | None = None,
+    *,
+    streams: bool = True,
 ) -> Path:
     """Write the configuration and the list of plugins; return the path of the first.
 
@@ -80,12 +85,10 @@ def write_config(
         listeners: The ports, all on the loopback.
         extra_config: More lines of `rabbitmq.conf`.
         certificates: For the TLS listeners.
+        streams: Whether it serves streams.
     """
     lines = [
         f"listeners.tcp.1 = 127.0.0.1:{listeners.amqp}",
-        f"stream.listeners.tcp.1 = 127.0.0.1:{listeners.stream}",
-        "stream.advertised_host = 127.0.0.1",
-        f"stream.advertised_port = {listeners.stream}",
         "loopback_users = none",
         "log.console = true",
         "log.console.level = info",
@@ -93,6 +96,12 @@ def write_config(
         # A full disk of a test machine is no reason to stop taking messages.
         "disk_free_limit.absolute = 1MB",
     ]
+    if streams:
+        lines += [
+            f"stream.listeners.tcp.1 = 127.0.0.1:{listeners.stream}",
+            "stream.advertised_host = 127.0.0.1",
+            f"stream.advertised_port = {listeners.stream}",
+        ]
     if certificates is not None:
         verify = "verify_peer" if certificates.client_required else "verify_none"
         lines += [
@@ -107,7 +116,7 @@ def write_config(
         ]
     path = folder / "rabbitmq.conf"
     path.write_text("\n".join([*lines, extra_config, ""]))
-    (folder / "enabled_plugins").write_text("[rabbitmq_stream].\n")
+    (folder / "enabled_plugins").write_text(f"[{'rabbitmq_stream' if streams else ''}].\n")
     return path
 
 

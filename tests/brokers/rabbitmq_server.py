@@ -31,7 +31,12 @@ class RabbitServer(BrokerServer):
     port_in_use = ("eaddrinuse", "address in use", "Address already in use")
 
     def __init__(
-        self, *, extra_config: str = "", certificates: Certificates | None = None, port: int | None = None
+        self,
+        *,
+        extra_config: str = "",
+        certificates: Certificates | None = None,
+        port: int | None = None,
+        streams: bool = True,
     ) -> None:
         """Prepare a server; nothing runs before `start`.
 
@@ -39,10 +44,12 @@ class RabbitServer(BrokerServer):
             extra_config: More lines of `rabbitmq.conf`; read anew from the attribute at each start.
             certificates: Files for TLS listeners beside the others.
             port: The AMQP port; a free one by default.
+            streams: Whether its stream plugin is enabled.
         """
         super().__init__(port=port, ports=6)
         self.extra_config = extra_config
         self.certificates = certificates
+        self._streams = streams
         self._name = f"streamflow-{secrets.token_hex(8)}"
 
     @property
@@ -72,7 +79,7 @@ class RabbitServer(BrokerServer):
         return self.listeners.stream
 
     def command(self) -> list[str]:
-        write_config(self.folder, self.listeners, self.extra_config, self.certificates)
+        write_config(self.folder, self.listeners, self.extra_config, self.certificates, streams=self._streams)
         return command(self.folder, self._name, server_script(), (self.ports[4], self.ports[5]))
 
     def is_ready(self) -> bool:
@@ -80,7 +87,8 @@ class RabbitServer(BrokerServer):
             # By name: a stranger on the port would answer in place of a server about to give up on it.
             if greeting(self.url).get("cluster_name", "").partition("@")[0] != self._name:
                 return False
-            socket.create_connection((self.host, self.stream_port), timeout=PROBE_SECONDS).close()
+            if self._streams:
+                socket.create_connection((self.host, self.stream_port), timeout=PROBE_SECONDS).close()
         except (BrokerError, OSError):
             return False
         return True

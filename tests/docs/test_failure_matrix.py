@@ -55,10 +55,15 @@ MATRICES = (
     Matrix(
         "RabbitMQ queues and exchanges",
         3,
-        tuple(f"rabbitmq/test_{name}.py" for name in ("kills", "points", "zombies", "lines", "trouble")),
-        12,
+        tuple(
+            f"rabbitmq/test_{name}.py"
+            for name in ("broker_kills", "kills", "lines", "order", "points", "trouble", "zombies")
+        ),
+        13,
     ),
-    Matrix("RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py",), 12),
+    Matrix(
+        "RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py", "rabbitmq/test_broker_kills.py"), 11
+    ),
 )
 every_matrix = pytest.mark.parametrize("matrix", MATRICES, ids=str)
 

@@ -26,6 +26,8 @@ from streamflow.state.sqlite import SqliteStore, StoreOptions
 
 Guaranteed = Literal["exactly_once", "effectively_once", "at_least_once", "at_most_once"]
 PR_SET_PDEATHSIG = 1
+REOPEN_MAX = "300ms"
+"""A broker that was killed is back in seconds: nobody shall wait for the next attempt of a flow."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class TrappedFlow(sf.Flow):
 def make_flow(setup: Setup, point: Point) -> sf.Flow:
     """Builds the flow."""
     policy = sf.skip if setup.on_error == "skip" else sf.stop
-    flow = TrappedFlow("kill-me", state=setup.state, settings=sf.Settings(**setup.settings))
+    settings = sf.Settings(**{"reopen_max": REOPEN_MAX, **setup.settings})
+    flow = TrappedFlow("kill-me", state=setup.state, settings=settings)
     flow.point = point
     numbered = setup.enters(flow, policy)
     if setup.extra_step:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
-from tests.faults.feeder import Feeder
+from tests.faults.feeder import BURSTS, Feeder
 from tests.faults.flow import Setup, Trap
 from tests.faults.oracle import check
 from tests.faults.process import FlowProcess
@@ -46,6 +47,10 @@ class FlowTrial(ABC):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.flow.stop()
+
+    @abstractmethod
+    def feeder(self, seed: int = 7, bursts: Sequence[int] = BURSTS) -> Feeder:
+        """Who publishes to the source."""
 
     async def wait_for(self, feeder: Feeder, seconds: float = 30) -> None:
         """Waits until everything that was fed has come out, or long enough."""

@@ -462,8 +462,12 @@ def _unreachable(address: Address, error: Exception) -> ConnectorError:
             f"RabbitMQ at {address} closed the connection while TLS was set up",
             hint="It is tried again. Check that stream_port= of RabbitMQ(...) is the stream protocol's for TLS.",
         )
-    said = "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
+    said = str(error) or type(error).__name__
+    if isinstance(error, TimeoutError):
+        said = "no answer in time"
+    elif isinstance(error, ConnectionRefusedError):
+        said = "connection refused"
     return Unavailable(
         f"RabbitMQ's stream port cannot be reached at {address}: {said}",
-        hint="Is the server running, with rabbitmq_stream enabled and stream_port= right?",
+        hint="Start it, or enable its plugin: rabbitmq-plugins enable rabbitmq_stream; or correct stream_port=.",
     )

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Collection
 
-from streamflow.errors import Unavailable
+from streamflow.batch import Partition
+from streamflow.errors import SourceReplaced, Unavailable
 from streamflow_rabbitmq.settings import Address, RabbitMQ
+from streamflow_rabbitmq.stream import StreamSettings
 from streamflow_rabbitmq.streams.edges import SETTLE_PAUSE_SECONDS, SETTLE_SECONDS
 from streamflow_rabbitmq.streams.link import StreamLink, connect_any, explain
 from streamflow_rabbitmq.streams.wire import Broker, Code, Command, string
@@ -75,6 +77,28 @@ class Links:
             missing = Code.STREAM_DOES_NOT_EXIST if code == Code.OK else code
             raise explain(missing, f"super stream {super_stream}", self.any)
         return found
+
+    async def streams(self, settings: StreamSettings, known: Collection[Partition] = ()) -> dict[Partition, str]:
+        """The streams to read, by the names of their partitions.
+
+        Args:
+            settings: The stream, or super stream.
+            known: Partitions that were read before.
+
+        Raises:
+            NotFound: There is no such super stream.
+            SourceReplaced: It lacks a partition that was read before.
+        """
+        if not settings.partitioned:
+            return {"": settings.name}
+        names = await self.partitions(settings.name, known)
+        gone = sorted(set(known) - set(names))
+        if gone:
+            raise SourceReplaced(
+                f"{settings.describe()} at {self.rabbit} has no partition {', '.join(gone)} any more",
+                hint="Bring it back, or start anew with: streamflow reset.",
+            )
+        return {name: name for name in names}
 
     @property
     def any(self) -> StreamLink:

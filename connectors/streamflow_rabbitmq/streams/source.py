@@ -8,7 +8,7 @@ from typing import Final
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
 from streamflow.connect.contracts import Guarantee, Probe, SourceContext
-from streamflow.errors import ConnectorError, SourceReplaced, Unavailable
+from streamflow.errors import ConnectorError, Unavailable
 from streamflow_rabbitmq.settings import RabbitMQ
 from streamflow_rabbitmq.stream import StreamSettings
 from streamflow_rabbitmq.streams.edges import last_chunk
@@ -42,9 +42,13 @@ class StreamSource:
         self._discovering: asyncio.Task[None] | None = None
 
     async def probe(self) -> Probe:
+        return await self.probe_behind({})
+
+    async def probe_behind(self, resume: Mapping[Partition, Position]) -> Probe:
+        """Looks whether these positions still fit the streams, too."""
         from streamflow_rabbitmq.streams.probe import probe_stream
 
-        return await probe_stream(self._rabbit, self._settings)
+        return await probe_stream(self._rabbit, self._settings, resume)
 
     async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
         await self.close()
@@ -53,7 +57,7 @@ class StreamSource:
         try:
             await self._links.open()
             latest = self._settings.start == "latest"
-            for partition, stream in (await self._streams(self._links, resume)).items():
+            for partition, stream in (await self._links.streams(self._settings, resume)).items():
                 position = resume.get(partition)
                 self._subscriptions[partition] = await self._subscribe(self._links, stream, position, latest=latest)
         except BaseException:
@@ -115,19 +119,6 @@ class StreamSource:
         if self._links is None:
             raise Unavailable(f"{self._settings.describe()} is not open", hint="Open the source first.")
         return self._links
-
-    async def _streams(self, links: Links, resume: Mapping[Partition, Position]) -> dict[Partition, str]:
-        """The streams to read, by the names of their partitions."""
-        if not self._settings.partitioned:
-            return {"": self._settings.name}
-        names = await links.partitions(self._settings.name, resume)
-        gone = sorted(set(resume) - set(names))
-        if gone:
-            raise SourceReplaced(
-                f"{self._settings.describe()} at {self._rabbit} has no partition {', '.join(gone)} any more",
-                hint="Bring it back, or start anew with: streamflow reset.",
-            )
-        return {name: name for name in names}
 
     async def _subscribe(
         self, links: Links, stream: str, position: Position | None, *, latest: bool = False

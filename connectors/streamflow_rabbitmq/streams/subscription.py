@@ -58,7 +58,7 @@ class Subscription:
             await self._subscribe(at)
             # Behind the subscription: what it has begun to read can no longer be taken from under it.
             found = await edges(self.link, self.stream, at_least=max(at, 1 if identity else 0))
-            self._check(found, at, identity)
+            check_position(found, at, identity, self._where)
         self.identity = found.identity
 
     @property
@@ -75,7 +75,7 @@ class Subscription:
         while self._holes:
             first = await first_chunk(self.link, self.stream)
             if first is not None and first.offset > self._holes[0]:
-                raise self._gap(first.offset, self._holes[0])
+                raise _gap(self._where, first.offset, self._holes[0])
             del self._holes[0]
 
     def take(self) -> tuple[Chunk, Records]:
@@ -98,6 +98,10 @@ class Subscription:
         if wanted > 0 and (self._credit == 0 or wanted >= self._credit):
             self._credit += wanted
             self.link.send_now(credit(self._number, wanted))
+
+    @property
+    def _where(self) -> str:
+        return f"stream {self.stream} at {self.link.rabbit}"
 
     async def _subscribe(self, at: int) -> None:
         self.at = self._expected = at
@@ -138,34 +142,47 @@ class Subscription:
         least = 0 if self._chunks else 1
         return min(CREDIT_MAX, max(least, min(records, size))) - self._credit
 
-    def _check(self, found: Edges, at: int, identity: str) -> None:
-        where = f"stream {self.stream} at {self.link.rabbit}"
-        if identity and self._is_another(found, identity):
-            now = f"begins with chunk {found.identity}" if found.first is not None else "is empty"
-            raise SourceReplaced(
-                f"{where} {now}; the one read before, with {identity}",
-                hint="It was deleted and made anew, or lost. Bring the old one back, or start anew: streamflow reset.",
-            )
-        if at < found.start:
-            raise self._gap(found.start, at)
-        if at > found.end:
-            raise PositionAhead(
-                f"{where} ends at {found.end - 1}, but {at - 1} was already read",
-                hint="The broker lost messages (a restored backup?). Bring them back, or use: streamflow reset.",
-            )
 
-    @staticmethod
-    def _is_another(found: Edges, identity: str) -> bool:
-        """Whether the first chunk cannot be one of the stream that ``identity`` was the first chunk of.
+def check_position(found: Edges, at: int, identity: str, where: str) -> None:
+    """Whether a stream still holds what comes next.
 
-        A first chunk further on says nothing: then retention has taken the one that is known.
-        """
-        known = int(identity.partition(".")[0])
-        return found.first is None or found.start < known or (found.start == known and found.identity != identity)
+    Args:
+        found: Where it begins and ends.
+        at: The offset that comes next.
+        identity: Of the stream that was read before.
+        where: The stream, for errors.
 
-    def _gap(self, first: int, at: int) -> RetentionGap:
-        return RetentionGap(
-            f"stream {self.stream} at {self.link.rabbit} begins at {first}, but {at} comes next: what lay between was "
-            "deleted unread",
-            hint="Raise the stream's limits (max-age, max-length-bytes); to go on without: streamflow reset.",
+    Raises:
+        SourceReplaced: It is another one.
+        RetentionGap: It begins behind what comes next.
+        PositionAhead: It ends before it.
+    """
+    if identity and _is_another(found, identity):
+        now = f"begins with chunk {found.identity}" if found.first is not None else "is empty"
+        raise SourceReplaced(
+            f"{where} {now}; the one read before, with {identity}",
+            hint="It was deleted and made anew, or lost. Bring the old one back, or start anew: streamflow reset.",
         )
+    if at < found.start:
+        raise _gap(where, found.start, at)
+    if at > found.end:
+        raise PositionAhead(
+            f"{where} ends at {found.end - 1}, but {at - 1} was already read",
+            hint="The broker lost messages (a restored backup?). Bring them back, or use: streamflow reset.",
+        )
+
+
+def _is_another(found: Edges, identity: str) -> bool:
+    """Whether the first chunk cannot be one of the stream that ``identity`` was the first chunk of.
+
+    A first chunk further on says nothing: then retention has taken the one that is known.
+    """
+    known = int(identity.partition(".")[0])
+    return found.first is None or found.start < known or (found.start == known and found.identity != identity)
+
+
+def _gap(where: str, first: int, at: int) -> RetentionGap:
+    return RetentionGap(
+        f"{where} begins at {first}, but {at} comes next: what lay between was deleted unread",
+        hint="Raise the stream's limits (max-age, max-length-bytes); to go on without: streamflow reset.",
+    )

@@ -7,11 +7,13 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
+from streamflow_kafka import marker
 from tests.brokers import KAFKA, KafkaServer
 from tests.brokers.required import need
 from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.kit import close_all
 from tests.connectors.kafka.stage import Stage
+from tests.connectors.kafka.undecided import VERIFY, set_broker
 
 
 @pytest.fixture(scope="session")
@@ -42,3 +44,12 @@ async def stage(broker: Broker) -> AsyncIterator[Stage]:
     each = Stage(broker, await broker.topic())
     yield each
     await each.close()
+
+
+@pytest_asyncio.fixture
+async def careless(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Broker]:
+    """A broker that takes a marker that no transaction was opened on; what it hides, it hides for ever."""
+    monkeypatch.setattr(marker, "HIDDEN_SECONDS", 0.3)
+    await set_broker(broker, {VERIFY: "false"})
+    yield broker
+    await set_broker(broker, {})

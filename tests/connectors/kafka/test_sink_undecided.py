@@ -1,86 +1,16 @@
-"""A marker that stays undecided though its transaction is over (error 88), as after a kill; on a real server.
-
-The server is told not to verify transactions, and the sink leaves the group, or some partitions, out of its
-transaction: so its end is never written there, which is what a killed broker leaves behind.
-"""
+"""A marker that stays undecided though its transaction is over (error 88), or records do, as after a kill."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from collections.abc import AsyncIterator
 
 import pytest
-import pytest_asyncio
-from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
-from aiokafka.protocol.transaction import AddOffsetsToTxnRequest, AddPartitionsToTxnRequest
+from aiokafka import AIOKafkaProducer
 
 from streamflow.errors import Fenced, ProgressUnknown, SinkAhead, Unavailable
-from streamflow_kafka.client import Cluster
-from streamflow_kafka.marker import Hidden, read_marker
-from streamflow_kafka.sink import KafkaSink
-from streamflow_kafka.tail import topic_ends
-from streamflow_kafka.transactions import TRANSACTION
-from tests.connectors.kafka.broker import QUICK, Broker
+from tests.connectors.kafka.broker import Broker
 from tests.connectors.kafka.stage import Stage, chunk, values_of
-
-VERIFY = "transaction.partition.verification.enable"
-
-
-@pytest_asyncio.fixture
-async def careless(broker: Broker) -> AsyncIterator[Broker]:
-    """A broker that takes a marker that no transaction was opened on."""
-    await set_broker(broker, {VERIFY: "false"})
-    yield broker
-    await set_broker(broker, {})
-
-
-async def set_broker(broker: Broker, configs: dict[str, str]) -> None:
-    resource = ConfigResource(ConfigResourceType.BROKER, "1", configs=configs)
-    answers = await broker.admin.alter_configs([resource])
-    assert all(code == 0 for answer in answers for code, *_ in answer.resources), answers
-
-
-def leave_undecided(sink: KafkaSink, monkeypatch: Any, left_out: Sequence[int] = (), *, group: bool = True) -> None:
-    """From now on the end of a transaction does not decide its marker, or its records in some partitions."""
-
-    async def add(partitions: Sequence[int]) -> None:
-        transactions = sink._transactions
-        transactions.open = True
-        name = transactions._name, *transactions.producer
-        added = [each for each in partitions if each not in left_out]
-        if added:
-            topics = [(sink._name, added)]
-            await transactions._asked(TRANSACTION, lambda: AddPartitionsToTxnRequest(*name, topics))
-        if not group:
-            await transactions._asked(TRANSACTION, lambda: AddOffsetsToTxnRequest(*name, transactions._name))
-
-    monkeypatch.setattr(sink._transactions, "add", add)
-
-
-async def is_undecided(sink: KafkaSink) -> None:
-    """The broker itself says so, for as long as the sink waits."""
-    assert sink._cluster is not None
-    with pytest.raises(Hidden):
-        await read_marker(sink._cluster, sink._transactions, sink._fence, sink._name, stable=True)
-
-
-async def is_decided(sink: KafkaSink, next_seq: int) -> None:
-    assert sink._cluster is not None
-    marker = await read_marker(sink._cluster, sink._transactions, sink._fence, sink._name, stable=True)
-    assert marker is not None
-    assert marker.next_seq == next_seq
-
-
-async def stable_ends(stage: Stage, sink: KafkaSink | None = None) -> list[int]:
-    """Where readers of committed records stop, once the end of the transaction has arrived elsewhere."""
-    sink = sink or stage.sinks[-1]
-    cluster = await Cluster.connect(stage.broker.kafka, QUICK, "test")
-    await asyncio.sleep(0.3)
-    try:
-        return await topic_ends(cluster, sink._topic, committed=True)
-    finally:
-        await cluster.close()
+from tests.connectors.kafka.undecided import is_decided, is_undecided, leave_undecided, stable_ends
 
 
 @pytest.fixture
@@ -178,26 +108,11 @@ async def test_records_of_an_aborted_transaction_are_undecided(stage: Stage, mon
     assert values_of(await stage.records()) == ["0"] * 2 + ["1"] * 2 + ["2"] * 2
 
 
-@pytest.mark.long
-async def test_a_sink_that_lost_its_broker_while_idle_repairs_before_it_publishes(stage: Stage, monkeypatch):
-    """Else an abort of its next transaction would take acknowledged records away."""
-    sink, baseline = await stage.begun(partition=int)
-    runs = [chunk(sink, epoch, 3 * epoch - 2, ["0", "1", "2"]) for epoch in (1, 2)]
-    leave_undecided(sink, monkeypatch, [1], group=False)
-    at = await sink.publish(runs[:1], baseline)
-    await stage.broker.close()
-    await stage.broker.server.kill_async()
-    await stage.broker.server.start_async()
-    await stage.broker.connect()
-    with pytest.raises(Unavailable, match="closed the connection"):
-        await sink.publish(runs[1:], at)
-    await sink.close()
-    assert await stable_ends(stage) == [2, 0, 2]
-    again = await stage.open(1, partition=int)
-    at = await again.recover(at, runs[1:])
-    assert await stable_ends(stage, again) == [3, 2, 3]
-    await again.publish(runs[1:], at)
-    assert values_of(await stage.records()) == ["0"] * 2 + ["1"] * 2 + ["2"] * 2
+async def begin_another_producer(stage: Stage) -> None:
+    """Begins one without the note that a sink leaves: the coordinator forgets how the last transaction ended."""
+    producer = AIOKafkaProducer(bootstrap_servers=stage.broker.server.url, transactional_id=stage.fence)
+    await producer.start()
+    await producer.stop()
 
 
 async def test_how_it_ended_is_forgotten(stage: Stage, monkeypatch):
@@ -208,7 +123,7 @@ async def test_how_it_ended_is_forgotten(stage: Stage, monkeypatch):
     leave_undecided(sink, monkeypatch)
     await sink.publish(runs[1:], before)
     await sink.close()
-    await stage.open(2)
+    await begin_another_producer(stage)
     third = await stage.open(3)
     with pytest.raises(ProgressUnknown, match="has forgotten how it ended") as caught:
         await third.recover(before, runs[1:])
@@ -222,7 +137,7 @@ async def test_what_was_acknowledged_is_committed_even_then(stage: Stage, monkey
     leave_undecided(sink, monkeypatch, [1])
     after = await sink.publish(runs[1:], before)
     await sink.close()
-    await stage.open(2)
+    await begin_another_producer(stage)
     third = await stage.open(3)
     assert (await third.recover(after, [])).next_seq == 7
     await is_decided(third, 7)

@@ -21,6 +21,8 @@ PART = 500
 SEGMENT_BYTES = 50
 """So small that each chunk has a segment of its own, which can be taken away like an expired or a lost one."""
 ANSWER_SECONDS = 10.0
+AVAILABLE_SECONDS = 20.0
+EARLY_SECONDS = 2.0
 
 
 class Streams:
@@ -37,6 +39,8 @@ class Streams:
         self._ids = list(range(255, 0, -1))
 
     async def __aenter__(self) -> Self:
+        self._publishers.clear()
+        self._ids = list(range(255, 0, -1))
         self._client = Client(self._server.host, self._server.stream_port, frame_max=1024 * 1024, heartbeat=60)
         await self._client.start()
         await self._client.authenticate("/", "guest", "guest")
@@ -60,13 +64,21 @@ class Streams:
         await self._client.create_stream(name, {key.replace("_", "-"): value for key, value in arguments.items()})
 
     async def available(self, name: str) -> None:
-        """Waits until a stream can be used after the start of its server."""
-        async with asyncio.timeout(ANSWER_SECONDS):
+        """Waits until a stream can be used after the start of its server.
+
+        A server that is asked too early ends the connection instead of answering, and rstream does not tell.
+        """
+        async with asyncio.timeout(AVAILABLE_SECONDS):
             while True:
-                with contextlib.suppress(ServerError, LeaderNotAvailable):
-                    await self.end(name)
+                try:
+                    async with asyncio.timeout(EARLY_SECONDS):
+                        await self.end(name)
                     return
-                await asyncio.sleep(0.05)
+                except (ServerError, LeaderNotAvailable):
+                    await asyncio.sleep(0.05)
+                except TimeoutError:
+                    await self.__aexit__(None, None, None)
+                    await self.__aenter__()
 
     async def delete(self, name: str) -> None:
         self._publishers.pop(name, None)

@@ -17,6 +17,7 @@ from tests.faults.feeder import Feeder
 
 PARTITIONS = 3
 SEND_SECONDS = 3.0
+SILENT_POLLS = 5
 
 
 async def make_topics(server: KafkaServer, *names: str, partitions: int = PARTITIONS, **config: str) -> None:
@@ -70,6 +71,16 @@ class Outsider:
         """The last record of each partition."""
         last = {each["partition"]: each for each in await self._read(topic)}
         return list(last.values())
+
+    async def seen(self, topic: str, partition: int) -> int:
+        """How many records of a partition a reader sees that gives up after a while: an open transaction hides some."""
+        consumer = self._consumers.get(topic) or await self._consumer(topic)
+        place = TopicPartition(topic, partition)
+        count = silent = 0
+        while silent < SILENT_POLLS:
+            found = (await consumer.getmany(place, timeout_ms=100)).get(place, [])
+            count, silent = count + len(found), 0 if found else silent + 1
+        return count
 
     async def _read(self, topic: str) -> list[dict[str, Any]]:
         """Reads what is new, until the reader stands behind the last record, committed or not."""

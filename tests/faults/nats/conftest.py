@@ -1,4 +1,4 @@
-"""Fixtures: a server that the trials of a module share; whoever kills or stops one starts its own."""
+"""Fixtures: a server that all trials share; whoever kills or stops one starts its own."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from tests.brokers import NatsServer
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def server() -> Iterator[NatsServer]:
     """Not to be killed. It syncs now and then: what it acknowledged outlives the end of any process."""
     with NatsServer(sync="2m") as shared:

@@ -28,18 +28,16 @@ async def kill_at_random(server: NatsServer, folder: Path, kind: Kind, kills: in
 
 
 @pytest.mark.timeout(240)
-async def test_the_flow_is_killed_at_random_instants(tmp_path: Path, long_run: bool) -> None:
+async def test_the_flow_is_killed_at_random_instants(server: NatsServer, tmp_path: Path, long_run: bool) -> None:
     kills = 20 if long_run else 7
-    async with NatsServer(sync="2m") as server:
-        killed = await asyncio.gather(*(kill_at_random(server, tmp_path, kind, kills) for kind in KINDS))
+    killed = await asyncio.gather(*(kill_at_random(server, tmp_path, kind, kills) for kind in KINDS))
     assert sum(killed) == kills * len(KINDS) >= 20
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_the_flow_behind_a_queue_is_killed_at_random_instants(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        killed = await asyncio.gather(*(kill_at_random(server, tmp_path, kind, 10) for kind in QUEUES))
+async def test_the_flow_behind_a_queue_is_killed_at_random_instants(server: NatsServer, tmp_path: Path) -> None:
+    killed = await asyncio.gather(*(kill_at_random(server, tmp_path, kind, 10) for kind in QUEUES))
     assert sum(killed) >= 20
 
 

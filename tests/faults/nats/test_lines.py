@@ -38,8 +38,10 @@ class Lines:
         )
         self.trial = await self._stack.enter_async_context(trial)
         self.gate = self.trial.folder / "gate"
+        if self._kind.source == "interest":
+            await self.trial.begin()
         self.trial.flow.start(Trap("publish.part", action="hold", gate=self.gate))
-        await self.going_on()
+        await self.trial.flow.until(lambda: self.trial.flow.said("started"), "the start")
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -48,7 +50,6 @@ class Lines:
     async def going_on(self) -> None:
         """Waits until the flow publishes again, if it has something to publish."""
         flow = self.trial.flow
-        await flow.until(lambda: flow.said("started"), "the start")
         before = len(flow.events("published"))
         deadline = asyncio.get_running_loop().time() + 5
         while len(flow.events("published")) <= before and asyncio.get_running_loop().time() < deadline:
@@ -97,11 +98,10 @@ async def cut_one(lines: Lines, kind: str) -> None:
 
 
 @pytest.mark.timeout(180)
-async def test_a_line_is_cut(tmp_path: Path, long_run: bool) -> None:
+async def test_a_line_is_cut(server: NatsServer, tmp_path: Path, long_run: bool) -> None:
     """Also in the middle of a publish: the flow opens that connector again, and only that one."""
     rounds, kinds = (6, (*KINDS, MSGID)) if long_run else (2, KINDS)
-    async with NatsServer(sync="2m") as server:
-        cuts = await asyncio.gather(*(cut_again_and_again(server, tmp_path, kind, rounds) for kind in kinds))
+    cuts = await asyncio.gather(*(cut_again_and_again(server, tmp_path, kind, rounds) for kind in kinds))
     assert sum(cuts) >= 9 * rounds
 
 
@@ -126,14 +126,6 @@ async def silent_sink(server: NatsServer, folder: Path, kind: Kind) -> int:
         return lines.sink.late_bytes
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-async def test_what_was_sent_on_a_silent_line_arrives_late(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        late = await asyncio.gather(*(silent_sink(server, tmp_path, kind) for kind in KINDS))
-    assert all(size_bytes > 3 * 1000 for size_bytes in late), late
-
-
 async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
     async with Lines(server, folder, kind, timeout_seconds=3) as lines:
         trial = lines.trial
@@ -151,13 +143,6 @@ async def silent_source(server: NatsServer, folder: Path, kind: Kind) -> None:
         assert lines.failures("sink") == 0
 
 
-@pytest.mark.long
-@pytest.mark.timeout(180)
-async def test_a_silent_source_is_noticed_and_opened_again(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(silent_source(server, tmp_path, kind) for kind in (KINDS[0], *QUEUES)))
-
-
 async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
     async with Lines(server, folder, kind) as lines:
         lines.source.delay_seconds = lines.sink.delay_seconds = 0.04
@@ -169,15 +154,22 @@ async def slow_line(server: NatsServer, folder: Path, kind: Kind) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_a_slow_line_is_no_failure(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(slow_line(server, tmp_path, kind) for kind in (*KINDS, *QUEUES)))
+async def test_lines_fall_silent_deliver_late_or_are_slow(server: NatsServer, tmp_path: Path) -> None:
+    """A silent source is noticed and opened again, what a sink sent arrives late; a slow line is no failure."""
+    async with asyncio.TaskGroup() as group:
+        sinks = [group.create_task(silent_sink(server, tmp_path, kind), name=str(kind)) for kind in KINDS]
+        for kind in (KINDS[0], *QUEUES):
+            group.create_task(silent_source(server, tmp_path, kind), name=f"source {kind}")
+        for kind in (*KINDS, *QUEUES):
+            group.create_task(slow_line(server, tmp_path, kind), name=f"slow {kind}")
+    late = [sink.result() for sink in sinks]
+    assert all(size_bytes > 3 * 1000 for size_bytes in late), late
 
 
 async def cut_queue(server: NatsServer, folder: Path, kind: Kind) -> None:
     """A source with ids restarts the shard from its checkpoint, unless it has given nothing since it was opened."""
     async with Lines(server, folder, kind) as lines:
-        trial = lines.trial
+        trial, lives = lines.trial, lines.trial.flow.lives
         async with trial.feeder() as feeder:
             for cuts in range(1, 6):
                 await go_on(trial, feeder)
@@ -185,7 +177,7 @@ async def cut_queue(server: NatsServer, folder: Path, kind: Kind) -> None:
                 await noticed(lines, cuts)
         await trial.check(feeder)
         assert len(trial.flow.events("restarting")) >= 2
-        assert trial.flow.lives == 1
+        assert trial.flow.lives == lives
 
 
 async def noticed(lines: Lines, times: int) -> None:
@@ -201,6 +193,5 @@ async def go_on(trial: Trial, feeder: Feeder) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(180)
-async def test_the_line_to_a_queue_is_cut(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        await asyncio.gather(*(cut_queue(server, tmp_path, kind) for kind in QUEUES))
+async def test_the_line_to_a_queue_is_cut(server: NatsServer, tmp_path: Path) -> None:
+    await asyncio.gather(*(cut_queue(server, tmp_path, kind) for kind in QUEUES))

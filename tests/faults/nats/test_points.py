@@ -25,7 +25,7 @@ def points_of(kind: Kind) -> list[str]:
 
 async def run(server: NatsServer, folder: Path, kind: Kind, seed: int) -> int:
     """One trial: as many deaths as there are traps, then a life to the end. Returns the number of kills."""
-    async with Trial(server, folder, kind, settings=SETTINGS) as trial:
+    async with Trial(server, folder, kind, settings=SETTINGS, limits={"ack_wait_seconds": 0.3}) as trial:
         if kind.source == "interest":
             # messages that nobody has asked for are not kept: first the durable
             await trial.begin()
@@ -51,16 +51,14 @@ async def check_acknowledged(trial: Trial, feeder: Feeder) -> None:
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_killed_at_every_point(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        kinds = (*KINDS, MSGID)  # which is exact too while no restart takes longer than the window
-        kills = await asyncio.gather(*(run(server, tmp_path, kind, seed) for seed, kind in enumerate(kinds)))
+async def test_killed_at_every_point(server: NatsServer, tmp_path: Path) -> None:
+    kinds = (*KINDS, MSGID)  # which is exact too while no restart takes longer than the window
+    kills = await asyncio.gather(*(run(server, tmp_path, kind, seed) for seed, kind in enumerate(kinds)))
     assert sum(kills) >= 4 * len(POINTS), kills
 
 
 @pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_killed_at_every_point_behind_a_queue(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        kills = await asyncio.gather(*(run(server, tmp_path, kind, seed) for seed, kind in enumerate(QUEUES, 10)))
+async def test_killed_at_every_point_behind_a_queue(server: NatsServer, tmp_path: Path) -> None:
+    kills = await asyncio.gather(*(run(server, tmp_path, kind, seed) for seed, kind in enumerate(QUEUES, 10)))
     assert sum(kills) >= 3 * (len(POINTS) - 1), kills

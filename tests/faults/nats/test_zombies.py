@@ -20,27 +20,17 @@ async def fail_over(server: NatsServer, folder: Path, kind: Kind, freeze: Trap) 
         return await zombies.fail_over(trial, trial.feeder(), freeze)
 
 
-@pytest.mark.timeout(180)
-async def test_a_zombie_is_refused(tmp_path: Path) -> None:
-    """Frozen in the middle of a publish, for each way to guard a sink."""
-    async with NatsServer(sync="2m") as server:
-        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in KINDS))
-    assert len(ends) == 3
-
-
-@pytest.mark.long
 @pytest.mark.timeout(240)
-async def test_a_zombie_is_refused_wherever_it_was_frozen(tmp_path: Path) -> None:
-    async with NatsServer(sync="2m") as server:
-        trials = (fail_over(server, tmp_path, kind, freeze) for freeze in FREEZES[1:] for kind in KINDS)
-        ends = await asyncio.gather(*trials)
-    assert len(ends) == 12
+async def test_a_zombie_is_refused(server: NatsServer, tmp_path: Path, long_run: bool) -> None:
+    """Frozen in the middle of a publish, and wherever else, for each way to guard a sink."""
+    freezes = FREEZES if long_run else FREEZES[:1]
+    ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, freeze) for freeze in freezes for kind in KINDS))
+    assert len(ends) == len(freezes) * len(KINDS)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(120)
-async def test_a_zombie_behind_a_queue_is_refused(tmp_path: Path) -> None:
+async def test_a_zombie_behind_a_queue_is_refused(server: NatsServer, tmp_path: Path) -> None:
     """The new flow takes over the queue as well: the zombie acknowledges nothing that only it has committed."""
-    async with NatsServer(sync="2m") as server:
-        ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in QUEUES))
+    ends = await asyncio.gather(*(fail_over(server, tmp_path, kind, FREEZES[0]) for kind in QUEUES))
     assert len(ends) == 3

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, AbstractQueue
+from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
@@ -17,15 +17,26 @@ from tests.faults.feeder import Feeder
 
 TROUBLE = (OSError, AMQPError, RuntimeError, TimeoutError)
 UNKNOWN_SECONDS = 10.0
-STARTING_SECONDS = 2.0
 
 
-async def make_queue(server: RabbitServer, name: str, kind: str, exchange: str = "") -> None:
-    """Makes a durable queue, and, if asked for, an exchange that leads to it."""
+async def make_queue(
+    server: RabbitServer, name: str, kind: str, exchange: str = "", *, collected: bool = False
+) -> None:
+    """Makes a durable queue, and, if asked for, an exchange that leads to it.
+
+    Args:
+        server: Where.
+        name: Of the queue.
+        kind: ``classic`` or ``quorum``.
+        exchange: Name of the exchange.
+        collected: Whether a `Collector` reads it. It has a single active consumer then: who comes back after a lost
+            connection, or a kill of the broker, gets nothing before what it held is back in its place.
+    """
+    arguments: dict[str, Any] = {"x-queue-type": kind, **({"x-single-active-consumer": True} if collected else {})}
     connection = await aio_pika.connect(server.url)
     try:
         channel = await connection.channel()
-        queue = await channel.declare_queue(name, durable=True, arguments={"x-queue-type": kind})
+        queue = await channel.declare_queue(name, durable=True, arguments=arguments)
         if exchange:
             await queue.bind(await channel.declare_exchange(exchange, "topic", durable=True), "a.*")
     finally:
@@ -92,9 +103,7 @@ class Collector:
             try:
                 channel = await connection.channel()
                 await channel.set_qos(prefetch_count=500)
-                # for up to a second a queue that starts answers from a state in which its last consumer was not there
-                await asyncio.sleep(STARTING_SECONDS if self.found else 0)
-                queue = await self._left_alone(channel)
+                queue = await channel.get_queue(self._queue)
                 await queue.consume(self._take)
                 while not channel.is_closed:
                     await asyncio.sleep(0.05)
@@ -102,18 +111,6 @@ class Collector:
                 await asyncio.sleep(0.1)
             finally:
                 await connection.close()
-
-    async def _left_alone(self, channel: AbstractChannel) -> AbstractQueue:
-        """The queue, once the last consumer is gone from it.
-
-        A quorum queue comes back from a kill with the consumer it had, and with what that one held. Who reads before it
-        is let go gets what stands behind those messages first, and so sees another order than that of the queue.
-        """
-        while True:
-            queue = await channel.get_queue(self._queue)
-            if not queue.declaration_result.consumer_count:
-                return queue
-            await asyncio.sleep(0.02)
 
     async def _take(self, message: AbstractIncomingMessage) -> None:
         self.found.append((str(message.message_id), message.body))

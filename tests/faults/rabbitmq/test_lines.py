@@ -12,6 +12,7 @@ import pytest
 from tests.brokers import RabbitServer
 from tests.faults.flow import Trap
 from tests.faults.proxy import Line
+from tests.faults.rabbitmq.test_stream_lines import silent_lines
 from tests.faults.rabbitmq.trial import KINDS, Kind, Trial
 
 LIMITS = {"publish_window_records": 64}
@@ -108,5 +109,8 @@ async def silent_sink(server: RabbitServer, folder: Path, kind: Kind) -> int:
 @pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_a_line_falls_silent_and_delivers_late(server: RabbitServer, tmp_path: Path) -> None:
+    """That of a sink on a queue, and beside it those of a source and a sink on streams: mostly they wait."""
+    streams = asyncio.ensure_future(silent_lines(server, tmp_path / "streams"))
     late = await asyncio.gather(*(silent_sink(server, tmp_path, kind) for kind in KINDS))
     assert all(late), late
+    await streams

@@ -56,9 +56,7 @@ async def test_a_line_is_cut(server: RabbitServer, tmp_path: Path) -> None:
         assert source_line.cuts and sink_line.cuts and lock_line.cuts
 
 
-@pytest.mark.long
-@pytest.mark.timeout(120)
-async def test_a_silent_line_is_noticed(server: RabbitServer, tmp_path: Path) -> None:
+async def silent_lines(server: RabbitServer, tmp_path: Path) -> None:
     """Nothing passes any more and nobody is told: heartbeats notice; what was sent then comes late and is dropped."""
     async with AsyncExitStack() as stack:
         _, source_line, way_in = await lines(stack, server)

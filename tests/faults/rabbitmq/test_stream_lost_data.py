@@ -5,18 +5,21 @@ from __future__ import annotations
 import asyncio
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.brokers import RabbitServer
 from tests.connectors.rabbitmq.streams_outside import SEGMENT_BYTES, Streams
 from tests.faults.process import copy_state
+from tests.faults.proxy import Line
+from tests.faults.rabbitmq.stream_flow import Way
 from tests.faults.rabbitmq.stream_trial import Trial, make
 
 
-async def ends_as(trial: Trial, error: str) -> None:
+async def ends_as(trial: Trial, error: str, **changed: Any) -> None:
     """Starts the flow, which ends by itself, with that error and a way out."""
-    trial.flow.start()
+    trial.flow.start(**changed)
     words = await trial.flow.ended()
     assert words["error"] == error, words
     assert words["hint"]
@@ -100,7 +103,10 @@ async def test_an_older_state_is_refused(server: RabbitServer, tmp_path: Path) -
         for path in (state, state.with_name(state.name + ".epoch")):
             shutil.copy2(older.with_name(path.name), path)
         state.with_name(state.name + "-wal").unlink(missing_ok=True)
-        await ends_as(trial, "SinkAhead")
+        async with Line(server, server.stream_port) as slow:
+            # the sink asks first: had the flow made the same results anew by then, there would be nothing to refuse
+            slow.delay_seconds = 0.5
+            await ends_as(trial, "SinkAhead", way_in=Way(server.url, slow.near_port))
 
 
 @pytest.mark.timeout(60)

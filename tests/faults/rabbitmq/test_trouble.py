@@ -148,7 +148,7 @@ async def test_an_older_state_eats_nothing_of_a_queue(server: RabbitServer, tmp_
 async def sink_away(server: RabbitServer, folder: Path, kind: Kind) -> None:
     async with Line(server) as line, Trial(server, folder, kind) as trial:
         second = f"{trial.sink}B"
-        await make_queue(server, second, "classic")
+        await make_queue(server, second, "classic", collected=True)
         collector = Collector(server, second, exact=False)
         collector.start()
         first = trial.setup().targets[0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import secrets
 from collections.abc import Sequence
@@ -79,7 +78,7 @@ class Trial(FlowTrial):
             await make_stream(self.nats, self.sink)
         else:
             kind = "quorum" if self.kind.sink == "exchange" else "classic"
-            await make_queue(self.server, self.sink, kind, self._exchange)
+            await make_queue(self.server, self.sink, kind, self._exchange, collected=True)
             self.collector.start()
         return self
 
@@ -120,7 +119,3 @@ class Trial(FlowTrial):
     @property
     def _exchange(self) -> str:
         return f"ex-{self.sink}" if self.kind.sink == "exchange" else ""
-
-    async def settle(self) -> None:
-        """Waits until the broker would find again what was declared last, were it killed."""
-        await asyncio.sleep(2.5)
