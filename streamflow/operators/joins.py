@@ -162,19 +162,20 @@ class Join(ABC):
 
     def drop(self, side: int, key: Key, waiting: Waiting, count: int) -> None:
         """Forgets a key's first records on one side, all of the same time together."""
-        times, forget, before, ordinal = waiting.times[side], self.table.forget, None, 0
+        times, forget = waiting.times[side], self.table.forget
+        if count == 1:
+            forget((key, (side, times.pop(0), 0)))
+            waiting.held[side].pop(0)
+            return
+        before, ordinal = None, 0
         for time_us in times[:count]:
             ordinal = ordinal + 1 if time_us == before else 0
             before = time_us
             forget((key, (side, time_us, ordinal)))
         del times[:count], waiting.held[side][:count]
 
-    def closed(self, key: Key, waiting: Waiting) -> bool:
-        """Forgets a key that has no records any more; says whether it has none."""
-        lefts, rights = waiting.times
-        if lefts or rights:
-            return False
+    def close(self, key: Key) -> None:
+        """Forgets a key that has no records any more."""
         del self.waiting[key]
         if self.table.bound is not None:
             self.table.bound.known.discard(key)
-        return True
