@@ -114,14 +114,13 @@ class IntervalJoin(Join):
                         if preserved[side]:
                             yield from self._alone(side, key, waiting, gone)
                         self.drop(side, key, waiting, gone)
-                due_us = next_us(waiting)
-                if due_us == TIME_MAX:
-                    self.close(key)
-                elif due_us > time_us:
-                    waiting.armed_us = due_us
-                    self.due.arm(due_us, key, None)
-                else:
-                    again.append((key, waiting))  # its side's clock is behind the other's
+                if not self.closed(key, waiting):
+                    due_us = next_us(waiting)
+                    if due_us > time_us:
+                        waiting.armed_us = due_us
+                        self.due.arm(due_us, key, None)
+                    else:
+                        again.append((key, waiting))  # its side's clock is behind the other's
             yield None
         for key, waiting in again:
             self.arm(key, waiting)

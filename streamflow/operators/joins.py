@@ -174,8 +174,12 @@ class Join(ABC):
             forget((key, (side, time_us, ordinal)))
         del times[:count], waiting.held[side][:count]
 
-    def close(self, key: Key) -> None:
-        """Forgets a key that has no records any more."""
+    def closed(self, key: Key, waiting: Waiting) -> bool:
+        """Forgets a key that has no records any more; says whether it has none."""
+        lefts, rights = waiting.times
+        if lefts or rights:
+            return False
         del self.waiting[key]
         if self.table.bound is not None:
             self.table.bound.known.discard(key)
+        return True

@@ -68,9 +68,7 @@ class WindowJoin(Join):
                 yield from self._pairs(key, waiting, end_us)
                 for side, times in enumerate(waiting.times):
                     self.drop(side, key, waiting, bisect_right(times, end_us, key=self.kind.last_end))
-                if not any(waiting.times):
-                    self.close(key)
-                else:
+                if not self.closed(key, waiting):
                     self._look_at(self._next_end(waiting, end_us), key, waiting)
             yield None
 
