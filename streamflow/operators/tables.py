@@ -13,7 +13,7 @@ import msgspec
 
 from streamflow.graph import Step
 from streamflow.keys import Key, canonical
-from streamflow.operators.values import own
+from streamflow.operators.values import FROZEN, own
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
 
@@ -91,8 +91,13 @@ class Changelog:
             return MISSING
         if key.__class__ is not self._check.kind:
             self._check.check(key)
-        found = self._peek(key, now_ms)
-        return found if found is MISSING else own(found)
+        table = self.table
+        if table.ttl_ms is not None and table.expired(key, now_ms):
+            return MISSING
+        found = table.hot.get(key, MISSING)
+        if found is MISSING:
+            found = table.peek(key)
+        return found if found.__class__ in FROZEN or found is MISSING else own(found)
 
     def pairs(self, step: Step, record: Any, now_ms: int) -> Iterator[tuple[Any, Any]]:
         """The record with each value of the table that a broadcast step wants for it, in the order of the keys."""
