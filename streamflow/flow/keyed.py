@@ -189,7 +189,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
 
         @overload
         def merge(
-            self, *others: KeyedStream[K, T], order: Order = None, name: str | None = None
+            self, *others: KeyedStream[K, T], order: Order = ..., name: str | None = ...
         ) -> KeyedStream[K, T]: ...
         @overload
         def merge(self, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]: ...
@@ -368,8 +368,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
 
         Args:
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
-            emit: "final" gives a window's result when it closes, "updates" the result so far with every record, and
-                nothing at the close.
+            emit: "final" gives a result at the close, "updates" the result so far with every record only.
             allowed_lateness: A window that has told takes late records for so long, and tells again with each.
             early: Gives the result so far besides: at every so many records, or so much event time if records came.
         """
