@@ -363,7 +363,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
     ) -> WindowedStream[K, T]:
         """Cuts the stream into windows of event time: ``.window(sf.tumbling("1m")).count(name="per_minute")``.
 
-        A window gives its result once, when the watermark has passed it; those that close together in order of (end, key).
+        A window gives its result once, when the watermark has passed it; those that close together by (end, key).
 
         Args:
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
