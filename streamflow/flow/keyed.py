@@ -190,7 +190,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
 
         @overload
         def merge(
-            self, *others: KeyedStream[K, T], order: Order = None, name: str | None = None
+            self, *others: KeyedStream[K, T], order: Order = ..., name: str | None = ...
         ) -> KeyedStream[K, T]: ...
         @overload
         def merge(self, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]: ...
@@ -364,13 +364,11 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
     ) -> WindowedStream[K, T]:
         """Cuts the stream into windows of event time: ``.window(sf.tumbling("1m")).count(name="per_minute")``.
 
-        A window gives its result once, when the watermark has passed its end (a session: when it is more than the
-        gap behind its last record). Results that one watermark brings about come in the order of (window end, key).
+        A window gives its result once, when the watermark has passed it; those that close together by (end, key).
 
         Args:
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
-            emit: "final" gives a window's result when it closes, "updates" the result so far with every record, and
-                nothing at the close.
+            emit: "final" gives a result at the close, "updates" the result so far with every record only.
             allowed_lateness: A window that has told takes late records for so long, and tells again with each.
             early: Gives the result so far besides: at every so many records, or so much event time if records came.
         """
