@@ -220,7 +220,9 @@ class Engine:
         """Finds out what has changed in static tables; a journal has it already."""
         if not self.job.journal:
             self._loading = True
-            self._preloads = await changed_rows(self.job.plan.graph, self.tables, self.job.aside)
+            assert self.checkpoint is not None
+            graph, epoch = self.job.plan.graph, self.checkpoint.epoch
+            self._preloads = await changed_rows(graph, self.tables, self.job.aside, epoch)
             self._loading = False
 
     def _build(self, checkpoint: Checkpoint) -> None:

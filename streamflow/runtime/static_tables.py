@@ -44,8 +44,14 @@ class Content:
     codec: RowCodec
 
 
-async def changed_rows(graph: Graph, tables: Mapping[str, Table[Any]], aside: Aside) -> list[Pushed]:
+async def changed_rows(graph: Graph, tables: Mapping[str, Table[Any]], aside: Aside, epoch: int) -> list[Pushed]:
     """What is to enter before all else, so that each static table holds what its content is now.
+
+    Args:
+        graph: The graph.
+        tables: All tables, loaded.
+        aside: Runs what blocks.
+        epoch: The last committed one: rows that enter behind it again, after a crash, have the same identity.
 
     Raises:
         StreamflowError: The content of a table cannot be loaded.
@@ -55,7 +61,8 @@ async def changed_rows(graph: Graph, tables: Mapping[str, Table[Any]], aside: As
         content: Content | None = source.options.get("content")
         if content is not None:
             rows = await _loaded(source, content, aside)
-            found += _difference(source.name, content, rows, tables[source.name])
+            changed = enumerate(_difference(content, rows, tables[source.name]))
+            found += [_push(source.name, row, content.codec.encode(row), f"{epoch}.{n}") for n, row in changed]
     return found
 
 
@@ -96,15 +103,15 @@ def _by_key(rows: Mapping[Any, Any] | Iterable[Any], key: Callable[[Any], Key] |
     return {key(row): row for row in rows}
 
 
-def _difference(name: str, content: Content, rows: Mapping[Key, Any], table: Table[Any]) -> list[Pushed]:
+def _difference(content: Content, rows: Mapping[Key, Any], table: Table[Any]) -> list[tuple[Key, Any]]:
     """Rows that are new, changed or gone, those that are gone first."""
     gone = [(key, None) for key in table.snapshot() if key not in rows]
     encode = content.codec.values.encode
     new = [(key, row) for key, row in rows.items() if (old := table.peek(key)) is MISSING or encode(old) != encode(row)]
-    return [_push(name, row, content.codec.encode(row)) for row in (*gone, *new)]
+    return [*gone, *new]
 
 
-def _push(name: str, row: tuple[Key, Any], payload: bytes) -> Pushed:
+def _push(name: str, row: tuple[Key, Any], payload: bytes, id: str) -> Pushed:
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     done.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
-    return Pushed(name, row, payload, done)
+    return Pushed(name, row, payload, done, id=id)

@@ -108,13 +108,19 @@ class PaneTable(Table[V]):
             self.index[key] = {sub: None}
         else:
             subs[sub] = None
-        return self._initial()
+        return self._touched((key, sub), self._initial())
 
     def at_hand(self, key: Any, sub: Any) -> V:
         """The value of an entry that is there and not in its `pane`; the caller sets it there."""
         address = (key, sub)
         value: Any = self.hot.get(address, MISSING)
-        return self._cold(address) if value is MISSING else value
+        return self._touched(address, self._cold(address)) if value is MISSING else value
+
+    def _touched(self, address: Any, value: V) -> V:
+        """Keeps an entry's place: an epoch's changes are in the order of their first, however panes are settled."""
+        if self.undo is None:
+            self.hot[address] = value
+        return value
 
     def drop(self, key: Any, sub: Any) -> None:
         """`delete` for an entry that is there and settled."""

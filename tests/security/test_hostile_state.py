@@ -24,6 +24,7 @@ from streamflow.state.content import Total, read_content, write_content
 from streamflow.state.content import count as count_tables
 from streamflow.state.fitting import check_fit
 from streamflow.state.keyed import Table
+from streamflow.state.opening import FORMAT
 from streamflow.state.reader import Limits, checkpoints, describe, query
 from streamflow.state.store import Entry
 from tests.security.test_fuzz import SECONDS_MAX
@@ -167,7 +168,8 @@ async def test_a_schema_that_is_not_ours_is_refused_before_it_acts(path: Path, w
         with pytest.raises(StateError):
             read(path)
     # SQLite itself refuses some, since functions in a schema are not trusted
-    with pytest.raises(CorruptStateError, match=r"does not have the tables of format 3|malformed database schema"):
+    words = f"does not have the tables of format {FORMAT}|malformed database schema"
+    with pytest.raises(CorruptStateError, match=words):
         await new_store(path).open(MANIFEST)
     assert path.read_bytes() == before, "it was written to"
 
@@ -228,7 +230,7 @@ async def test_a_huge_schema_is_refused_or_cleaned_up_soon(path: Path, kind: str
     [
         ("PRAGMA application_id = 1", "another program"),
         ("PRAGMA application_id = 0", "another program"),
-        ("PRAGMA user_version = 3", "format 3"),
+        (f"PRAGMA user_version = {FORMAT - 1}", f"format {FORMAT - 1}"),
         ("PRAGMA user_version = -1", "format -1"),
         ("PRAGMA user_version = 0", "format 0"),
     ],

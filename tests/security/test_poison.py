@@ -350,7 +350,7 @@ async def test_a_source_that_breaks_before_it_gives_anything_is_asked_less_and_l
         await until(lambda: len(seen.failed) == 4)
         words.send("through")
         await until(lambda: out.values)
-    assert seen.failed == [0.1, 0.2, 0.5, 1.0]
+    assert seen.failed == [0.1, 0.2, 0.4, 0.8]
 
 
 async def unavailable() -> Any:

@@ -132,28 +132,31 @@ def test_one_journal_under_two_hundred_orders() -> None:
 # -- one seed, many processes --------------------------------------------------------------------------
 
 
-def digest_of_seeds() -> str:
-    """A digest of everything that some seeds do: turns, epochs, outputs."""
-    total = hashlib.blake2b()
+def digests_of_seeds() -> str:
+    """A line for each of some seeds: a digest of everything that it does, turns, epochs, outputs."""
+    lines = []
     for seed in range(2 * len(CELLS)):
         trial = seeded(seed)
         run = trial.play()
         outputs = {sink: run.outputs(sink) for sink in run.model.sinks}
-        total.update(repr((seed, run.loop.turns, run.recorder.digests, outputs, sorted(run.labels.items()))).encode())
-    return total.hexdigest()
+        done = repr((run.loop.turns, run.recorder.digests, outputs, sorted(run.labels.items())))
+        lines.append(
+            f"seed {seed} ({trial.cell}): {run.loop.turns} turns, {hashlib.blake2b(done.encode()).hexdigest()}"
+        )
+    return "\n".join(lines)
 
 
 def test_a_seed_is_one_run_in_every_process() -> None:
-    digests = set()
+    runs = []
     for hash_seed in HASH_SEEDS:
         done = subprocess.run(
-            [sys.executable, "-c", "from tests.simulation.test_determinism import *; print(digest_of_seeds())"],
+            [sys.executable, "-c", "from tests.simulation.test_determinism import *; print(digests_of_seeds())"],
             env={**os.environ, "PYTHONHASHSEED": hash_seed},
             cwd=Path(__file__).parents[2],
             capture_output=True,
             text=True,
             check=True,
         )
-        digests.add(done.stdout.strip())
-    assert len(digests) == 1, digests
-    assert digests.pop()
+        runs.append(done.stdout.splitlines())
+    assert len(runs[0]) == 2 * len(CELLS)
+    assert [lines for lines in zip(*runs, strict=True) if len(set(lines)) > 1] == []

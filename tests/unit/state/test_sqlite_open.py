@@ -186,7 +186,7 @@ async def test_a_changed_schema_is_refused(path, change):
     with sqlite3.connect(path) as db:
         db.execute(change)
     db.close()
-    await refused(path, CorruptStateError, "does not have the tables of format 3")
+    await refused(path, CorruptStateError, f"does not have the tables of format {opening.FORMAT}")
 
 
 async def test_views_of_others_do_not_stay(path):
