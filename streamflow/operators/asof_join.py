@@ -99,10 +99,8 @@ class AsOfJoin(Join):
                 waiting.armed_us = TIME_MAX
                 yield from self._joined(key, waiting, due_us - 1)
                 self._free(key, waiting, due_us - 1 - self._allowed_us)
-                if any(waiting.times):
+                if not self.closed(key, waiting):
                     self.arm(key, waiting)
-                else:
-                    self.close(key)
             yield None
 
     def _joined(self, key: Key, waiting: Waiting, time_us: int) -> Iterator[Fired]:
