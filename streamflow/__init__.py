@@ -1,5 +1,6 @@
 """streamflow: stateful stream processing for asyncio, exactly-once, with one SQLite file as its commit point."""
 
+from streamflow.batch import DeadLetter
 from streamflow.clock import Duration
 from streamflow.codecs import MemorySchemaRegistry, avro, msgpack, protobuf
 from streamflow.connect.contracts import Guarantee, Level
@@ -8,7 +9,7 @@ from streamflow.connect.memory import MemoryTopic
 from streamflow.connect.schema_registry import HttpSchemaRegistry
 from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
-from streamflow.flow import Flow, KeyedStream, Process, Running, Stream
+from streamflow.flow import Flow, KeyedStream, Process, Running, Stream, Subscription
 from streamflow.flow.joined import JoinResult, LateRecords
 from streamflow.flow.ordering import merge
 from streamflow.flow.state import list_state, map_state
@@ -37,10 +38,11 @@ from streamflow.operators.sketches import approx_distinct, quantiles
 from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
 from streamflow.operators.windows import Windowed
-from streamflow.policy import retry
+from streamflow.policy import cache, retry
 from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
 from streamflow.state.collections import ListState, MapState
+from streamflow.state.store import StoredLetter
 
 stop = OnError.STOP
 skip = OnError.SKIP
@@ -56,6 +58,7 @@ __all__ = [
     "Aggregator",
     "Change",
     "Context",
+    "DeadLetter",
     "Duration",
     "Flow",
     "Guarantee",
@@ -76,8 +79,10 @@ __all__ = [
     "Resource",
     "Running",
     "Settings",
+    "StoredLetter",
     "Stream",
     "StreamflowError",
+    "Subscription",
     "Table",
     "Tls",
     "WindowResult",
@@ -86,6 +91,7 @@ __all__ = [
     "aggregator",
     "approx_distinct",
     "avro",
+    "cache",
     "circuit_breaker",
     "collect",
     "count",

@@ -17,6 +17,8 @@ __all__ = ["KINDS", "SINK", "SOURCE", "Graph", "Kind", "OnError", "Port", "Step"
 
 SOURCE: Final = "source"
 SINK: Final = "sink"
+LETTERS: Final = "dead_letters"
+"""Name of the source of a flow's own dead letters."""
 
 
 class Port(NamedTuple):
@@ -171,6 +173,7 @@ class Graph:
         if not self.of_kind(SOURCE):
             raise DefinitionError(f"flow {self.flow!r} has no source", hint="Start with flow.source(...).")
         self._check_order_and_names()
+        self._check_dead_letters()
         targets: dict[str, Step] = {}
         for sink in self.of_kind(SINK):
             target = sink.options["spec"].target
@@ -181,6 +184,17 @@ class Graph:
                     "which must have a single writer",
                     hint="Merge the two streams and write once, or use a mode that allows several writers.",
                 )
+
+    def _check_dead_letters(self) -> None:
+        """A letter that could not be passed on would make a letter, and so for ever."""
+        for step in self.steps:
+            if step.options.get("on_error") is OnError.DEAD_LETTER:
+                for source in self.upstream(step):
+                    if source.kind == SOURCE and source.name == LETTERS:
+                        raise DefinitionError(
+                            f"{step.kind} {step.name!r} reads the flow's dead letters, and would make new ones of them",
+                            hint="Give it on_error=sf.skip, or let it stop the flow.",
+                        )
 
     def _check_order_and_names(self) -> None:
         ids: set[str] = set()

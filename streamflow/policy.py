@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
@@ -103,6 +104,44 @@ BATCH_SIZE: Final = 100
 """Records per call of an async batch function, unless ``size=`` says something else."""
 
 
+CACHE_ENTRIES: Final = 10_000
+"""Results that a cache remembers, unless ``entries_max=`` says something else."""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """Which results of an async step are used again, and for how long; made by `cache`.
+
+    Args:
+        ttl_seconds: So long a result may be used again.
+        by: Gives a record's key; None for the record itself.
+        entries_max: Most results; beyond it the one that was not used for longest goes.
+    """
+
+    ttl_seconds: float
+    by: Callable[[Any], Hashable] | None = None
+    entries_max: int = CACHE_ENTRIES
+
+
+def cache(ttl: Duration, *, by: Callable[[Any], Hashable] | None = None, entries_max: int = CACHE_ENTRIES) -> CacheSpec:
+    """Uses an async step's results again: records of one key share a call, for ``ttl`` from its end.
+
+    Kept in memory only, and anew after each start: the function must not rely on being called, nor on not being.
+
+    Args:
+        ttl: So long a result may be used again. Failed calls are not remembered.
+        by: ``record -> key``, anything hashable; without it the record itself is the key.
+        entries_max: Most results; beyond it the one that was not used for longest goes.
+
+    Raises:
+        DefinitionError: It would remember nothing.
+    """
+    seconds = duration_ms(ttl) / 1000
+    if not seconds or type(entries_max) is not int or entries_max < 1:
+        raise DefinitionError("this cache remembers nothing", hint='Write sf.cache("10m"), entries_max= above 0.')
+    return CacheSpec(seconds, by, entries_max)
+
+
 @dataclass(frozen=True, slots=True)
 class CallLimits:
     """The bounds of an async step.
@@ -115,6 +154,7 @@ class CallLimits:
         deadline_seconds: Longest time of a call, from its start, with all attempts and the waits between them.
         size: Records per call, of a batch function.
         within_seconds: Longest time a record waits for such a batch to fill.
+        cache: Which results are used again.
     """
 
     concurrency: int = CONCURRENCY
@@ -124,3 +164,4 @@ class CallLimits:
     deadline_seconds: float = DEADLINE_SECONDS
     size: int = 1
     within_seconds: float = 0.0
+    cache: CacheSpec | None = None

@@ -36,7 +36,7 @@ def words_of(step: Step) -> str:
         words.append(_join_words(step))
     if step.traits.stateful:
         words.append(_state_words(step))
-    if step.traits.awaits:
+    if "limits" in step.options:
         words.append(_call_words(step))
     if (retry := step.options.get("retry")) is not None:
         words.append(f"{retry.times + 1} attempts")

@@ -10,7 +10,7 @@ from typing import Any, Final, TypedDict, TypeVar
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
 from streamflow.operators.context import Context
-from streamflow.policy import CONCURRENCY, DEADLINE_SECONDS, WINDOW_PER_CALL, CallLimits
+from streamflow.policy import CONCURRENCY, DEADLINE_SECONDS, WINDOW_PER_CALL, CacheSpec, CallLimits
 
 T = TypeVar("T")
 U = TypeVar("U")
@@ -50,13 +50,18 @@ class AsyncOptions(CallOptions, total=False):
             they come; on a stream with keys each key's still keep theirs.
         window: Most records, from the oldest unfinished one on, that an ordered step holds; default is 16 times the
             concurrency.
+        cache: `sf.cache`: records of one key share a result for some time.
+        detached: No commit waits for the calls: their inputs rest in the state until the results come, which keep the
+            order of each key only. For calls that take longer than a commit may.
     """
 
     ordered: bool
     window: int
+    cache: CacheSpec
+    detached: bool
 
 
-_KNOWN: Final = frozenset({"concurrency", "timeout", "deadline", "ordered", "window"})
+_KNOWN: Final = frozenset({"concurrency", "timeout", "deadline", "ordered", "window", "cache", "detached"})
 
 
 def is_async(function: Any) -> bool:
@@ -95,7 +100,14 @@ def call_limits(step: str, options: AsyncOptions | CallOptions, size: int = 1, w
             hint="Give deadline= too: it bounds a call with all its attempts.",
         )
     ordered = bool(given_order.get("ordered", True))
-    return CallLimits(concurrency, ordered, window, timeout, deadline, size, duration_ms(within) / 1000)
+    if given_order.get("detached") and ("ordered" in given_order or "window" in given_order):
+        raise DefinitionError(
+            f"detached step {step!r} takes no ordered= and no window=", hint="Its results keep the order of each key."
+        )
+    kept = given_order.get("cache")
+    if kept is not None and not isinstance(kept, CacheSpec):
+        raise DefinitionError(f"cache={kept!r:.40} of step {step!r} is no cache", hint='Write cache=sf.cache("10m").')
+    return CallLimits(concurrency, ordered, window, timeout, deadline, size, duration_ms(within) / 1000, kept)
 
 
 def _seconds(step: str, name: str, duration: Duration) -> float:

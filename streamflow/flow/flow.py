@@ -25,9 +25,11 @@ from streamflow.plan import Plan, make_plan
 from streamflow.plan.order import joint_orders
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import EventTime
+from streamflow.runtime.letters_source import DeadLetterLog
 from streamflow.runtime.resources import BreakerSpec, Resource
 from streamflow.runtime.settings import Settings
 from streamflow.state.sqlite import SqliteStore
+from streamflow.state.store import StoredLetter
 
 if TYPE_CHECKING:
     from streamflow.testing.harness import FlowTest
@@ -98,6 +100,7 @@ class Flow:
             levels = ", ".join(repr(str(level)) for level in Level)
             raise DefinitionError(f"{guarantee!r} is no guarantee", hint=f"Use one of {levels}.") from None
         self.resources: list[Resource[Any]] = []
+        self._letters: Stream[StoredLetter] | None = None
         self.drop = frozenset(drop)
         self.renamed = dict(renamed or {})
 
@@ -305,6 +308,21 @@ class Flow:
         self.resources.append(found)
         return found
 
+    @property
+    def dead_letters(self) -> Stream[StoredLetter]:
+        """The records that ``on_error=sf.dead_letter`` puts aside, as a stream: each letter once, behind its commit.
+
+        ``flow.dead_letters.to(sink)`` sends them on; in the store they stay until they are dropped or taken in again.
+        What comes behind this stream cannot have dead letters itself.
+        """
+        if self._letters is None:
+            spec = DeadLetterLog()
+            step = self._builder.add(
+                SOURCE, spec.name, [], spec=spec, message=False, on_error=OnError.STOP, event_time=None
+            )
+            self._letters = Stream(self, Port(step.id), StoredLetter)
+        return self._letters
+
     # -- what it is ----------------------------------------------------------------------------------------------------
 
     def graph(self) -> Graph:
@@ -377,7 +395,7 @@ class Flow:
         No signal handler and no logging set-up is touched.
         """
         self.check_guarantees()
-        run = Running(lambda: self.job(instrument, accept_missing=accept_missing))
+        run = Running(self.name, lambda: self.job(instrument, accept_missing=accept_missing))
         await run.start()
         run.guard()
         try:

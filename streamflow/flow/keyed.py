@@ -10,6 +10,7 @@ from streamflow.clock import Duration
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, call_limits, is_async
+from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.ordering import Order
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
@@ -40,7 +41,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
+class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
     """A stream whose records have a key; steps on it keep state per key.
 
     map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
@@ -441,6 +442,8 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], Stream[T], Generic[K, T]):
         def decorate(function: Any) -> Process[K, Any, Any]:
             build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
+            if unknown := sorted(limits.keys() - {"concurrency", "timeout", "deadline"}):
+                raise DefinitionError(f"process step {step_name!r} takes no {unknown[0]}=")
             bounds = call_limits(step_name, limits) if is_async(function) else None
             if limits and bounds is None:
                 raise DefinitionError(f"process step {step_name!r} is a plain function and takes no {min(limits)}=")

@@ -6,8 +6,10 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
+from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions, call_limits, is_async
+from streamflow.flow.detached import add_detached
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.context import Context
 from streamflow.policy import BATCH_SIZE, CallLimits, Policy
@@ -243,7 +245,7 @@ class MappingVerbs(Generic[T]):
         """
         if is_async(function) or limits:
             bounds = call_limits(name or "map_batch", limits, size, within)
-            port = self._awaiting("map_batch", function, name, on_error, bounds)
+            port = self._awaiting("map_batch", function, name, on_error, limits, bounds)
             return self._loose(port, build.element(build.returns(function)))
         build.check_function("map_batch", function)
         call, options = build.retrying(function, on_error)
@@ -271,7 +273,7 @@ class MappingVerbs(Generic[T]):
         if function is None:
             return lambda function: self._verb(kind, function, name, on_error, type_of, limits)
         if limits is not None and (is_async(function) or limits):
-            port = self._awaiting(kind, function, name, on_error, call_limits(name or kind, limits))
+            port = self._awaiting(kind, function, name, on_error, limits, call_limits(name or kind, limits))
             return self._like(self._step.keyed, port, type_of(function))
         build.check_function(kind, function)
         call, options = build.retrying(function, on_error)
@@ -287,10 +289,20 @@ class MappingVerbs(Generic[T]):
         )
         return self._like(step.keyed, Port(step.id), type_of(function))
 
-    def _awaiting(self, kind: str, function: Any, name: str | None, on_error: Policy, limits: CallLimits) -> Port:
+    def _awaiting(
+        self, kind: str, function: Any, name: str | None, on_error: Policy, options: AsyncOptions, limits: CallLimits
+    ) -> Port:
         """Adds an async step."""
         build.check_callable(kind, function)
         builder = self._flow._builder
+        if kind == "map_batch" and limits.cache is not None:
+            raise DefinitionError(
+                "map_batch has no cache", hint="Write a map step, or look results up in the function."
+            )
+        if options.get("detached"):
+            stable = build.stable_name(f"detached {kind}", function, name)
+            stream: Any = self
+            return add_detached(stream, kind, function, stable, on_error, limits)
         step = builder.add(
             f"async_{kind}",
             builder.stateless_name(kind, function, name),

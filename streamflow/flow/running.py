@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar, overload
 
 from streamflow.codecs import JsonCodec, prepare_encoding
@@ -12,8 +11,9 @@ from streamflow.errors import DefinitionError, StateError, StreamflowError
 from streamflow.flow.keyed import KeyedStream
 from streamflow.flow.process import Process
 from streamflow.flow.stream import Stream
+from streamflow.flow.subscribing import RECORDS_MAX, OnSlow, Subscribers, Subscription
 from streamflow.flow.tables import Table
-from streamflow.graph import SOURCE, Port, Step
+from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.dead import revived
@@ -27,9 +27,6 @@ from streamflow.state.store import Store, StoredLetter
 K = TypeVar("K")
 S = TypeVar("S")
 T = TypeVar("T")
-
-SUBSCRIPTION_RECORDS_MAX = 65_536
-"""Committed records that wait for a slow subscriber; beyond it the subscription ends with an error."""
 
 
 class TableView(Generic[K, S]):
@@ -72,10 +69,12 @@ class Running:
     GUARANTEE: what `push` returned for is committed; what `subscribe` and `table` show is committed.
     """
 
-    def __init__(self, make_job: Callable[[], Job]) -> None:
+    def __init__(self, flow: str, make_job: Callable[[], Job]) -> None:
+        self.flow = flow
         self._supervisor = Supervisor(make_job)
         self._task: asyncio.Task[None] | None = None
-        self._listeners: dict[Port, list[_Listener]] = {}
+        self._subscribers = Subscribers(self._supervisor.tap, self._supervisor.tapped, self._supervisor.wake)
+        self._supervisor.held = self._subscribers.full
         self._dying = False
         self._host: asyncio.Task[Any] | None = None
 
@@ -112,7 +111,7 @@ class Running:
         step = stream._step
         if step.kind != SOURCE:
             raise DefinitionError(f"push goes to a source's stream, {step.name!r} is a {step.kind}")
-        if self._task is None or self._task.done():
+        if not self.alive:
             raise StreamflowError("the flow has ended")
         if self._supervisor.is_inside:
             raise DefinitionError(
@@ -128,6 +127,11 @@ class Running:
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._supervisor.push(Pushed(step.name, record, payload, done))
         return await done
+
+    @property
+    def alive(self) -> bool:
+        """Whether the flow runs: it has started and not ended."""
+        return self._task is not None and not self._task.done()
 
     async def health(self) -> Mapping[str, str]:
         """Per resource an empty text, or what is wrong with it."""
@@ -169,7 +173,7 @@ class Running:
 
     def _store(self) -> Store:
         engine = self._supervisor.engine
-        if engine is None or self._task is None or self._task.done():
+        if engine is None or not self.alive:
             raise StreamflowError("the flow is not running")
         return engine.job.store
 
@@ -179,43 +183,22 @@ class Running:
         if any(push.letter == letter for push in self.engine.waiting_pushes()):
             raise StateError(f"dead letter {letter} is being taken in again", hint="Wait for the next commit.")
 
-    def subscribe(self, stream: Stream[T]) -> AsyncIterator[T]:
+    def subscribe(
+        self, stream: Stream[T], *, on_slow: OnSlow = "raise", records_max: int = RECORDS_MAX
+    ) -> Subscription[T]:
         """Iterates over a stream's records as their epochs are committed, from now on.
 
-        BOUND: 65,536 records may wait; a slower reader gets an error instead of a gap.
+        Args:
+            stream: The stream.
+            on_slow: When more records wait than may: "raise" ends the subscription with an error instead of a gap,
+                "drop" leaves out the oldest and counts them, "block" stops the flow from taking records until half
+                of them are read.
+            records_max: Most records that may wait.
         """
-        listener = _Listener()
-        self._listen(stream._port, listener)
-        return self._listened(stream._port, listener)
-
-    def _listen(self, port: Port, listener: _Listener) -> None:
-        listeners = self._listeners.setdefault(port, [])
-        listeners.append(listener)
-        if len(listeners) == 1:
-            self._supervisor.tap(port, lambda rows: self._deliver(port, rows))
-
-    def _deliver(self, port: Port, rows: list[Any]) -> None:
-        for listener in self._listeners.get(port, ()):
-            listener.rows.extend(rows)
-            listener.overflow = listener.overflow or len(listener.rows) > SUBSCRIPTION_RECORDS_MAX
-            listener.wake.set()
-
-    async def _listened(self, port: Port, listener: _Listener) -> AsyncIterator[Any]:
-        try:
-            while True:
-                if listener.overflow:
-                    raise StreamflowError(
-                        f"a subscriber of {port.step!r} fell {SUBSCRIPTION_RECORDS_MAX} records behind",
-                        hint="Read faster, or let a sink keep the records.",
-                    )
-                while listener.rows:
-                    yield listener.rows.popleft()
-                if self._task is None or self._task.done():
-                    return
-                listener.wake.clear()
-                await listener.wake.wait()
-        finally:
-            self._listeners[port].remove(listener)
+        made = self._subscribers.add(stream._port, on_slow, records_max)
+        if not self.alive:
+            made.end()
+        return made
 
     def stop(self) -> None:
         """Ends the flow cleanly: drain, commit, publish, close."""
@@ -228,7 +211,8 @@ class Running:
 
     async def start(self) -> None:
         """Starts the flow; returns once it is processing, raises if it cannot start."""
-        self._task = asyncio.create_task(self._supervisor.run())
+        self._refuse_twice()
+        self._task = asyncio.create_task(self._supervisor.run(), name=self._task_name)
         ready = asyncio.create_task(self._supervisor.ready.wait())
         try:
             await asyncio.wait((self._task, ready), return_when=asyncio.FIRST_COMPLETED)
@@ -243,6 +227,21 @@ class Running:
             return
         self._task.add_done_callback(self._ended)
 
+    @property
+    def _task_name(self) -> str:
+        return f"{self.flow}: shard"
+
+    def _refuse_twice(self) -> None:
+        """Refuses to run beside a flow of the same name: brokers, logs and metrics would take the two for one.
+
+        The loop knows its tasks, so nothing has to be kept of running flows.
+        """
+        if any(task.get_name() == self._task_name for task in asyncio.all_tasks()):
+            raise DefinitionError(
+                f"a flow called {self.flow!r} runs on this event loop already",
+                hint="End it first, or give each flow a name of its own.",
+            )
+
     def guard(self) -> None:
         """From now on until `finish` the current task is cancelled if the flow dies."""
         self._host = asyncio.current_task()
@@ -250,9 +249,7 @@ class Running:
             self._ended(self._task)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.wake.set()
+        self._subscribers.end()
         failed = not task.cancelled() and task.exception() is not None
         if failed and self._host is not None and not self._host.done():
             self._dying = True
@@ -278,12 +275,3 @@ class Running:
             except Exception:
                 break
         self._task.result()
-
-
-class _Listener:
-    """A subscriber's committed records that it has not read."""
-
-    def __init__(self) -> None:
-        self.rows: deque[Any] = deque()
-        self.wake = asyncio.Event()
-        self.overflow = False

@@ -10,6 +10,7 @@ from streamflow.clock import Duration
 from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.ordering import Order, check_order
 from streamflow.flow.state import batch_functions
@@ -32,7 +33,7 @@ R = TypeVar("R")
 _KEYED_VERBS = ("process", "count", "reduce", "aggregate", "agg", "window", "to_table", "join", "join_asof")
 
 
-class Stream(MappingVerbs[T], ThinningVerbs[T], BroadcastVerbs[T]):
+class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerbs[T]):
     """Records of one type on their way through a flow.
 
     Each verb adds a step and returns the stream of what it gives. Verbs that take a function can be called with it,
@@ -233,7 +234,7 @@ class Stream(MappingVerbs[T], ThinningVerbs[T], BroadcastVerbs[T]):
             subject: Gives a record's subject or routing key, where the broker has one.
             partition: Gives a record's partition, where the broker has some.
             guarantee: What this path must keep, when it is less than the flow's.
-            on_error: What happens to a record that cannot be encoded.
+            on_error: What happens to a record that cannot be encoded, or that the broker refuses for good.
 
         Raises:
             DefinitionError: The path cannot keep the guarantee, or the name is taken.

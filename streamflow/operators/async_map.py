@@ -10,9 +10,9 @@ from typing import Any, Final
 
 from streamflow.batch import FRAGMENT_ROWS_MAX, Fragment
 from streamflow.clock import Cancellable, Clock
-from streamflow.graph import Step
 from streamflow.operators.async_stage import AsyncStage
 from streamflow.operators.bind import BoundStage
+from streamflow.operators.cached import cached
 from streamflow.operators.calls import Call
 from streamflow.operators.context import CALL_OUTPUTS_MAX, Context
 from streamflow.operators.line import Failed, Flight
@@ -59,7 +59,10 @@ class AsyncMap(AsyncStage):
         return self._line.open + self._unbegun_rows
 
     def _function(self) -> Callable[..., Any]:
-        return _collected(self._step)
+        function = self._step.call
+        if self._step.kind in ("async_flat_map", "async_map_batch"):
+            function = collected(function, self._step.name)
+        return function if self._limits.cache is None else cached(function, self._limits.cache, self._clock)
 
     def _close(self) -> None:
         if self._alarm is not None:
@@ -158,21 +161,18 @@ class AsyncMap(AsyncStage):
             self._line.settle(flight, row, outcome)
 
 
-def _collected(step: Step) -> Callable[..., Any]:
-    """The step's function; one that gives many rows is made to give them as a list, of a bounded length."""
-    function = step.call
-    if step.kind not in ("async_flat_map", "async_map_batch"):
-        return function
+def collected(function: Callable[..., Any], step: str) -> Callable[..., Any]:
+    """A function that gives many rows, made to give them as a list, of a bounded length."""
 
-    async def collected(*arguments: Any) -> list[Any]:
+    async def call(*arguments: Any) -> list[Any]:
         made = function(*arguments)
         if isinstance(made, AsyncIterable):
             return await all_given(made)
         if not inspect.isawaitable(made):
-            raise TypeError(f"the function of async step {step.name!r} returned {made!r:.60}, which cannot be awaited")
+            raise TypeError(f"the function of async step {step!r} returned {made!r:.60}, which cannot be awaited")
         return all_of(await made)
 
-    return collected
+    return call
 
 
 async def all_given(outputs: AsyncIterable[Any], own: Callable[[Any], Any] = lambda value: value) -> list[Any]:

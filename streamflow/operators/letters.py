@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
-from streamflow.batch import DeadLetter, Fragment, SourceBatch
+from streamflow.batch import END, DeadLetter, Fragment, MicroBatch, Origin, SourceBatch
 
 TRACEBACK_CHARS_MAX: Final = 8_000
 ERROR_CHARS_MAX: Final = 2_000
@@ -21,9 +21,13 @@ Spot = tuple[SourceBatch, str, int] | None
 
 def spot_of(part: Fragment, row: int) -> Spot:
     """Where a row of a fragment came from."""
-    if part.origins is not None and 0 <= row < len(part.origins):
-        row = part.origins[row][0]
-    found = part.batch.locate(row) if row >= 0 else None
+    known = part.origins is not None and 0 <= row < len(part.origins)
+    return spot_at(part.batch, part.origins[row] if known and part.origins is not None else (row,))
+
+
+def spot_at(batch: MicroBatch, origin: Origin) -> Spot:
+    """Where what has this origin in a number came from."""
+    found = batch.locate(origin[0]) if 0 <= origin[0] < END else None
     if found is None:
         return None
     (source, _, records), at = found
@@ -59,13 +63,15 @@ def letter_of(kind: str, name: str, place: str, error: BaseException, spot: Spot
         "" if records.ids is None else records.ids[at],
         None if records.keys is None else records.keys[at],
         None if records.headers is None else records.headers[at],
-        payload if isinstance(payload, bytes) else b"" if payload is None else _as_bytes(payload),
+        as_bytes(payload),
     )
 
 
-def _as_bytes(payload: Any) -> bytes:
-    """A record of a source without a codec, so that it can be read and put in again."""
-    if isinstance(payload, bytearray | memoryview):
+def as_bytes(payload: Any) -> bytes:
+    """A record's bytes; its JSON where the source has no codec, so that it can be read and put in again."""
+    if payload is None:
+        return b""
+    if isinstance(payload, bytes | bytearray | memoryview):
         return bytes(payload)
     try:
         return msgspec.json.encode(payload)

@@ -50,7 +50,14 @@ def watermark_groups(graph: Graph) -> tuple[Group, ...]:
         if acts_on_watermarks(step):
             group = sources_of(graph, step)
             for name in group:
-                if not is_timed(graph.step(f"{SOURCE}:{name}")):
+                source = graph.step(f"{SOURCE}:{name}")
+                if (detached := source.options.get("detached")) is not None:
+                    raise DefinitionError(
+                        f"{step.kind} step {step.name!r} goes by event time, and what detached step {detached!r} gives "
+                        "comes when its calls are done",
+                        hint="Put what goes by event time before it, or leave detached=True out.",
+                    )
+                if not is_timed(source):
                     raise DefinitionError(
                         f"{step.kind} step {step.name!r} goes by event time, and source {name!r} has none",
                         hint=f"Say how to tell it: flow.source(..., name={name!r}, time=lambda record: ...).",

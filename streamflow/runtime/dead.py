@@ -28,6 +28,7 @@ class DeadLetters:
 
     def __init__(self, most: int, told: Callable[[str, str, str], None]) -> None:
         self.stored = 0
+        self.written: Callable[[], None] = lambda: None
         self._most = most
         self._told = told
         self._open: dict[Hashable, list[DeadLetter]] = {}

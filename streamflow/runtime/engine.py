@@ -12,28 +12,31 @@ from typing import Any, Final
 from streamflow.batch import Chunk, Taken
 from streamflow.clock import Cancellable, duration_ms
 from streamflow.connect.contracts import SinkContext
-from streamflow.errors import Unavailable
 from streamflow.graph import SINK, Port
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.operator import Outlet
 from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
+from streamflow.runtime.acknowledging import Acknowledging
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.dead import DeadLetters, requeued
-from streamflow.runtime.epoch import Committer, Gate, Parts, Tap
+from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
 from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.internal import Internal
 from streamflow.runtime.job import Job
 from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import SOURCES, Pump, World
-from streamflow.runtime.pumps import make_pumps, time_orders
+from streamflow.runtime.pump import SOURCES, World
+from streamflow.runtime.pumps import make_pumps, time_orders, where
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.static_tables import changed_rows, static_sources
+from streamflow.runtime.taps import Tap, Taps
+from streamflow.runtime.tasks import Tasks
 from streamflow.runtime.watch import Watch
 from streamflow.state.store import Checkpoint, Entry
 
@@ -44,8 +47,9 @@ _log = logging.getLogger("streamflow")
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
 
-CANCEL_AGAIN_SECONDS: Final = 5.0
-"""Tasks of a shard that ends are cancelled again after this time; closing a connector takes less."""
+
+DEATHS_TOLD: Final = 3
+"""So many processes that died one after the other, with nothing committed between, are told of at the next start."""
 
 
 class Engine:
@@ -79,16 +83,17 @@ class Engine:
         self._pushes = [push for push in pushes if push.source not in static]
         self._preloads: list[Pushed] = []
         self._loading = False
-        self._tasks: dict[asyncio.Task[None], str] = {}
-        self._acks: list[tuple[int, Mapping[str, Taken]]] = []
-        self._stop_requested = False
+        self.internal = Internal(job, self.push)
+        self._tasks = Tasks(job.plan.graph.flow)
+        self._stop_requested = self._gave_up = False
+        self._stop_call: Cancellable | None = None
+        self._main: asyncio.Task[None] | None = None
         self._note_call: Cancellable | None = None
         self._drained = asyncio.Event()
-        self._ended: asyncio.Queue[asyncio.Task[None]] = asyncio.Queue()
         self._built = self._closed = False
         self._watch_thread: Watch | None = None
         self.times: EventTimes | None = None
-        self.taps: dict[Port, Tap] = {}
+        self.taps = Taps()
         self._operators: list[Operator] = []
 
     # -- life -------------------------------------------------------------------------------------
@@ -117,16 +122,31 @@ class Engine:
             await self._close()
 
     def stop(self) -> None:
-        """Takes no more records; what is taken is committed and published, then `run` returns."""
-        self._stop_requested = True
+        """Takes no more records; what is taken is committed and published, then `run` returns.
+
+        After ``stop_timeout`` it returns in any case: what is not committed then will be read again.
+        """
+        if not self._stop_requested:
+            self._stop_requested = True
+            self._stop_call = self.job.clock.call_later(self._stop_seconds, self._give_up)
         if self._built:
             self.intake.stop()
+
+    @property
+    def _stop_seconds(self) -> float:
+        return duration_ms(self.job.settings.stop_timeout) / 1000
+
+    def _give_up(self) -> None:
+        """The time of the stop is over: sinks are not waited for any more, nor is what is not committed."""
+        self._gave_up = True
+        self._drained.set()
+        if self._main is not None and not self.intake.done:
+            self._main.cancel()
 
     def crash(self) -> None:
         """Dies as the process would: nothing is drained, committed or closed (for tests)."""
         self.job.store.abandon()
-        for task in self._tasks:
-            task.cancel()
+        self._tasks.cancel()
 
     def progress(self) -> object:
         """Changes whenever the shard gets on; equal readings mean that nothing moved in between."""
@@ -135,13 +155,31 @@ class Engine:
         channels = tuple(channel.statistics().fragments for channel in self.channels)
         outboxes = tuple((len(outbox.chunks), outbox.progress) for outbox in self.outboxes.values())
         sources = tuple((pump.buffered, pump.opened, pump.ended) for pump in self.intake.pumps)
-        calls = tuple(operator.under_way for operator in self._operators)
+        calls = (
+            *(operator.under_way for operator in self._operators),
+            self.internal.detached.under_way,
+            self.internal.detached.waiting,
+        )
         return (channels, outboxes, sources, calls, self.committer.last_epoch, len(self._tasks), self.ready.is_set())
+
+    @property
+    def got_on(self) -> bool:
+        """Whether its life was of use: it committed, and if a source broke it, something of that source."""
+        broken = [pump.name for pump in self.intake.pumps if pump.broken] if self._built else []
+        return not self._acknowledging.got_on.isdisjoint(broken) if broken else self.commits > 0
+
+    def place(self) -> str:
+        """Where it stands, for people: the epoch and the positions in it."""
+        if self.checkpoint is None:
+            return "the opening of its state"
+        epoch = self.committer.last_epoch if self._built else self.checkpoint.epoch
+        return f"epoch {epoch}{where(self.intake.pumps if self._built else ())}"
 
     @property
     def awaits(self) -> bool:
         """Whether records wait for what users' functions await."""
-        return self._loading or (self._built and any(operator.under_way for operator in self._operators))
+        under_way = self._built and any(part.under_way for part in (*self._operators, self.internal.detached))
+        return self._loading or under_way
 
     def push(self, pushed: Pushed) -> None:
         """Hands a record in from inside the process; at any time of the engine's life."""
@@ -216,13 +254,17 @@ class Engine:
         self.gate = Gate(len(self.bound))
         self._build_intake(checkpoint)
         parts = Parts(
-            list(self.tables.values()), list(self.stagings.values()), self.outboxes, [], checkpoint.digest, self.dead
+            list(self.tables.values()),
+            list(self.stagings.values()),
+            self.outboxes,
+            self.taps,
+            checkpoint.digest,
+            self.dead,
         )
         self.committer = Committer(job.store, self.gate, self.intake, self.pacer, parts, world=self.world)
         self.committer.last_epoch = checkpoint.epoch
-        self.committer.acknowledge = self._acknowledge
+        self.committer.acknowledge = self._committed
         self.committer.give_way = job.give_way
-        self._parts = parts
         self._publishers = [
             Publisher(
                 outbox,
@@ -247,6 +289,7 @@ class Engine:
         start = Start(checkpoint.epoch, checkpoint.number, checkpoint.now_ms, pushed)
         make = partial(JournalIntake, job.journal) if job.journal else Intake
         self.intake: Intake = make(pumps, self.channels[0], self.pacer, job.clock, start)
+        self._acknowledging = Acknowledging(pumps, self._tasks, job.point, self._may_acknowledge)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
         self.intake.formed = job.instrument.number
@@ -255,6 +298,7 @@ class Engine:
         self.intake.ended = partial(self.dead.seal, SOURCES)
         self.intake.hold(time_orders(job.plan.graph, pumps, job.settings, job.clock.monotonic))
         self.intake.forced = self._released_early
+        self.internal.attach(self.intake, self.pacer, self.dead, self.tables, self.taps)
         self.intake.preload(self._preloads)
         self.intake.push(self._pushes)
         for stage in self.bound:
@@ -266,10 +310,9 @@ class Engine:
         rows_max = 0 if settings.plain or self.careful else settings.fragment_rows_max
         for operator in self._operators:
             bound = operator.bound
-            taps = [port for port in self.taps if self.job.plan.stage_of(port.step) == bound.stage.index]
-            outlets = [*self._exits(bound.stage), *(self.taps[port] for port in taps)]
+            taps = [port for port in self.taps.ports() if self.job.plan.stage_of(port.step) == bound.stage.index]
+            outlets = [*self._exits(bound.stage), *map(self.taps.outlet, taps)]
             set_loop(operator, taps, outlets, rows_max, careful=self.careful > 0)
-        self._parts.taps[:] = self.taps.values()
 
     def _exits(self, stage: Stage) -> list[Outlet]:
         edges = self.job.plan.edges
@@ -283,7 +326,7 @@ class Engine:
 
         Must be called from the event loop, between two numbers of the stage, so before `run` or from a task.
         """
-        self.taps[port] = Tap(deliver)
+        self.taps.by_port[port] = Tap(deliver)
         if self._built:
             self._set_loops()
 
@@ -302,6 +345,7 @@ class Engine:
             ]
             inlet = inlets[0] if len(inlets) == 1 else Merge(inlets)
             self._spawn(operator.run(inlet), f"stage {operator.bound.stage.index}")
+        self.internal.start(self._tasks)
         self._spawn(self.committer.run(), "committer")
         for publisher in self._publishers:
             self._spawn(publisher.run(), f"sink {publisher.outbox.sink}")
@@ -312,35 +356,38 @@ class Engine:
             self._watch_thread.start()
         checkpoint = self.checkpoint
         assert checkpoint is not None
+        if checkpoint.deaths >= DEATHS_TOLD:
+            _log.warning(
+                "flow %s has died %d times in a row before it committed anything; it stands at %s",
+                self.job.plan.graph.flow,
+                checkpoint.deaths,
+                self.place(),
+            )
         self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
         self.ready.set()
-        await self._watch(self._spawn(self._until_drained(), "intake", may_end=True))
+        self._main = self._spawn(self._until_drained(), "intake", may_end=True)
+        try:
+            await self._tasks.watch(self._main)
+        except asyncio.CancelledError:
+            if not (self._gave_up and self._main.cancelled()):
+                raise
+            _log.warning(
+                "flow %s did not drain within stop_timeout = %g s and stops at its last commit, epoch %d",
+                self.job.plan.graph.flow,
+                self._stop_seconds,
+                self.committer.last_epoch,
+            )
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str, *, may_end: bool = False) -> asyncio.Task[None]:
-        task = asyncio.create_task(work, name=f"{self.job.plan.graph.flow}: {name}")
-        self._tasks[task] = name if may_end else f"{name} (endless)"
-        task.add_done_callback(self._ended.put_nowait)
-        return task
-
-    async def _watch(self, main: asyncio.Task[None]) -> None:
-        while True:
-            task = await self._ended.get()
-            name = self._tasks.pop(task)
-            if task.cancelled():
-                raise asyncio.CancelledError(f"{name} was cancelled")
-            if (error := task.exception()) is not None:
-                raise error
-            if task is main:
-                return
-            assert not name.endswith("(endless)"), f"{name} ended"
+        return self._tasks.spawn(work, name, may_end=may_end)
 
     async def _until_drained(self) -> None:
         """Intake's end, then everything that must still leave."""
         await self.intake.run()
         self._drained.clear()  # it was set whenever the outboxes were empty before
-        if not self._is_drained():
-            limit = duration_ms(self.job.settings.stop_timeout) / 1000
-            timeout = self.job.clock.call_later(limit, self._drained.set)
+        if not self._is_drained() and not self._gave_up:
+            # a stop has its time already
+            timeout = self._stop_call or self.job.clock.call_later(self._stop_seconds, self._drained.set)
             await self._drained.wait()
             timeout.cancel()
         await self.committer.note_if_behind()
@@ -362,18 +409,12 @@ class Engine:
         if self._closed:
             return
         self._closed = True
-        if self._note_call is not None:
-            self._note_call.cancel()
+        for call in (self._note_call, self._stop_call):
+            if call is not None:
+                call.cancel()
         if self._watch_thread is not None:
             self._watch_thread.stop()
-        tasks = set(self._tasks)
-        while tasks:
-            for task in tasks:
-                task.cancel()
-            # a client library may swallow a cancellation: one that it did not hear of is told again
-            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        self._tasks.clear()
+        await self._tasks.end()
         if self._built:
             for pump in self.intake.pumps:
                 await pump.close()
@@ -417,8 +458,14 @@ class Engine:
             _log.warning("%d records of %s were released before their time; their order may differ", so_far, sources)
         self.job.instrument.released_early(sources, records)
 
+    def wake(self) -> None:
+        """Lets intake look again whether it may take records."""
+        if self._built:
+            self.intake.wake()
+
     def _wake(self) -> None:
         self.intake.wake()
+        self.internal.stirred()
 
     async def _pin(self, source: str, starts: Any) -> None:
         await self.committer.pin(source, starts)
@@ -458,8 +505,7 @@ class Engine:
     def _published(self) -> None:
         if self._is_drained():
             self._drained.set()
-        while self._acks and self._may_acknowledge():
-            self._acknowledge(*self._acks.pop(0))
+        self._acknowledging.go_on()
         if self._note_call is not None:
             self._note_call.cancel()
         self._note_call = self.job.clock.call_later(IDLE_NOTE_SECONDS, self._note_when_idle)
@@ -473,22 +519,10 @@ class Engine:
     def _may_acknowledge(self) -> bool:
         return all(publisher.recovered for publisher in self._publishers)
 
-    def _acknowledge(self, epoch: int, taken: Mapping[str, Taken]) -> None:
-        """Tells the sources, once every sink has recovered: a restored old store must not eat a queue first."""
+    def _committed(self, epoch: int, taken: Mapping[str, Taken]) -> None:
         self.commits += 1
+        self.internal.stirred()
         if self.careful and self.intake.records - self.intake.epoch_records >= self.careful:
             self.careful = 0
             self._set_loops()
-        if not self._may_acknowledge():
-            self._acks.append((epoch, taken))
-            return
-        for pump in (each for each in self.intake.pumps if each.name in taken):
-            self._spawn(self._acknowledge_one(pump, epoch, taken[pump.name]), "acknowledge", may_end=True)
-
-    async def _acknowledge_one(self, pump: Pump, epoch: int, taken: Taken) -> None:
-        try:
-            self.job.point("ack.begun")
-            await pump.committed(epoch, taken)
-            self.job.point("ack.done")
-        except (Unavailable, OSError):
-            return  # the source reports its lost connection itself; what was not acknowledged comes again
+        self._acknowledging.committed(epoch, taken)

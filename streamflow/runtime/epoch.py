@@ -16,7 +16,7 @@ from itertools import groupby, islice
 from time import sleep as block  # on purpose: see Committer.breathe
 from typing import Any, Final
 
-from streamflow.batch import Chunk, DeadLetter, Fragment, Partition, Position, Progress, Taken
+from streamflow.batch import Chunk, DeadLetter, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
 from streamflow.runtime.dead import DeadLetters
@@ -24,6 +24,7 @@ from streamflow.runtime.intake import Cut, Intake
 from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import World
+from streamflow.runtime.taps import Taps
 from streamflow.state.keyed import Table
 from streamflow.state.store import Delta, Epoch, Store
 
@@ -75,35 +76,14 @@ class Gate:
         return epoch
 
 
-class Tap:
-    """The end of a path for listeners inside the process: rows become visible when their epoch is committed."""
-
-    def __init__(self, deliver: Callable[[list[Any]], None]) -> None:
-        self._deliver = deliver
-        self._rows: list[Any] = []
-        self._sealed: dict[int, list[Any]] = {}
-
-    async def put(self, part: Fragment) -> None:
-        self._rows += part.values
-        if part.last and part.batch.barrier is not None:
-            self._sealed[part.batch.barrier] = self._rows
-            self._rows = []
-
-    def committed(self, epoch: int) -> None:
-        """Delivers the rows of every epoch up to this one."""
-        for sealed in sorted(sealed for sealed in self._sealed if sealed <= epoch):
-            if rows := self._sealed.pop(sealed):
-                self._deliver(rows)
-
-
 @dataclass(slots=True)
 class Parts:
-    """What an epoch is gathered from; ``taps`` may change while the shard runs, ``digest`` is the last epoch's."""
+    """What an epoch is gathered from; ``digest`` is the last epoch's."""
 
     tables: Sequence[Table[Any]]
     stagings: Sequence[Staging]
     outboxes: Mapping[str, Outbox]
-    taps: list[Tap]
+    taps: Taps
     digest: bytes
     dead: DeadLetters = field(default_factory=lambda: DeadLetters(0, lambda kind, name, error: None))
 
@@ -244,9 +224,10 @@ class Committer:
         found: Sequence[Chunk] = await self._on_thread(self._store.chunks(sink, first_seq, count))
         return found
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
-        """Stores a chunk in which a frame was given up, and what it was."""
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
+        """Stores a chunk in which a frame was given up, and what it was, where that is kept."""
         await self._on_thread(self._store.bury(chunk, letter))
+        self._parts.dead.written()
 
     async def note_if_behind(self) -> None:
         """Stores the progress that no commit has stored yet, if there is any."""
@@ -298,6 +279,8 @@ class Committer:
             self._parts.outboxes[staged.sink].append([*staged.ahead, *staged.chunks])
         self._committed.set()
         self._parts.dead.revived(len(revived))
+        if epoch.dead:
+            self._parts.dead.written()
         self._world.point("epoch.appended")
         self._tell(cut)
         self._pacer.committed(self._cost_seconds)

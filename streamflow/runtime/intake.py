@@ -7,7 +7,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
+from uuid import uuid4
 
 import msgspec
 
@@ -51,6 +52,7 @@ class Pushed:
         payload: The record encoded, for the store.
         done: Resolves with the epoch that holds it, after its COMMIT.
         letter: The dead letter that it was; its epoch takes that out of the store.
+        id: Its identity, whatever becomes of the process before it is committed: `Context.id` is made of it.
     """
 
     source: str
@@ -58,6 +60,7 @@ class Pushed:
     payload: bytes
     done: asyncio.Future[int]
     letter: int | None = None
+    id: str = field(default_factory=lambda: uuid4().hex)
 
 
 @dataclass(slots=True)
@@ -88,7 +91,13 @@ class Cut:
         return _pack(self.journal)
 
     def encoded_pushes(self) -> bytes:
-        return _pack([(push.source, push.payload) for push in self.pushed]) if self.pushed else b""
+        return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
+
+
+class Places(Protocol):
+    """What the spec of an internal source says of its records: where what they stand for came from."""
+
+    def place(self, value: Any, payload: bytes) -> tuple[str, SourceBatch]: ...
 
 
 class Intake:
@@ -110,12 +119,16 @@ class Intake:
         self.pumps = pumps
         self.cuts: dict[int, Cut] = {}
         self.stalled: Callable[[], str] = lambda: ""
+        self.held: Callable[[], str] = lambda: ""
+        self.expects: Callable[[], bool] = lambda: False
+        self.rests: Callable[[], bool] = lambda: True
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.ended: Callable[[int], None] = lambda epoch: None
         self.forced: Callable[[str, int], None] = lambda sources, records: None
         self.point: Point = no_point
         self.rows_max = FRAGMENT_ROWS_MAX
         self.records = 0
+        self.done = False
         self._channel = channel
         self._traces = any(pump.traces for pump in pumps)
         self._pacer = pacer
@@ -124,6 +137,9 @@ class Intake:
         self._push_seq = dict(start.pushed)
         self._ports = {pump.name: port for port, pump in enumerate(pumps)}
         self._pushes: deque[Pushed] = deque()
+        self._results: deque[Pushed] = deque()
+        specs = {pump.name: pump.step.options["spec"] for pump in pumps}
+        self._places: dict[str, Places] = {name: spec for name, spec in specs.items() if hasattr(spec, "place")}
         self._preloads = 0
         self._due: dict[int, int] = {}
         self._cut = Cut()
@@ -133,7 +149,7 @@ class Intake:
         self._stopping = False
         self._wakeup = asyncio.Event()
         self._alarm: Cancellable | None = None
-        self._stall = ""
+        self._stall = self._hold = ""
         self._times: EventTimes | None = None
         self._stamps = False
         self._told: Callable[[str, int], None] = lambda sources, at_us: None
@@ -162,7 +178,9 @@ class Intake:
         self._preloads += len(pushes)
 
     def push(self, pushes: Iterable[Pushed]) -> None:
-        self._pushes.extend(pushes)
+        """Takes records from inside the process: from users, or results of what the flow itself has begun."""
+        for push in pushes:
+            (self._results if push.source in self._places else self._pushes).append(push)
         self._wakeup.set()
 
     def stop(self) -> None:
@@ -186,12 +204,28 @@ class Intake:
         if self._stopping:
             return True
         ended = all(pump.ended and not pump.waiting for pump in self.pumps)
-        return ended and not self._pushes and all(order.empty for order in self._orders)
+        return ended and self._released and not self.pushed and not self.expects()
+
+    @property
+    def ending(self) -> bool:
+        """Whether nothing more comes but what a commit brings about, so that there is no reason to wait with it."""
+        over = all(not pump.waiting and (pump.ended or pump.internal) for pump in self.pumps) and self._released
+        return self.closing or (over and not self.pushed and self.rests())
+
+    @property
+    def _released(self) -> bool:
+        """Whether no order of event time holds a record back."""
+        return all(order.empty for order in self._orders)
+
+    @property
+    def pushed(self) -> bool:
+        """Whether records from inside the process wait to be taken."""
+        return bool(self._pushes or self._results)
 
     @property
     def stall(self) -> str:
         """Why no records are taken now; empty while they are."""
-        return self._stall
+        return self._stall or self._hold
 
     # -- event time -------------------------------------------------------------------------------
 
@@ -249,21 +283,28 @@ class Intake:
         """Forms numbers until it is stopped or every source has ended, and the last epoch's barrier is on its way."""
         while True:
             self._stall = self.stalled()
-            rows = not self._stall and not self._stopping and self._is_something_to_take()
+            rows = not self._stall and not self._stopping and self._has_rows()
             closing = self.closing
-            barrier_at = self._pacer.due_at(pending=self._dirty, closing=closing)
+            barrier_at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
             turning = bool(self._just_ended() or (self._silent and not closing) or self._got_further())
             turns = turning and not self._stall
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
             elif closing and not self._dirty and self._pacer.idle and not turning:
+                self.done = True
                 return
             else:
                 await self._wait(barrier_at, closing=closing)
 
-    def _is_something_to_take(self) -> bool:
-        for order in self._orders if not self._preloads else ():
+    def _has_rows(self) -> bool:
+        """Whether there is something to take; where sources are held up, results still are."""
+        self._hold = self.held()
+        if self._preloads or self._results:
+            return True
+        if self._hold:
+            return False
+        for order in self._orders:
             order.fill(max(self._clock.now_ms(), self._now_ms))
         found = self._pushes or any(map(_is_ready, self._free))
         return bool(found) or any(order.ready for order in self._orders)
@@ -317,8 +358,12 @@ class Intake:
         silent, self._silent = self._silent, []
         self._turn(silent, ())
         if take:
-            self._take_pushes(rows)
-            if not self._preloads:
+            loading = self._preloads > 0
+            if not loading:
+                self._take_pushes(self._results, rows)
+            if loading or not self._hold:
+                self._take_pushes(self._pushes, rows)
+            if not self._preloads and not self._hold:
                 self._take_orders(rows)
                 self._take_sources(rows)
             self._dirty = True
@@ -360,7 +405,7 @@ class Intake:
         )
 
     def _barrier(self) -> int | None:
-        at = self._pacer.due_at(pending=self._dirty, closing=self.closing)
+        at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
         return None if at is None or at > self._clock.monotonic() else self._end_epoch()
 
     def _end_epoch(self) -> int:
@@ -443,9 +488,10 @@ class Intake:
             cut.ids.setdefault(source, []).extend(records.ids)
             line.append((source, records.partition, len(records), list(records.ids)))
 
-    def _take_pushes(self, rows: Taking) -> None:
-        for _ in range(min(len(self._pushes), max(1, self.rows_max // 2))):
-            push = self._pushes.popleft()
+    def _take_pushes(self, pushes: deque[Pushed], rows: Taking) -> None:
+        room = self.rows_max - len(rows.values)
+        for _ in range(min(len(pushes), room, max(1, self.rows_max // 2))):
+            push = pushes.popleft()
             self._preloads = max(0, self._preloads - 1)
             self._enter_push(push, rows)
             self._cut.pushed.append(push)
@@ -455,7 +501,12 @@ class Intake:
         self._push_seq[push.source] = seq
         records = SourceBatch(push.source, [push.payload], [seq])
         self._account(PUSHED, records, rows.line)
-        rows.add(PUSHED, self._stamped_push(push, records), self._ports[push.source])
+        ready, source = self._stamped_push(push, records), PUSHED
+        # its number goes to another record if the process dies before the commit: no identity rests on that
+        ready.records = SourceBatch(push.source, [push.payload], ids=[push.id])
+        if push.source in self._places:
+            source, ready.records = self._places[push.source].place(push.value, push.payload)
+        rows.add(source, ready, self._ports[push.source])
 
     def _stamped_push(self, push: Pushed, records: SourceBatch) -> Ready:
         ready = Ready(records, [push.value])
@@ -470,9 +521,10 @@ class Intake:
         return ready
 
     def waiting_pushes(self) -> list[Pushed]:
-        """Pushes that no committed epoch holds; a restarted shard gets them again."""
+        """Pushes that no committed epoch holds; a restarted shard gets them again. Results it makes anew."""
         cuts = [self.cuts[epoch] for epoch in sorted(self.cuts)]
-        return [push for cut in [*cuts, self._cut] for push in cut.pushed] + list(self._pushes)
+        taken = [push for cut in [*cuts, self._cut] for push in cut.pushed if push.source not in self._places]
+        return taken + list(self._pushes)
 
 
 def _is_ready(pump: Pump) -> bool:

@@ -65,12 +65,12 @@ class RecordedEpoch:
     Args:
         epoch: Its number.
         numbers: Its micro-batches; the last one carries the barrier.
-        pushed: Source and payload of the records that were pushed.
+        pushed: Source, payload and identity of the records that were pushed.
     """
 
     epoch: int
     numbers: tuple[RecordedNumber, ...]
-    pushed: tuple[tuple[str, bytes], ...] = ()
+    pushed: tuple[tuple[str, bytes, str], ...] = ()
 
 
 def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
@@ -79,7 +79,11 @@ def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
         RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line), _turned(*rest))
         for number, now_ms, fires, line, *rest in _unpack(journal)
     )
-    return RecordedEpoch(epoch, numbers, tuple((source, payload) for source, payload in _unpack(pushed or b"\x90")))
+    return RecordedEpoch(epoch, numbers, tuple(_push(*push) for push in _unpack(pushed or b"\x90")))
+
+
+def _push(source: str, payload: bytes, id: str = "") -> tuple[str, bytes, str]:
+    return source, payload, id
 
 
 def _turned(turned: Any = ((), (), ())) -> Turned:
@@ -222,17 +226,17 @@ class JournalIntake(Intake):
             )
         return found
 
-    async def _prepare(self, pushed: Sequence[tuple[str, bytes]]) -> None:
-        for source, payload in pushed:
+    async def _prepare(self, pushed: Sequence[tuple[str, bytes, str]]) -> None:
+        for source, payload, _ in pushed:
             codec = self._by_name[source].step.options["spec"].codec
             if isinstance(codec, Prepared):
                 await codec.prepare_decoding([payload])
 
-    def _enter_recorded_push(self, push: tuple[str, bytes], rows: Taking) -> None:
-        source, payload = push
+    def _enter_recorded_push(self, push: tuple[str, bytes, str], rows: Taking) -> None:
+        source, payload, id = push
         codec = self._by_name[source].step.options["spec"].codec
         value = msgspec.json.decode(payload) if codec is None else codec.decode(payload)
-        recorded = Pushed(source, value, payload, asyncio.get_running_loop().create_future())
+        recorded = Pushed(source, value, payload, asyncio.get_running_loop().create_future(), id=id)
         self._enter_push(recorded, rows)
         self._cut.pushed.append(recorded)
 

@@ -299,8 +299,8 @@ class Records(Protocol):
         """Reads chunks that are at rest: up to ``count``, from the one at ``first_seq`` on."""
         ...
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
-        """Stores a chunk in which a frame was given up, and what it was."""
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
+        """Stores a chunk in which a frame was given up, and what it was, where that is kept."""
         ...
 
 
@@ -354,7 +354,7 @@ class Publisher:
                 attempt += 1
                 self._world.instrument.connector_failed("sink", self.outbox.sink, error, wait)
             except RecordRejected as error:
-                if self._staging.step.options["on_error"] is not OnError.DEAD_LETTER:
+                if self._staging.step.options["on_error"] is OnError.STOP:
                     raise
                 await self._bury(error)
                 wait = 0.0
@@ -371,8 +371,10 @@ class Publisher:
         frames = unpack_frames(chunk.payload)
         frame, frames[error.seq - chunk.first_seq] = frames[error.seq - chunk.first_seq], b""
         place = f"its record {error.seq}, of epoch {chunk.epoch}"
-        letter = replace(letter_of("sink", self.outbox.sink, place, error, None), payload=frame)
-        self._world.dead.admit(letter)
+        letter = None
+        if self._staging.step.options["on_error"] is OnError.DEAD_LETTER:
+            letter = replace(letter_of("sink", self.outbox.sink, place, error, None), payload=frame)
+            self._world.dead.admit(letter)
         buried = replace(chunk, payload=pack_frames(frames))
         await self._records.bury(buried, letter)
         self._world.point("record.buried")

@@ -55,6 +55,7 @@ class Pump:
         paused: Partitions of which no more is read; what is buffered of them does not count.
         silent_since: Since when each partition has given nothing while the source was open, on the monotonic scale.
         heard: Set by every record that is read, and when silence begins anew.
+        broken: Whether it has failed in a way that only a restart of the shard mends.
     """
 
     def __init__(
@@ -74,8 +75,9 @@ class Pump:
         self.paused: frozenset[Partition] = frozenset()
         self.silent_since: dict[Partition, float] = {}
         self.heard = asyncio.Event()
-        self.ended = False
-        self.opened = False
+        self.ended = self.opened = self.broken = False
+        self.internal: bool = getattr(step.options["spec"], "internal", False)
+        self.make_source: Callable[[], Source] = step.options["spec"].source
         self.source: Source | None = None
         self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
@@ -130,6 +132,15 @@ class Pump:
         """Bytes of a record that was read and not taken, on average."""
         return self._bytes // max(1, self._records)
 
+    def spots(self) -> list[str]:
+        """Where it stands, for people."""
+        if not self._taken:
+            return [f"source {self.name!r}"]
+        return [
+            f"source {self.name!r}{f', partition {partition!r}' if partition else ''}, position {position.at}"
+            for partition, position in self._taken.items()
+        ]
+
     def caught_up(self) -> bool:
         """Whether everything that the source held when it was opened has been taken."""
         if self.ended:
@@ -153,6 +164,7 @@ class Pump:
             except Unavailable as error:
                 await self._close()
                 if self._uses_ids:
+                    self.broken = True
                     raise
                 self._drop()
                 if self._fruitful or self._world.clock.monotonic() - since >= STEADY_SECONDS:
@@ -163,7 +175,7 @@ class Pump:
                 await sleep(self._world.clock, wait)
 
     async def _open(self) -> None:
-        source = self.step.options["spec"].source()
+        source = self.make_source()
         try:
             starts = await source.open(self._ctx, dict(self._taken))
             self._world.point("source.opened")

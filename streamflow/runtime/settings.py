@@ -39,6 +39,7 @@ class Settings:
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
         dead_letters_max: Most dead letters in the store; one more stops the flow.
+        detached_max: Most inputs of a detached step whose calls are not done; then no more records are taken.
         reopen_max: Longest wait between two attempts to open a connector again, or to restart; the first is 100 ms, and
             each is twice as long as the one before.
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
@@ -65,6 +66,7 @@ class Settings:
     channel_fragments: int = 2
     fragment_rows_max: int = FRAGMENT_ROWS_MAX
     dead_letters_max: int = 10_000
+    detached_max: int = 10_000
     reopen_max: Duration = "5s"
     stop_timeout: Duration = "30s"
     blocked_after: Duration = "100ms"
@@ -95,6 +97,7 @@ class Settings:
             "fragment_rows_max",
             "restarts_max",
             "dead_letters_max",
+            "detached_max",
         ):
             if getattr(self, name) < 1:
                 raise SettingsError(f"{name} is {getattr(self, name)}", hint="Give a number above 0.")

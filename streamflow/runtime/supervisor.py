@@ -27,7 +27,8 @@ class Supervisor:
     GUARANTEE: every start, the first and each restart, is the same recovery from the store. A restart happens for a
     lost source that cannot be reopened alone, for the first `Fenced`, and once to find the record that left something
     in the state that cannot be encoded; all else ends the flow with its error.
-    BOUND: ``restarts_max`` restarts without a commit between them.
+    BOUND: ``restarts_max`` restarts without a commit between them; of a source that broke each time, without a commit
+    of its records.
 
     Args:
         make_job: Makes the job with a new, unopened store.
@@ -37,6 +38,7 @@ class Supervisor:
         self.engine: Engine | None = None
         self.restarts = 0
         self.ready = asyncio.Event()
+        self.held: Callable[[], str] = lambda: ""
         self._make_job = make_job
         self._stopping = False
         self._lives = False
@@ -52,6 +54,7 @@ class Supervisor:
             job = self._make_job()
             engine = self.engine = Engine(job, self._pushes, careful=careful)
             careful = 0
+            engine.internal.held = self._held
             self._pushes, self._lives = [], True
             for port, deliver in self._taps.items():
                 engine.tap(port, deliver)
@@ -64,11 +67,16 @@ class Supervisor:
                 return
             except (Unavailable, Fenced, FoundLate) as error:
                 now = job.clock.monotonic()
-                attempt = 1 if engine.commits else attempt + 1
+                attempt = 1 if engine.got_on else attempt + 1
                 fenced = isinstance(error, Fenced)
                 fenced_again = fenced and now - fenced_at < FENCED_AGAIN_SECONDS
                 late = isinstance(error, FoundLate)
-                if self._stopping or fenced_again or attempt > job.settings.restarts_max or (late and engine.careful):
+                if attempt > job.settings.restarts_max and not late:
+                    raise (Fenced if fenced else Unavailable)(
+                        f"restarted {attempt - 1} times at {engine.place()} without getting on: {error.message}",
+                        hint=error.hint or "Mend what it says; the flow goes on at the same place.",
+                    ) from error
+                if self._stopping or fenced_again or (late and engine.careful):
                     raise
                 careful = max(1, engine.intake.records) if late else 0
                 fenced_at = now if fenced else fenced_at
@@ -111,6 +119,19 @@ class Supervisor:
             self.engine.push(pushed)
         else:
             self._pushes.append(pushed)
+
+    def tapped(self, port: Port) -> int:
+        """How many rows have passed a tap and are not committed."""
+        found = None if self.engine is None else self.engine.taps.by_port.get(port)
+        return 0 if found is None else found.waiting
+
+    def _held(self) -> str:
+        return self.held()
+
+    def wake(self) -> None:
+        """Lets intake look again whether it may take records."""
+        if self.engine is not None:
+            self.engine.wake()
 
     def tap(self, port: Port, deliver: Callable[[list[Any]], None]) -> None:
         """Delivers a port's committed rows, also after restarts."""

@@ -97,8 +97,9 @@ def claim(
         write_rows(connection, "INSERT INTO meta(key, value)", "(?, ?)", list(facts.items()))
     else:
         ledger.content = read_content(connection)
+    ledger.deaths = _deaths(connection)
     connection.execute("UPDATE meta SET value = value + 1 WHERE key = 'generation'")
-    connection.execute("UPDATE meta SET value = 0 WHERE key = 'clean'")
+    connection.execute("UPDATE meta SET value = ? WHERE key = 'clean'", (-ledger.deaths,))
     connection.execute("DELETE FROM outbox WHERE epoch > (SELECT coalesce(max(epoch), 0) FROM epoch)")
     meta = dict(connection.execute("SELECT key, value FROM meta"))
     ledger.generation, ledger.incarnation = meta["generation"], meta["incarnation"]
@@ -110,3 +111,12 @@ def claim(
     notes = ledger.content.notes + int(not new and totals != ledger.content.totals)
     ledger.content = replace(ledger.content, notes=notes, generation=ledger.generation, totals=totals)
     write_content(connection, ledger.content)
+
+
+def _deaths(connection: sqlite3.Connection) -> int:
+    """How many lives in a row have ended without a commit and without a close; `clean` is 1, or so much below 0."""
+    meta = dict(connection.execute("SELECT key, value FROM meta WHERE key IN ('clean', 'generation')"))
+    (newest,) = connection.execute("SELECT (SELECT generation FROM epoch ORDER BY epoch DESC LIMIT 1)").fetchone()
+    if meta["clean"] == 1 or meta["generation"] in (0, newest):
+        return 0
+    return 1 - int(meta["clean"])

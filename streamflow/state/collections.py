@@ -95,9 +95,10 @@ class MapState(MutableMapping[K, V], Generic[K, V]):
 
 
 class ListState(Generic[V]):
-    """A list kept per key that grows at its end and shrinks at its front; each element is a state entry of its own.
+    """A list kept per key that grows at its end; each element is a state entry of its own.
 
-    GUARANTEE: appending or dropping one element writes one entry. Valid only during the step call that got it.
+    GUARANTEE: appending, dropping or removing one element writes one entry. Valid only during the step call that got
+    it.
     """
 
     __slots__ = ("_key", "_table")
@@ -112,11 +113,23 @@ class ListState(Generic[V]):
 
     def append(self, value: V) -> None:
         """Adds an element at the end."""
+        self.add(value)
+
+    def add(self, value: V) -> int:
+        """Adds an element at the end; returns the number by which it can be removed."""
         if self._table.items_max is not None:
             _check_room(self._table, self._key)
         ordinals = self._table.index.get(self._key)
         last = next(reversed(ordinals)) if ordinals else -1
         self._table.put((self._key, last + 1), value)
+        return int(last + 1)
+
+    def remove(self, number: int) -> bool:
+        """Removes the element to which `add` gave this number; False if it is gone already."""
+        if number not in self._table.index.get(self._key, ()):
+            return False
+        self._table.delete((self._key, number))
+        return True
 
     def drop(self, count: int = 1) -> None:
         """Removes ``count`` elements at the front, or all there are."""

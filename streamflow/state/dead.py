@@ -10,24 +10,24 @@ from zlib import crc32
 
 from streamflow.batch import DeadLetter
 from streamflow.errors import CorruptStateError, StateError
+from streamflow.graph import LETTERS
 from streamflow.state.opening import RESTORE
 from streamflow.state.rows import fields_crc, text, text_back, write_rows
-from streamflow.state.store import StoredLetter
+from streamflow.state.store import LISTED_MAX, StoredLetter
 from streamflow.state.tally import Tally
 
 _HEAD: Final = (
-    "INSERT INTO dead(epoch, at_ms, kind, name, error, traceback, source, partition, position, message, key, headers, "
-    "payload, requeued, crc)"
+    "INSERT INTO dead(id, epoch, at_ms, kind, name, error, traceback, source, partition, position, message, key, "
+    "headers, payload, requeued, crc)"
 )
 _ROW: Final = (
-    "(?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, "
+    "(?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, "
     "CAST(? AS TEXT), ?, ?, ?, ?, ?)"
 )
 _COLUMNS: Final = (
     "id, epoch, at_ms, kind, CAST(name AS BLOB), CAST(error AS BLOB), CAST(traceback AS BLOB), CAST(source AS BLOB), "
     "CAST(partition AS BLOB), position, CAST(message AS BLOB), key, headers, payload, requeued, crc"
 )
-LISTED_MAX: Final = 1_000_000
 
 __all__ = ["LISTED_MAX", "StoredLetter", "delete_dead", "mark_requeued", "read_dead", "write_dead"]
 
@@ -35,12 +35,23 @@ __all__ = ["LISTED_MAX", "StoredLetter", "delete_dead", "mark_requeued", "read_d
 def write_dead(
     connection: sqlite3.Connection, tally: Tally, epoch: int, at_ms: int, letters: Sequence[DeadLetter]
 ) -> None:
-    """Adds letters, inside the caller's transaction."""
+    """Adds letters, inside the caller's transaction.
+
+    Their numbers follow those that are there, and those that the source of dead letters has taken: one that was
+    dropped leaves its number to nobody whom that source would pass over.
+    """
+    if not letters:
+        return
+    (highest,) = connection.execute(
+        "SELECT max(coalesce((SELECT max(id) FROM dead), 0), "
+        "coalesce((SELECT max(position) FROM source WHERE source = ?), 0))",
+        (LETTERS,),
+    ).fetchone()
     rows = []
-    for letter in letters:
+    for id, letter in enumerate(letters, highest + 1):
         fields = _fields(epoch, at_ms, letter)
         crc = _crc(fields, letter.payload, None)
-        rows.append((*fields, letter.payload, None, crc))
+        rows.append((id, *fields, letter.payload, None, crc))
         tally.add("dead", 1, crc)
     write_rows(connection, _HEAD, _ROW, rows)
 
@@ -94,7 +105,12 @@ def mark_requeued(connection: sqlite3.Connection, tally: Tally, requeue: Mapping
 
 
 def read_dead(
-    connection: sqlite3.Connection, *, ids: Sequence[int] = (), requeued: bool = False, most: int = LISTED_MAX
+    connection: sqlite3.Connection,
+    *,
+    ids: Sequence[int] = (),
+    requeued: bool = False,
+    above: int = 0,
+    most: int = LISTED_MAX,
 ) -> list[StoredLetter]:
     """Reads letters, oldest first.
 
@@ -102,15 +118,17 @@ def read_dead(
         connection: The connection.
         ids: Only these.
         requeued: Only those that are to be taken in again.
+        above: Only those with a higher number.
         most: No more than so many.
 
     Raises:
         CorruptStateError: One does not match its checksum.
     """
-    where = "WHERE requeued IS NOT NULL" if requeued else ""
+    where = "AND requeued IS NOT NULL" if requeued else ""
     if ids:
-        where = f"WHERE id IN ({', '.join('?' * len(ids))})"
-    rows = connection.execute(f"SELECT {_COLUMNS} FROM dead {where} ORDER BY id LIMIT ?", (*ids, most))
+        where = f"AND id IN ({', '.join('?' * len(ids))})"
+    query = f"SELECT {_COLUMNS} FROM dead WHERE id > ? {where} ORDER BY id LIMIT ?"
+    rows = connection.execute(query, (above, *ids, most))
     return [_letter(*row) for row in rows]
 
 

@@ -25,6 +25,7 @@ class Ledger:
     Args:
         incarnation: Id made together with the store.
         generation: Number of this opening.
+        deaths: Openings in a row before this one that ended without a commit and without a close.
         content: What every table holds.
         epoch: The last committed epoch.
         number: Its last micro-batch.
@@ -44,6 +45,7 @@ class Ledger:
 
     incarnation: str = ""
     generation: int = 0
+    deaths: int = 0
     content: Content = field(default_factory=Content)
     epoch: int = 0
     number: int = 0

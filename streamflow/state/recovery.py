@@ -45,6 +45,7 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
         number=ledger.number,
         now_ms=ledger.now_ms,
         generation=ledger.generation,
+        deaths=ledger.deaths,
         incarnation=ledger.incarnation,
         taken=_read_taken(connection, ledger),
         progress=progress,

@@ -13,7 +13,7 @@ from streamflow.batch import Chunk, DeadLetter, Progress, Taken
 from streamflow.errors import CheckpointError, CorruptStateError, Fenced, StateError
 from streamflow.state import commit as writing
 from streamflow.state.claim import StoreOptions, claim, verify
-from streamflow.state.dead import StoredLetter, delete_dead, mark_requeued, read_dead, write_dead
+from streamflow.state.dead import LISTED_MAX, StoredLetter, delete_dead, mark_requeued, read_dead, write_dead
 from streamflow.state.executor import Executor, ThreadExecutor
 from streamflow.state.fold import Folder
 from streamflow.state.ledger import Held, Ledger
@@ -206,11 +206,11 @@ class SqliteStore:
         tally.apply()
         self._tell_witness()
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         """Replaces a chunk of the outbox, and keeps what it has lost."""
         await self._executor.run(self._bury, chunk, letter)
 
-    def _bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    def _bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         ledger, connection = self._ledger, self._open_connection()
         tally = Tally(ledger)
         held = Held(chunk.first_seq, chunk.count, chunk_crc(chunk))
@@ -218,7 +218,7 @@ class SqliteStore:
         def write() -> None:
             writing.check_generation(connection, ledger)
             writing.replace_chunk(connection, tally, chunk)
-            write_dead(connection, tally, 0, self._options.clock.now_ms(), [letter])
+            write_dead(connection, tally, 0, self._options.clock.now_ms(), [] if letter is None else [letter])
             tally.write(connection, notes=1)
 
         self._write("giving up a record", write)
@@ -226,13 +226,15 @@ class SqliteStore:
         ledger.replace_chunk(chunk.sink, held)
         self._tell_witness()
 
-    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
-        """Reads dead letters, oldest first: all, or some by their ids."""
-        return await self._executor.run(self._dead_letters, ids)
+    async def dead_letters(
+        self, ids: Sequence[int] = (), *, above: int = 0, most: int = LISTED_MAX
+    ) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, some by their ids, or those above a number."""
+        return await self._executor.run(self._dead_letters, ids, above, most)
 
-    def _dead_letters(self, ids: Sequence[int]) -> Sequence[StoredLetter]:
+    def _dead_letters(self, ids: Sequence[int], above: int, most: int) -> Sequence[StoredLetter]:
         with reading(self.path):
-            return read_dead(self._open_connection(), ids=ids)
+            return read_dead(self._open_connection(), ids=ids, above=above, most=most)
 
     async def chunks(self, sink: str, first_seq: int, count: int) -> Sequence[Chunk]:
         """Reads outbox chunks back, on the store's thread."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, overload
+from typing import Final, NamedTuple, Protocol, overload
 
 from streamflow.batch import Chunk, ClockOf, DeadLetter, EventClock, Progress, Taken
 
@@ -162,6 +162,10 @@ class Manifest:
     accept_missing: bool = False
 
 
+LISTED_MAX: Final = 1_000_000
+"""Most dead letters that are read at once."""
+
+
 @dataclass(frozen=True, slots=True)
 class StoredLetter:
     """A dead letter in the store.
@@ -200,6 +204,7 @@ class Checkpoint:
         dead: Number of dead letters.
         requeued: Dead letters that are to be taken in again: id, source and payload.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
+        deaths: Openings in a row before this one that ended without a commit and without a close.
     """
 
     epoch: int
@@ -215,6 +220,7 @@ class Checkpoint:
     requeued: Sequence[tuple[int, str, bytes]] = ()
     retyped: Set[str] = frozenset()
     clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
+    deaths: int = 0
 
 
 Install = Callable[[str, Sequence[Entry]], None]
@@ -281,8 +287,10 @@ class Store(Protocol):
         """
         ...
 
-    async def dead_letters(self, ids: Sequence[int] = ()) -> Sequence[StoredLetter]:
-        """Reads dead letters, oldest first: all, or some by their ids."""
+    async def dead_letters(
+        self, ids: Sequence[int] = (), *, above: int = 0, most: int = LISTED_MAX
+    ) -> Sequence[StoredLetter]:
+        """Reads dead letters, oldest first: all, some by their ids, or those above a number."""
         ...
 
     async def edit_dead(self, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:
@@ -293,7 +301,7 @@ class Store(Protocol):
         """
         ...
 
-    async def bury(self, chunk: Chunk, letter: DeadLetter) -> None:
+    async def bury(self, chunk: Chunk, letter: DeadLetter | None) -> None:
         """Replaces a chunk of the outbox by one in which a frame is empty, and keeps the letter, in one transaction.
 
         The broker refuses that frame for good: its number is used, and nothing is published for it.

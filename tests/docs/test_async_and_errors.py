@@ -1,4 +1,4 @@
-"""The pages on async steps and on errors: their Python runs, block after block, and so do the tests in it."""
+"""The pages on async steps, errors and embedding: their Python runs, block after block, and so do the tests in it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from tests.docs.test_docs import ROOT, python_blocks
 
 
-@pytest.mark.parametrize("name", ["async", "errors"])
+@pytest.mark.parametrize("name", ["async", "embedding", "errors"])
 async def test_the_page_runs(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     page = ROOT / "docs" / f"{name}.md"
     monkeypatch.chdir(tmp_path)

@@ -57,9 +57,9 @@ MATRICES = (
         3,
         tuple(
             f"rabbitmq/test_{name}.py"
-            for name in ("broker_kills", "kills", "lines", "order", "points", "trouble", "zombies")
+            for name in ("broker_kills", "kills", "lines", "order", "points", "poison", "trouble", "zombies")
         ),
-        13,
+        14,
     ),
     Matrix(
         "RabbitMQ streams: the failure matrix", 2, ("rabbitmq/test_stream_*.py", "rabbitmq/test_broker_kills.py"), 11

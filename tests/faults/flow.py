@@ -84,6 +84,24 @@ class Setup(ABC):
         """The numbered records, as they come into the flow."""
         return flow.source(self.reads(), on_error=on_error)
 
+    def build(self, flow: sf.Flow) -> None:
+        """Writes the flow's steps."""
+        policy = sf.skip if self.on_error == "skip" else sf.stop
+        numbered = self.enters(flow, policy)
+        if self.extra_step:
+            numbered = numbered.filter(lambda record: record.n > 0, name="positive")
+
+        @numbered.key_by(lambda record: record.key).process(state=Seen, on_error=policy)
+        def counted(ctx: sf.Context[str, Seen], record: Numbered) -> Iterator[Counted]:
+            gap = record.n - ctx.state.last
+            ctx.state.count, ctx.state.last = ctx.state.count + 1, record.n
+            if record.key == self.bad_key:
+                raise ValueError("a record to stumble over")
+            yield Counted(record.key, record.n, ctx.state.count, gap)
+
+        for spec, guarantee in self.writes():
+            counted.to(spec, guarantee=guarantee)
+
     @abstractmethod
     def writes(self) -> Sequence[tuple[SinkSpec[Counted], Guaranteed | None]]:
         """Where it writes, and with which guarantee where that is not the flow's."""
@@ -149,24 +167,10 @@ class TrappedFlow(sf.Flow):
 
 def make_flow(setup: Setup, point: Point) -> sf.Flow:
     """Builds the flow."""
-    policy = sf.skip if setup.on_error == "skip" else sf.stop
     settings = sf.Settings(**{"reopen_max": REOPEN_MAX, **setup.settings})
     flow = TrappedFlow("kill-me", state=setup.state, settings=settings)
     flow.point = point
-    numbered = setup.enters(flow, policy)
-    if setup.extra_step:
-        numbered = numbered.filter(lambda record: record.n > 0, name="positive")
-
-    @numbered.key_by(lambda record: record.key).process(state=Seen, on_error=policy)
-    def counted(ctx: sf.Context[str, Seen], record: Numbered) -> Iterator[Counted]:
-        gap = record.n - ctx.state.last
-        ctx.state.count, ctx.state.last = ctx.state.count + 1, record.n
-        if record.key == setup.bad_key:
-            raise ValueError("a record to stumble over")
-        yield Counted(record.key, record.n, ctx.state.count, gap)
-
-    for spec, guarantee in setup.writes():
-        counted.to(spec, guarantee=guarantee)
+    setup.build(flow)
     return flow
 
 

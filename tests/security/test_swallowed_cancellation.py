@@ -12,13 +12,13 @@ import pytest
 import streamflow as sf
 from streamflow.batch import Chunk, Progress
 from streamflow.errors import StepError
-from streamflow.runtime import engine
+from streamflow.runtime import tasks
 
 
 async def test_a_task_that_did_not_hear_of_its_end_is_told_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "CANCEL_AGAIN_SECONDS", 0.05)
+    monkeypatch.setattr(tasks, "CANCEL_AGAIN_SECONDS", 0.05)
     swallowed = 0
 
     def deaf(options: Any) -> Any:

@@ -184,3 +184,37 @@ def refusing() -> Flow:
 def check_refusing(inputs: Inputs, outputs: Outputs) -> None:
     assert outputs["out"] == [v for v in inputs["a"] if v % 7 != 3 and v % 5]
     assert outputs["slow"] == [v + 1 for v in inputs["a"] if (v + 1) % 7 != 3]
+
+
+def detaching() -> Flow:
+    """Calls that no commit waits for: with keys, without, in a row, and failing; letters go to a sink."""
+    flow = Flow("detaching")
+
+    async def slow(ctx: sf.Context[Any, Any], v: int) -> list[Any]:
+        await asyncio.sleep(pause(v) * 20)
+        return [v, ctx.id]
+
+    async def picky(v: int) -> int:
+        await asyncio.sleep(pause(v + 1) * 10)
+        if v % 7 == 3:
+            raise ValueError("no")
+        return v
+
+    async def twice(v: int) -> list[int]:
+        await asyncio.sleep(pause(v + 2))
+        return [v, v]
+
+    source = flow.source(topic("a"))
+    source.key_by(key, name="by").map(slow, detached=True, concurrency=3).to(topic("out", list[Any]))
+    accepted = source.map(picky, detached=True, concurrency=4, on_error=sf.dead_letter)
+    accepted.flat_map(twice, detached=True).to(topic("twice"))
+    flow.dead_letters.map(lambda letter: int(letter.letter.payload), name="payloads").to(topic("letters"))
+    return flow
+
+
+def check_detaching(inputs: Inputs, outputs: Outputs) -> None:
+    of_keys = by(outputs["out"], lambda row: key(row[0]))
+    assert {name: [row[0] for row in rows] for name, rows in of_keys.items()} == by(inputs["a"], key)
+    assert len({row[1] for row in outputs["out"]}) == len(inputs["a"])
+    assert sorted(outputs["twice"]) == sorted(v for v in inputs["a"] if v % 7 != 3 for _ in range(2))
+    assert sorted(outputs["letters"]) == [v for v in inputs["a"] if v % 7 == 3]

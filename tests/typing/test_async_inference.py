@@ -38,6 +38,10 @@ async def scored(orders: list[Order]) -> list[float]:
     return [order.amount / 2 for order in orders]
 
 
+def len_of(order: Order) -> int:
+    return len(order.user)
+
+
 def build() -> sf.Flow:
     flow = sf.Flow("orders")
     orders = flow.source(sf.MemoryTopic("orders", value=Order))
@@ -94,6 +98,21 @@ def build() -> sf.Flow:
 
     assert_type(listed, sf.Process[str, int, str])
     assert_type(given, sf.Process[str, dict[str, int], float])
+
+    def length(order: Order) -> int:
+        return len(order.user)
+
+    async def slow(order: Order) -> float:
+        return order.amount
+
+    assert_type(orders.map(slow, detached=True, deadline="10m"), sf.Stream[float])
+    assert_type(
+        keyed.map(slow, name="cached", cache=sf.cache("1m", by=lambda order: order)), sf.KeyedStream[str, float]
+    )
+    assert_type(orders.map_thread(length, workers=2), sf.Stream[int])
+    assert_type(keyed.map_thread(length, name="by-key", detached=True), sf.KeyedStream[str, int])
+    assert_type(orders.map_process(len_of, timeout="1s"), sf.Stream[int])
+    assert_type(flow.dead_letters, sf.Stream[sf.StoredLetter])
     assert_type(decorated, sf.Stream[float])
     assert_type(keyed_decorated, sf.KeyedStream[str, str])
     assert_type(expanded, sf.Stream[str])

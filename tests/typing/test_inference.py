@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import assert_type
 
@@ -190,7 +190,7 @@ async def host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str,
     """What a host sees of a running flow."""
     assert_type(run.table(accounts), TableView[str, Account])
     assert_type(await run.table(accounts).get("ann"), Account | None)
-    assert_type(run.subscribe(accounts), AsyncIterator[Alert])
+    assert_type(run.subscribe(accounts), sf.Subscription[Alert])
     assert_type(await run.push(orders, Order("ann", 1)), int)
     flow = sf.Flow("f")
     async with flow.running() as inside:

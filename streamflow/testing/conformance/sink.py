@@ -12,7 +12,7 @@ import pytest
 from streamflow.batch import Chunk, Progress, pack_frames
 from streamflow.connect.contracts import Level, Sink, SinkOptions
 from streamflow.errors import DefinitionError, EncodeError, Fenced, ForeignWriter, Refusal, SinkAhead, Unavailable
-from streamflow.testing.conformance.sink_kit import SINK, SinkKit, first_frames, fragment, traced
+from streamflow.testing.conformance.sink_kit import SINK, SinkKit, first_frames, fragment, traced, without
 
 
 class SinkConformance(SinkKit):
@@ -105,6 +105,22 @@ class SinkConformance(SinkKit):
             stored = await self.publish(sink, self.chunks(epoch, progress.next_seq, [2]), progress)
             await sink.close()
         await self.sees(10)
+
+    async def test_passes_over_what_was_given_up(self) -> None:
+        """An empty frame is a record that the broker refuses for good: its number is used, and nothing is published."""
+        sink, stored = await self.reopened(None, [])
+        whole = self.chunks(1, 1, [3], [1], [4], [2])
+        given_up = {1, 4, 6, 7, 10}  # the first, a whole chunk, two in a row, the last
+        pending = [without(chunk, given_up) for chunk in whole]
+        left = [self.value(seq) for seq in range(1, 11) if seq not in given_up]
+        await self.publish(sink, pending, stored)
+        await self.sees_exactly(left)
+        sink, found = await self.reopened(stored, pending)
+        if found.next_seq < 11:
+            found = await self.publish(sink, pending, found)
+        await self.sees_exactly(left)
+        await self.publish(sink, self.chunks(found.epoch + 1, 11, [2]), found)
+        await self.sees_exactly([*left, self.value(11), self.value(12)])
 
     # Crashes.
 

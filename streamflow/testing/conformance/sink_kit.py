@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import replace
 from typing import Any
 
@@ -121,14 +121,17 @@ class SinkKit(ConnectorConformance):
 
     async def sees(self, count: int, *, before: Sequence[Any] = ()) -> None:
         """Checks what a consumer sees: ``before``, then the first ``count`` values."""
-        expected = [*before, *(self.value(seq) for seq in range(1, count + 1))]
+        await self.sees_exactly([*before, *(self.value(seq) for seq in range(1, count + 1))])
+
+    async def sees_exactly(self, expected: Sequence[Any]) -> None:
+        """Checks what a consumer sees."""
         found = await self.visible()
         if self.level is Level.AT_LEAST_ONCE:
             found = _first_occurrences(found)
         missing = [value for value in expected if value not in found]
         assert not missing, f"{len(missing)} of {len(expected)} are missing: {missing[:3]}"
         assert len(found) == len(expected), f"{len(found) - len(expected)} records too many of {len(expected)}"
-        assert found == expected, "records are out of order"
+        assert found == list(expected), "records are out of order"
 
 
 def fragment(values: Sequence[Any]) -> Fragment:
@@ -154,6 +157,13 @@ def first_frames(chunks: Sequence[Chunk], count: int) -> list[Chunk]:
             kept.append(replace(chunk, count=size, payload=pack_frames(frames)))
         count -= size
     return kept
+
+
+def without(chunk: Chunk, given_up: Set[int]) -> Chunk:
+    """A chunk in which some records were given up."""
+    frames = unpack_frames(chunk.payload)
+    kept = [b"" if seq in given_up else frame for seq, frame in enumerate(frames, chunk.first_seq)]
+    return replace(chunk, payload=pack_frames(kept))
 
 
 def _first_occurrences(values: Sequence[Any]) -> list[Any]:

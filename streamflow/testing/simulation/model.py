@@ -106,6 +106,8 @@ class Model:
         if step.kind not in (SOURCE, SINK):
             return step
         spec = step.options["spec"]
+        if getattr(spec, "internal", False):
+            return step
         if not isinstance(spec, MemoryTopic):
             codec = getattr(spec, "codec", None)
             spec = MemoryTopic(step.name) if codec is None else MemoryTopic(step.name, value=unprepared(codec))

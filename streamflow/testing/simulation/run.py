@@ -352,7 +352,8 @@ class SimulatedRun:
         if not life.host.dead and not life.main.done():
             done = self.loop.inside(life.host, self.loop.create_future)
             assert slot.codec is not None
-            pushed = Pushed(arrival.source, arrival.value, slot.codec.encode(arrival.value), done)
+            payload, id = slot.codec.encode(arrival.value), f"push-{len(self.pushes)}"
+            pushed = Pushed(arrival.source, arrival.value, payload, done, id=id)
             self.pushes.append(Push(arrival.value, done, life))
             self.loop.inside(life.host, lambda: life.supervisor.push(pushed))
 

@@ -10,6 +10,7 @@ import pytest
 
 from streamflow.errors import CheckpointError
 from streamflow.runtime.epoch import Committer, Gate, Parts
+from streamflow.runtime.taps import Taps
 
 
 class FailingLate:
@@ -27,7 +28,7 @@ class FailingLate:
 
 def committer_on(store: Any) -> Committer:
     nothing: Any = None
-    return Committer(store, Gate(1), nothing, nothing, Parts([], [], {}, [], b""), world=nothing)
+    return Committer(store, Gate(1), nothing, nothing, Parts([], [], {}, Taps(), b""), world=nothing)
 
 
 async def test_a_failure_reaches_the_caller():

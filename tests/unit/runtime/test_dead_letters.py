@@ -328,3 +328,13 @@ async def test_a_crash_before_or_behind_the_burial_neither_loses_nor_doubles_the
     assert died == 2
     assert sink.values == [1, 3]
     assert len(letters(flow.state_path)) == 1
+
+
+async def test_a_record_that_the_broker_refuses_is_left_out_where_the_sink_skips(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    sink.refuse(lambda v: v % 3 == 0)
+    flow.source(source).to(sink, on_error=sf.skip)
+    await run_over(flow, source, range(1, 10))
+    assert sink.values == [1, 2, 4, 5, 7, 8]
+    assert letters(flow.state_path) == []

@@ -198,9 +198,11 @@ async def test_an_old_store_is_refused(tmp_path: Path) -> None:
 
 async def test_two_flows_on_one_state_file(tmp_path: Path) -> None:
     words, counts = topics()
+    other = sf.Flow("other", state=tmp_path / "counting.db")
+    other.source(words).map(lambda word: (word, 1), name="pairs").to(counts)
     async with counting(tmp_path, words, counts).running():
         with pytest.raises(StateLockedError) as refused:
-            await counting(tmp_path, words, counts).run()
+            await other.run()
     assert refused.value.hint
 
 

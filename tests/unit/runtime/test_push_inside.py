@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+import streamflow as sf
 from streamflow.errors import DefinitionError
 from tests.unit.operators.test_async_map import flow_in, send, topics
 from tests.unit.runtime.test_engine import until
@@ -14,8 +15,7 @@ from tests.unit.runtime.test_engine import until
 async def test_a_push_from_inside_a_step_is_refused_and_to_another_flow_is_not(tmp_path):
     source, sink = topics()
     other_source, other_sink = topics()
-    (tmp_path / "other").mkdir()
-    other = flow_in(tmp_path / "other")
+    other = sf.Flow("other", state=tmp_path / "other.db")
     there = other.source(other_source)
     there.to(other_sink)
     flow = flow_in(tmp_path)

@@ -1,0 +1,113 @@
+"""How a detached step stands in the graph: inputs into the state, results out of an internal source, both by key.
+
+```
+records ----> X_arrived --+
+                          +--> X_merged --> X_key --> X_waiting (state) --> X --> what comes behind it
+X_results (internal) -----+
+```
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from streamflow.codecs import JsonCodec
+from streamflow.errors import DefinitionError
+from streamflow.flow import build
+from streamflow.graph import SOURCE, OnError, Port
+from streamflow.operators.bind import StateSpec
+from streamflow.operators.detached import BEGIN, InputCodec, ResultCodec, arrive, hold, key_of, outcome
+from streamflow.policy import CallLimits
+from streamflow.runtime.detached import DetachedResults
+
+if TYPE_CHECKING:
+    from streamflow.flow.stream import Stream
+
+VERBS = ("map", "filter", "flat_map")
+
+
+def add_detached(
+    stream: Stream[Any], verb: str, function: Callable[..., Any], name: str, on_error: Any, limits: CallLimits
+) -> Port:
+    """Adds the steps of an async step whose calls no commit waits for.
+
+    Args:
+        stream: What it reads.
+        verb: ``map``, ``filter`` or ``flat_map``.
+        function: The user's async function.
+        name: Its name; inputs are stored under it.
+        on_error: What happens when all attempts of a call have failed.
+        limits: Bounds of the calls.
+
+    Returns:
+        The port of its outputs.
+
+    Raises:
+        DefinitionError: The verb has no detached form.
+    """
+    if verb not in VERBS:
+        raise DefinitionError(f"{verb} step {name!r} cannot be detached", hint=f"Detach {', '.join(VERBS)} steps.")
+    builder, keyed = stream._flow._builder, stream._step.keyed
+    key_type = getattr(stream, "_key_type", None) if keyed else str
+    policy = build.policy_options(on_error)
+    waiting = f"{name}_waiting"
+    results = DetachedResults(
+        name,
+        f"step:{waiting}",
+        verb,
+        function,
+        build.wants_context(function),
+        keyed,
+        limits,
+        policy.pop("retry", None),
+        ResultCodec(JsonCodec(list[_output_type(stream, verb, function)]), key_type),  # type: ignore[misc]
+    )
+    source = builder.add(
+        SOURCE, results.name, [], spec=results, message=False, on_error=OnError.STOP, event_time=None, detached=name
+    )
+    arrived = builder.add(
+        "map", f"{name}_arrived", [stream._port], arrive, keyed=keyed, context=True, on_error=OnError.STOP
+    )
+    merged = builder.add("merge", f"{name}_merged", [Port(arrived.id), Port(source.id)])
+    by_key = builder.add(
+        "key_by",
+        f"{name}_key",
+        [Port(merged.id)],
+        key_of,
+        keyed=True,
+        key_type=key_type,
+        context=False,
+        on_error=OnError.STOP,
+    )
+    kind = Any if stream._type is None else stream._type
+    held = builder.add(
+        "process",
+        waiting,
+        [Port(by_key.id)],
+        hold,
+        keyed=True,
+        ports=2,
+        state=StateSpec("list", kind, codec=InputCodec(JsonCodec(kind))),
+        key_type=key_type,
+        timers={},
+        event_timers={},
+        outputs=(BEGIN.name,),
+        context=True,
+        on_error=OnError.STOP,
+    )
+    last = builder.add(
+        "flat_map", name, [Port(held.id)], outcome, keyed=keyed, verb=f"detached {verb}", limits=limits, **policy
+    )
+    return Port(last.id)
+
+
+def _output_type(stream: Stream[Any], verb: str, function: Callable[..., Any]) -> Any:
+    """The type of an output, as far as annotations tell it."""
+    if verb == "filter":
+        found = stream._type
+    elif verb == "flat_map":
+        found = build.element(build.returns(function))
+    else:
+        found = build.returns(function)
+    return Any if found is None else found
