@@ -211,14 +211,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         def sample(self, *, fraction: float, name: str | None = None) -> KeyedStream[K, T]: ...
         @overload
         def sample(self, *, every: int, name: str, max_keys: int | None = None) -> KeyedStream[K, T]: ...
-        def sample(
-            self,
-            *,
-            fraction: float | None = None,
-            every: int | None = None,
-            name: str | None = None,
-            max_keys: int | None = None,
-        ) -> Any: ...
+        def sample(self, **how: Any) -> Any: ...
 
         def batch(
             self, size: int, *, within: Duration, name: str, of: type[T] | None = None

@@ -160,6 +160,20 @@ async def test_no_more_is_taken_than_the_rate_allows_and_nothing_is_lost() -> No
         assert t.out(source) == [(f"{n}", n) for n in range(60)]
 
 
+async def test_an_ordered_source_keeps_to_its_rate() -> None:
+    flow = sf.Flow("ordered")
+    source = flow.source(sf.MemoryTopic[Event]("in", value=tuple[str, int]), time=at, lateness="5s", order="time")
+    source.rate_limit(10, per="1s")
+    async with flow.test() as t:
+        await t.send(source, *((f"{n}", n - 2 * (n % 2)) for n in range(40)))
+        assert len(t.out(source)) <= 1
+        await t.advance("2s")
+        assert 5 <= len(t.out(source)) <= 21
+        await t.crash()
+        await t.advance("40s")
+        assert [event[1] for event in t.out(source)] == sorted(n - 2 * (n % 2) for n in range(40))
+
+
 async def test_a_commit_does_not_wait_for_what_the_rate_keeps_back() -> None:
     flow, source = events("commits")
     source.rate_limit(1, per="1h")
