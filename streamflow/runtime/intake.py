@@ -22,6 +22,7 @@ from streamflow.batch import (
     Partition,
     Position,
     SourceBatch,
+    SourceInput,
     Taken,
     Watermark,
 )
@@ -31,7 +32,6 @@ from streamflow.runtime.channel import Channel
 from streamflow.runtime.event_time import PUSHES, EventTimes, TimeRefused
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, Ready
-from streamflow.runtime.taking import Taking
 from streamflow.trace import is_traced
 
 PUSHED: Final = "@push"
@@ -91,6 +91,33 @@ class Cut:
         return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
 
 
+@dataclass(slots=True)
+class Taking:
+    """What the number in the making has taken: rows, a port for each where there are several, and the journal."""
+
+    values: list[Any]
+    ports: list[int] | None
+    inputs: list[SourceInput]
+    line: list[Any]
+    times: list[Any] | None = None
+    marks: list[Any] | None = None
+
+    def add(self, source: str, ready: Ready, port: int) -> None:
+        """Adds the values of records."""
+        records, values = ready.records, ready.values
+        if not values:
+            return
+        if self.times is not None and self.marks is not None:
+            none: list[Any] = [None] * len(values)
+            self.times += none if ready.times is None else ready.times
+            self.marks += none if ready.marks is None else ready.marks
+        self.inputs.append(SourceInput(source, len(self.values), records))
+        if self.ports is not None:
+            self.ports += [port] * len(values)
+        # one source's list is taken as it is, and so never changed: a copy would touch each record once more
+        self.values = [*self.values, *values] if self.values else values
+
+
 class Places(Protocol):
     """What the spec of an internal source says of its records: where what they stand for came from."""
 
@@ -135,7 +162,6 @@ class Intake:
         self._pushes: deque[Pushed] = deque()
         self._results: deque[Pushed] = deque()
         specs = {pump.name: pump.step.options["spec"] for pump in pumps}
-        self._internal = {name for name, spec in specs.items() if getattr(spec, "internal", False)}
         self._places: dict[str, Places] = {name: spec for name, spec in specs.items() if hasattr(spec, "place")}
         self._preloads = 0
         self._due: dict[int, int] = {}
@@ -203,7 +229,7 @@ class Intake:
     @property
     def ending(self) -> bool:
         """Whether nothing more comes but what a commit brings about, so that there is no reason to wait with it."""
-        over = all(not pump.waiting and (pump.ended or pump.name in self._internal) for pump in self.pumps)
+        over = all(not pump.waiting and (pump.ended or pump.internal) for pump in self.pumps)
         return self.closing or (over and not self.pushed and self.rests())
 
     @property

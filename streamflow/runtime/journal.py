@@ -18,10 +18,9 @@ from streamflow.clock import Clock
 from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start, Taking
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump, Ready
-from streamflow.runtime.taking import Taking
 
 _unpack = msgspec.msgpack.Decoder().decode
 

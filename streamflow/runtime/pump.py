@@ -82,11 +82,12 @@ class Pump:
         self.silent_since: dict[Partition, float] = {}
         self.heard = asyncio.Event()
         self.ended = self.opened = self.broken = False
+        self.internal: bool = getattr(step.options["spec"], "internal", False)
         self.make_source: Callable[[], Source] = step.options["spec"].source
         self.source: Source | None = None
         self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
-        self.taken = dict(resume)
+        self._taken = dict(resume)
         self._wake = wake
         self._world = world
         self._buffer: deque[tuple[SourceBatch, int]] = deque()
@@ -130,6 +131,15 @@ class Pump:
         """Records read and not taken."""
         return self._records
 
+    def spots(self) -> list[str]:
+        """Where it stands, for people."""
+        if not self._taken:
+            return [f"source {self.name!r}"]
+        return [
+            f"source {self.name!r}{f', partition {partition!r}' if partition else ''}, position {position.at}"
+            for partition, position in self._taken.items()
+        ]
+
     def caught_up(self) -> bool:
         """Whether everything that the source held when it was opened has been taken."""
         if self.ended:
@@ -137,7 +147,7 @@ class Pump:
         if self._goal is None:
             return False
         return all(
-            goal is None or (partition in self.taken and self.taken[partition].at >= goal.at)
+            goal is None or (partition in self._taken and self._taken[partition].at >= goal.at)
             for partition, goal in self._goal.items()
         )
 
@@ -166,7 +176,7 @@ class Pump:
     async def _open(self) -> None:
         source = self.make_source()
         try:
-            starts = await source.open(self._ctx, dict(self.taken))
+            starts = await source.open(self._ctx, dict(self._taken))
             self._world.point("source.opened")
             if self._goal is None:
                 self._goal = await source.ends()
@@ -184,11 +194,11 @@ class Pump:
 
     async def _pin(self, starts: Mapping[Partition, Position]) -> None:
         """Stores where partitions start that were not there before."""
-        new = {partition: start for partition, start in starts.items() if partition not in self.taken}
+        new = {partition: start for partition, start in starts.items() if partition not in self._taken}
         if new:
             await self._world.pin(self.name, new)
             self._world.point("source.pinned")
-            self.taken |= new
+            self._taken |= new
         if self.times is not None:
             # one that appears while the source is open may hold anything, and is waited for like the others
             self.times.expect(new)
@@ -233,7 +243,7 @@ class Pump:
         if source is None or self._buffer:
             return False
         end = (await source.ends()).get(partition)
-        here = self.taken.get(partition)
+        here = self._taken.get(partition)
         same = source is self.source and not self._buffer
         return same and (end is None or (here is not None and here.at >= end.at))
 
@@ -303,10 +313,10 @@ class Pump:
         self._records -= len(batch)
         self._bytes -= size
         if batch.positions is not None:
-            before = self.taken.get(batch.partition)
+            before = self._taken.get(batch.partition)
             position = batch.end
             assert before is None or before.at < position, f"{self.name}: position {position} behind {before}"
-            self.taken[batch.partition] = Position(position, batch.identity)
+            self._taken[batch.partition] = Position(position, batch.identity)
         if self._records <= self._world.settings.intake_records_max // 2:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()

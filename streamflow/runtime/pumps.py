@@ -1,8 +1,9 @@
-"""Makes the pumps of a shard: one for each source, to go on from a checkpoint."""
+"""The pumps of a shard: one for each source, to go on from a checkpoint."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Final
 
 from streamflow.batch import Taken
 from streamflow.connect.contracts import SourceContext
@@ -10,6 +11,9 @@ from streamflow.graph import SOURCE, Graph, OnError
 from streamflow.runtime.event_time import EventTimes
 from streamflow.runtime.pump import Pump, World
 from streamflow.state.store import Checkpoint
+
+PLACES_MAX: Final = 5
+"""Positions that a message names."""
 
 
 def make_pumps(
@@ -40,3 +44,9 @@ def make_pumps(
         own = None if times is None else times.sources.get(step.name)
         pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
     return pumps
+
+
+def where(pumps: Iterable[Pump]) -> str:
+    """Where sources stand, in parentheses, for people; those that have broken first."""
+    spots = [spot for pump in sorted(pumps, key=lambda pump: not pump.broken) for spot in pump.spots()]
+    return f" ({'; '.join(spots[:PLACES_MAX])})" if spots else ""

@@ -77,7 +77,7 @@ def positions_committed_ahead_of_state(stack: ExitStack) -> None:
         async def mutated(self: Committer, cut: Cut) -> None:
             for pump in self._intake.pumps:
                 if pump.name in cut.positions:
-                    cut.positions[pump.name] = dict(pump.taken)
+                    cut.positions[pump.name] = dict(pump._taken)
             await original(self, cut)
 
         return mutated
@@ -91,7 +91,7 @@ def read_ahead_counted_as_taken(stack: ExitStack) -> None:
         async def mutated(self: Pump) -> None:
             for batch, _ in self._buffer:
                 if batch.positions is not None:
-                    self.taken[batch.partition] = replace(self.taken[batch.partition], at=batch.positions[-1])
+                    self._taken[batch.partition] = replace(self._taken[batch.partition], at=batch.positions[-1])
             await original(self)
 
         return mutated

@@ -67,7 +67,7 @@ async def result(flow: Flow, rows: Sequence[Record], how: Settings, kill: int) -
 
 def _idle(life: Any, sources: Sequence[MemoryTopic[Any]]) -> bool:
     engine = life.engine
-    taken = sum(at.at for pump in engine.intake.pumps for at in pump.taken.values())
+    taken = sum(at.at for pump in engine.intake.pumps for at in pump._taken.values())
     committed = engine.pacer.idle and not engine.intake.pending
     return bool(taken == sum(map(len, sources)) and committed and not any(o.chunks for o in engine.outboxes.values()))
 
