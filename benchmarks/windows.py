@@ -20,12 +20,12 @@ from benchmarks.keyed import Watch
 from streamflow.codecs import JsonCodec
 from streamflow.runtime.process import own_collector
 
-RECORDS = 500_000
+RECORDS = 1_000_000
 KEYS = 1_000
 PAIRS = 3
 START_MS = 1_767_225_600_000
 LATENESS_MS = 2_000
-SECONDS = 600
+SECONDS = 1200
 """Event time that all records span."""
 
 Event = tuple[str, int]

@@ -11,6 +11,7 @@ from streamflow.connect.tls import Tls
 from streamflow.errors import StreamflowError
 from streamflow.flow import Flow, KeyedStream, Process, Running, Stream, Subscription
 from streamflow.flow.joined import JoinResult, LateRecords
+from streamflow.flow.ordering import merge
 from streamflow.flow.state import list_state, map_state
 from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
@@ -106,6 +107,7 @@ __all__ = [
     "map_state",
     "max",
     "mean",
+    "merge",
     "min",
     "msgpack",
     "otherwise",

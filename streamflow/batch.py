@@ -115,6 +115,18 @@ GROUP: Final = "@watermark"
 """Stands for the partition in what a group of sources is called."""
 
 
+class Ahead(NamedTuple):
+    """Records of a partition that were taken before others in front of them, as ``order="time"`` does.
+
+    Args:
+        first: Position of the first of them.
+        last: Position of the last of them; all between the two are meant.
+    """
+
+    first: int
+    last: int
+
+
 @dataclass(frozen=True, slots=True)
 class Position:
     """Where a partition resumes.
@@ -122,10 +134,12 @@ class Position:
     Args:
         at: The first position that was not taken yet.
         identity: The source's identity when it was read.
+        above: What lies behind that and was taken all the same, in order: a reader that resumes leaves it out.
     """
 
     at: int
     identity: str = ""
+    above: tuple[Ahead, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +186,8 @@ class MicroBatch:
         fires: Whether timers may fire: not before the backlog found at start has been read.
         watermarks: Per group of sources (`streamflow.plan.event_time`), as of the number's end.
         traced: Whether a record has trace context in its headers, which travels on to what is made of it.
+        places: Per row the index of its input and its offset in it, where rows of several inputs alternate; None
+            where they follow one input after the other.
     """
 
     number: int
@@ -181,9 +197,15 @@ class MicroBatch:
     fires: bool = True
     watermarks: tuple[Watermark, ...] = ()
     traced: bool = False
+    places: Sequence[tuple[int, int]] | None = None
 
     def locate(self, row: int) -> tuple[SourceInput, int] | None:
         """Finds the input and the offset in it that row ``row`` came from; None for rows that no record caused."""
+        if self.places is not None:
+            if not 0 <= row < len(self.places):
+                return None
+            which, at = self.places[row]
+            return self.inputs[which], at
         for part in self.inputs:
             if part.first_row <= row < part.first_row + len(part.records):
                 return part, row - part.first_row

@@ -21,6 +21,12 @@ class Instrument:
     def late(self, step: str, records: int) -> None:
         """So many records of a number were late for a window step; they are in its stream ``late``."""
 
+    def released_early(self, sources: str, records: int) -> None:
+        """Records of sources that are read in the order of event time (names joined by ``+``) did not wait for it.
+
+        They were held for ``hold_max``, or there was no room; others may follow that belong in front of them.
+        """
+
     def skipped(self, step: str, place: str, error: Exception) -> None:
         """A step with policy ``skip`` raised; the record at ``place`` was counted and left out."""
 

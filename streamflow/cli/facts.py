@@ -22,6 +22,8 @@ def words_of(step: Step) -> str:
         words.append(str(step.options["spec"].describe()))
     if step.options.get("event_time") is not None:
         words.append(_time_words(step.options["event_time"]))
+    if step.options.get("ordering") is not None or step.options.get("ordered"):
+        words.append("in the order of event time")
     if step.kind == "window":
         words.append(_window_words(step))
     if step.options.get("dedup") is not None:
@@ -60,6 +62,8 @@ def _window_words(step: Step) -> str:
         words += f", allowed lateness {_span(options['allowed_us'] // 1000)}"
     if options["early"] is not None:
         words += f", early every {options['early']}"
+    if options["early_us"] is not None:
+        words += f", early every {_span(options['early_us'] // 1000)}"
     return words
 
 

@@ -14,6 +14,7 @@ from streamflow.clock import Duration, SystemClock, duration_ms
 from streamflow.connect.contracts import Level, SourceSpec
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.ordering import Order, check_ordering
 from streamflow.flow.running import Running
 from streamflow.flow.stream import Stream
 from streamflow.flow.tables import Table, static_table
@@ -21,6 +22,7 @@ from streamflow.graph import SOURCE, Graph, OnError, Port, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
 from streamflow.plan import Plan, make_plan
+from streamflow.plan.order import joint_orders
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import EventTime
 from streamflow.runtime.letters_source import DeadLetterLog
@@ -116,6 +118,9 @@ class Flow:
         lateness: Duration = "0s",
         idle: Duration | None = "30s",
         future_max: Duration = "1d",
+        order: Order = None,
+        hold_max: Duration | None = None,
+        max_drift: Duration | None = None,
     ) -> Stream[T]: ...
     @overload
     def source(
@@ -129,6 +134,9 @@ class Flow:
         lateness: Duration = "0s",
         idle: Duration | None = "30s",
         future_max: Duration = "1d",
+        order: Order = None,
+        hold_max: Duration | None = None,
+        max_drift: Duration | None = None,
     ) -> Stream[Message[T]]: ...
 
     def source(  # noqa: PLR0913 - the one call that begins a path; each keyword stands alone
@@ -142,6 +150,9 @@ class Flow:
         lateness: Duration = "0s",
         idle: Duration | None = "30s",
         future_max: Duration = "1d",
+        order: Order = None,
+        hold_max: Duration | None = None,
+        max_drift: Duration | None = None,
     ) -> Any:
         """Begins a path: the records of a source.
 
@@ -156,6 +167,11 @@ class Flow:
             idle: A partition that was silent for so long, with nothing more to read, is not waited for. None waits.
             future_max: A record whose time is further ahead of the clock than this has no event time that can be
                 used; so one wrong clock cannot make all other records late.
+            order: "time" releases records to the flow in the order of (event time, partition, position), as far as
+                the watermark has got; so results do not depend on how fast partitions are read. See docs/semantics.md.
+            hold_max: With ``order``, no record is held for longer; it is released out of order then, and counted.
+                None holds it until its time has come.
+            max_drift: With ``order``, partitions further ahead of the others than this are not read for a while.
         """
         if not isinstance(spec, SourceSpec):
             raise DefinitionError(
@@ -179,7 +195,10 @@ class Flow:
             message=message,
             on_error=build.check_policy(on_error),
             event_time=event_time,
+            ordering=check_ordering(order, hold_max, max_drift),
         )
+        if order is not None:
+            joint_orders(self._builder.graph())
         kind = getattr(spec.codec, "kind", None) or (str if getattr(spec.codec, "name", "") == "str" else None)
         return Stream(self, Port(step.id), Message if message else kind)
 

@@ -12,6 +12,7 @@ from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, call_limits, is_async
 from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
+from streamflow.flow.ordering import Order
 from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.flow.tables import TableVerbs
@@ -188,10 +189,12 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         ) -> Mapping[R, KeyedStream[K, T]]: ...
 
         @overload
-        def merge(self, *others: KeyedStream[K, T], name: str | None = None) -> KeyedStream[K, T]: ...
+        def merge(
+            self, *others: KeyedStream[K, T], order: Order = None, name: str | None = None
+        ) -> KeyedStream[K, T]: ...
         @overload
-        def merge(self, *others: Stream[T], name: str | None = None) -> Stream[T]: ...
-        def merge(self, *others: Any, name: str | None = None) -> Any: ...
+        def merge(self, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]: ...
+        def merge(self, *others: Any, order: Order = None, name: str | None = None) -> Any: ...
 
         def dedup(
             self,
@@ -357,7 +360,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         *,
         emit: Literal["final", "updates"] = "final",
         allowed_lateness: Duration = "0s",
-        early: int | None = None,
+        early: int | Duration | None = None,
     ) -> WindowedStream[K, T]:
         """Cuts the stream into windows of event time: ``.window(sf.tumbling("1m")).count(name="per_minute")``.
 
@@ -368,9 +371,8 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
             emit: "final" gives a window's result when it closes, "updates" the result so far with every record, and
                 nothing at the close.
-            allowed_lateness: A window that has given its result takes late records for so long, and gives its result
-                again with each.
-            early: Gives the result so far at every so many records of a window, besides.
+            allowed_lateness: A window that has told takes late records for so long, and tells again with each.
+            early: Gives the result so far besides: at every so many records, or so much event time if records came.
         """
         from streamflow.flow.windows import WindowedStream, WindowOptions
 

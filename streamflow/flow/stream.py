@@ -12,11 +12,13 @@ from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
+from streamflow.flow.ordering import Order, check_order
 from streamflow.flow.state import batch_functions
 from streamflow.flow.tables import BroadcastVerbs
 from streamflow.flow.thinning import ThinningVerbs
 from streamflow.graph import SINK, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
+from streamflow.plan.order import joint_orders
 from streamflow.policy import Policy
 
 if TYPE_CHECKING:
@@ -127,8 +129,16 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
         )
         return {route: self._same(Port(step.id, out)) for out, route in enumerate(routes)}
 
-    def merge(self, *others: Stream[T], name: str | None = None) -> Stream[T]:
-        """Puts streams together, in the order in which their records entered the flow."""
+    def merge(self, *others: Stream[T], order: Order = None, name: str | None = None) -> Stream[T]:
+        """Puts streams together, in the order in which their records entered the flow.
+
+        Args:
+            *others: The other streams.
+            order: "time" lets the records of all sources upstream enter the flow in one order of event time, as
+                ``source(..., order="time")`` does for one. Nothing but steps of plain functions without state may lie
+                between.
+            name: The step's name.
+        """
         streams = (self, *others)
         if any(other._flow is not self._flow for other in others):
             raise DefinitionError("merge got a stream of another flow")
@@ -141,8 +151,14 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
                 hint="Give them keys of one type, or merge them before key_by.",
             )
         step = builder.add(
-            "merge", builder.stateless_name("merge", None, name), [stream._port for stream in streams], keyed=keyed
+            "merge",
+            builder.stateless_name("merge", None, name),
+            [stream._port for stream in streams],
+            keyed=keyed,
+            ordered=check_order(order),
         )
+        if order is not None:
+            joint_orders(builder.graph())
         return self._like(keyed, Port(step.id), self._type)  # type: ignore[no-any-return]
 
     # -- keys and state ---------------------------------------------------------------------------

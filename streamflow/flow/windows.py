@@ -17,8 +17,9 @@ from streamflow.operators.aggregators import Aggregator, add_one, aggregator, co
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_forms import entry_type
-from streamflow.operators.window_kinds import GlobalWindow, Session, Sliding, Tumbling, WindowKind
+from streamflow.operators.window_kinds import CountWindow, GlobalWindow, Session, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
+from streamflow.state.panes import PaneTable
 
 if TYPE_CHECKING:
     from streamflow.flow.flow import Flow
@@ -37,7 +38,22 @@ class WindowOptions:
 
     emit: Emit = "final"
     allowed_lateness: Duration = "0s"
-    early: int | None = None
+    early: int | Duration | None = None
+
+    @property
+    def early_records(self) -> int | None:
+        """After how many records a window tells of itself, each time."""
+        return check_bound("early", self.early) if isinstance(self.early, int) else None
+
+    @property
+    def early_us(self) -> int | None:
+        """After how much event time it does so."""
+        if self.early is None or isinstance(self.early, int):
+            return None
+        early_us = duration_ms(self.early) * 1000
+        if early_us <= 0:
+            raise DefinitionError(f"early={self.early!r}", hint="Give a number of records or a duration above 0.")
+        return early_us
 
     def check(self, kind: WindowKind) -> None:
         """Refuses what makes no sense together.
@@ -47,14 +63,20 @@ class WindowOptions:
         """
         if self.emit not in ("final", "updates"):
             raise DefinitionError(f"emit={self.emit!r} of a window", hint='Write emit="final" or emit="updates".')
-        if duration_ms(self.allowed_lateness) and not hasattr(kind, "size_us") and not hasattr(kind, "zone"):
+        if duration_ms(self.allowed_lateness) and not kind.timed:
             raise DefinitionError(
-                "allowed_lateness= is for tumbling and sliding windows",
+                "allowed_lateness= is for windows that go by event time",
                 hint="Wait longer at the source instead: flow.source(..., lateness=...).",
             )
-        if check_bound("early", self.early) is not None and isinstance(kind, Sliding | Session):
+        if self.early is not None and isinstance(kind, Sliding | CountWindow):
             raise DefinitionError(
-                "early= is for tumbling and global windows", hint='emit="updates" tells of every record.'
+                "early= is for tumbling, session and global windows",
+                hint='emit="updates" tells of every record; a sliding window with a smaller every= tells more often.',
+            )
+        if self.early_records is None and self.early_us is not None and not kind.timed:
+            raise DefinitionError(
+                f"early={self.early!r} goes by event time, and {kind} does not",
+                hint="Give a number of records: early=100.",
             )
         if isinstance(kind, GlobalWindow) and self.early is None and self.emit == "final":
             raise DefinitionError(
@@ -171,11 +193,12 @@ class WindowedStream(Generic[K, T]):
         self, verb: str, found: Aggregator[Any, Any, Any], name: str, max_keys: int | None, on_error: OnError
     ) -> Any:
         stream, kind, options = self._stream, self._kind, self._options
-        held, init = entry_type(kind, found, options.early)
+        held, init = entry_type(kind, found, early=options.early is not None)
         codec = SketchCodec(held) if found.codec is not None else None
         if codec is None:
             codec_for(held)
-        spec = StateSpec("map", held, init, codec=codec, sub_type=Any, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("map", held, init, codec=codec, sub_type=Any, keys_max=keys_max, form=PaneTable)
         step = stream._flow._builder.add(
             "window",
             name,
@@ -186,8 +209,12 @@ class WindowedStream(Generic[K, T]):
             aggregator=found,
             emit=options.emit,
             allowed_us=duration_ms(options.allowed_lateness) * 1000,
-            early=options.early,
+            early=options.early_records,
+            early_us=options.early_us,
             pane=_pane(kind) if options.emit == "final" and options.early is None else None,
+            gap_us=kind.gap_us
+            if isinstance(kind, Session) and options.emit == "final" and options.early is None
+            else None,
             counts=found.add is add_one,
             state=spec,
             key_type=stream._key_type,

@@ -19,7 +19,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from streamflow.batch import END, DeadLetter, Fragment, MicroBatch, Watermark
+from streamflow.batch import END, TIME_MAX, TIME_MIN, DeadLetter, Fragment, MicroBatch, Watermark
 from streamflow.codecs import Codec, codec_for
 from streamflow.errors import ConnectorError, EncodeError, FoundLate, StepError, StreamflowError
 from streamflow.graph import SINK, Graph, OnError, Step
@@ -40,6 +40,7 @@ from streamflow.plan.event_time import closes_by_watermark
 from streamflow.state.bounds import KeyBound
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
+from streamflow.state.panes import PaneTable
 from streamflow.state.timers import Timers
 
 _HOME = str(Path(__file__).parents[1]) + os.sep
@@ -61,6 +62,7 @@ class StateSpec:
         sub_type: Type of a map's keys; needed to restore Enums.
         keys_max: Most keys; a record of one more is an error of the step.
         items_max: Most items that a map or list may hold for one key.
+        form: The class of its table.
     """
 
     kind: str
@@ -72,13 +74,14 @@ class StateSpec:
     sub_type: Any = None
     keys_max: int | None = None
     items_max: int | None = None
+    form: type[Table[Any]] = Table
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
         codec = self.codec or codec_for(self.type)
         if self.type in (str, bytes) and self.codec is None:
             codec = json_codec(self.type)
-        table: Table[Any] = Table(
+        table: Table[Any] = self.form(
             name, codec, self.factory, subs=self.kind != "value", ttl_ms=self.ttl_ms, key_type=key_type
         )
         table.sub_check.declared = self.sub_type
@@ -149,6 +152,7 @@ class BoundStage:
             "islice": islice,
             "moved": self.moved,
             "LATE": LATE,
+            "NEVER": TIME_MIN - TIME_MAX,
         }
         for x, exit in enumerate(self.stage.exits):
             if exit.encodes:
@@ -213,7 +217,9 @@ class BoundStage:
         }
 
     def _bind_window(self, step: Step) -> dict[str, Any]:
-        windows = self.windows[step.name] = windows_of(self.graph, step, self._table(step))
+        table = self._table(step)
+        assert isinstance(table, PaneTable), f"step {step.name} has no table of panes"
+        windows = self.windows[step.name] = windows_of(self.graph, step, table)
         if windows.clock is not None:
             self.clocks[step.name] = windows.clock
         if handled(step):
@@ -224,7 +230,8 @@ class BoundStage:
 
             windows.lose = lose
         return {
-            "t": windows.table,
+            "pane": windows.table.pane,
+            "near": windows.table.near.get,
             "take": windows.take,
             "attempt": windows.attempt,
             "open": getattr(windows, "open", None),

@@ -11,7 +11,8 @@ from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import CountWindow
 from streamflow.operators.windows import Fired, Row, Windows
-from streamflow.state.keyed import MISSING, Table
+from streamflow.state.keyed import MISSING
+from streamflow.state.panes import PaneTable
 
 V = TypeVar("V")
 
@@ -28,7 +29,7 @@ class CountPane(msgspec.Struct, Generic[V]):
 class CountWindows(Windows):
     """Count windows: one entry per key, a list of panes, the last of which is filled."""
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         super().__init__(graph, step, table)
         self.kind: CountWindow = step.options["window"]
 

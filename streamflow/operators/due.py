@@ -24,18 +24,34 @@ class Due:
     def __init__(self) -> None:
         self._buckets: dict[int, list[list[_Item]]] = {}
         self._times: list[int] = []
+        self._text = b""
 
     def arm(self, time_us: int, key: Key, sub: Any) -> None:
         """Asks for a look at (key, sub) at a time."""
+        self._add(time_us, (canonical(key), key, sub))
+
+    def again(self, time_us: int, key: Key, sub: Any) -> None:
+        """`arm` for the key that `take` gave last: its text is known."""
+        runs = self._buckets.get(time_us)
+        if runs is None or len(runs[-1]) >= RUN_MAX - 1:
+            self._add(time_us, (self._text, key, sub))
+        else:
+            runs[-1].append((self._text, key, sub))
+
+    def _add(self, time_us: int, item: _Item) -> None:
         runs = self._buckets.get(time_us)
         if runs is None:
             runs = self._buckets[time_us] = [[]]
             heapq.heappush(self._times, time_us)
         run = runs[-1]
-        run.append((canonical(key), key, sub))
+        run.append(item)
         if len(run) >= RUN_MAX:
             run.sort()
             runs.append([])
+
+    def is_due(self, upto_us: int) -> bool:
+        """Whether `take` would give something."""
+        return bool(self._times) and self._times[0] <= upto_us
 
     def take(self, upto_us: int) -> Iterator[tuple[int, Key, Any]]:
         """Takes what is due, one by one; what is armed meanwhile for such a time comes too."""
@@ -44,7 +60,7 @@ class Due:
             runs = self._buckets.pop(time_us)
             runs[-1].sort()
             items = _drained(runs[0]) if len(runs) == 1 else heapq.merge(*map(_drained, runs))
-            for _, key, sub in items:
+            for self._text, key, sub in items:
                 yield time_us, key, sub
 
 

@@ -37,7 +37,8 @@ class IntervalJoin(Join):
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]
         self._tells = any(self.preserved)
-        self._grid_us = max(1, (kind.before_us + kind.after_us) // GRID_PARTS)
+        grid = max(1, (kind.before_us + kind.after_us) // GRID_PARTS)
+        self._grids = 1 if self.preserved[LEFT] else grid, 1 if self.preserved[RIGHT] else grid
 
     def holder(self, side: int) -> Callable[[Any], Any]:
         kind = Told if self._tells else Held
@@ -49,7 +50,7 @@ class IntervalJoin(Join):
         all_waiting, held_of, tells = self.waiting, self.holder(side), self._tells
         my_clock, other_clock = self.clocks[side], self.clocks[other]
         my_reach, other_reach = self.reaches[side], self.reaches[other]
-        keep, match, due_us_of = self.keep, self._match, self._due_us
+        keep, match, arm, grid = self.keep, self._match, self.due.arm, self._grids[side]
 
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
             last_us = time_us + my_reach
@@ -75,9 +76,10 @@ class IntervalJoin(Join):
                         match(other, key, waiting, start, stop)
             keep(side, key, waiting, time_us, held)
             if last_us < waiting.armed_us:
-                due_us = due_us_of(side, time_us)
+                due_us = (last_us // grid + 1) * grid
                 if due_us < waiting.armed_us:
-                    self._look_at(due_us, key, waiting)
+                    waiting.armed_us = due_us
+                    arm(due_us, key, None)
             return found
 
         return take
@@ -100,7 +102,7 @@ class IntervalJoin(Join):
         """Gives what nothing matched, by (time of its last possible match, key, left before right)."""
         again: list[tuple[Key, Waiting]] = []
         ends = self.clocks[LEFT].at_us, self.clocks[RIGHT].at_us
-        reaches, preserved, all_waiting = self.reaches, self.preserved, self.waiting
+        reaches, preserved, all_waiting, next_us = self.reaches, self.preserved, self.waiting, self._next_us
         for time_us, key, _ in self.due.take(max(ends)):
             waiting = all_waiting.get(key)
             if waiting is not None and waiting.armed_us == time_us:
@@ -113,9 +115,10 @@ class IntervalJoin(Join):
                             yield from self._alone(side, key, waiting, gone)
                         self.drop(side, key, waiting, gone)
                 if not self.closed(key, waiting):
-                    due_us = self._next_us(waiting)
+                    due_us = next_us(waiting)
                     if due_us > time_us:
-                        self._look_at(due_us, key, waiting)
+                        waiting.armed_us = due_us
+                        self.due.arm(due_us, key, None)
                     else:
                         again.append((key, waiting))  # its side's clock is behind the other's
             yield None
@@ -130,19 +133,15 @@ class IntervalJoin(Join):
                 yield key, (held.left, held.right), about[1] + self.reaches[side], about
 
     def arm(self, key: Key, waiting: Waiting) -> None:
-        self._look_at(self._next_us(waiting), key, waiting)
-
-    def _look_at(self, due_us: int, key: Key, waiting: Waiting) -> None:
-        waiting.armed_us = due_us
-        self.due.arm(due_us, key, None)
+        waiting.armed_us = self._next_us(waiting)
+        self.due.arm(waiting.armed_us, key, None)
 
     def _next_us(self, waiting: Waiting) -> int:
-        lefts, rights = waiting.times
-        left_us = self._due_us(LEFT, lefts[0]) if lefts else TIME_MAX
-        right_us = self._due_us(RIGHT, rights[0]) if rights else TIME_MAX
+        """When to look at a key next: when a record is closed that may have to be told of, else with others."""
+        (lefts, rights), (left_grid, right_grid) = waiting.times, self._grids
+        left_us = right_us = TIME_MAX
+        if lefts:
+            left_us = ((lefts[0] + self.reaches[LEFT]) // left_grid + 1) * left_grid
+        if rights:
+            right_us = ((rights[0] + self.reaches[RIGHT]) // right_grid + 1) * right_grid
         return left_us if left_us < right_us else right_us
-
-    def _due_us(self, side: int, time_us: int) -> int:
-        """When to look at a record: as soon as it is closed where that may have to be told, else with others."""
-        last_us = time_us + self.reaches[side]
-        return last_us + 1 if self.preserved[side] else (last_us // self._grid_us + 1) * self._grid_us

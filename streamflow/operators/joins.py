@@ -162,7 +162,12 @@ class Join(ABC):
 
     def drop(self, side: int, key: Key, waiting: Waiting, count: int) -> None:
         """Forgets a key's first records on one side, all of the same time together."""
-        times, forget, before, ordinal = waiting.times[side], self.table.forget, None, 0
+        times, forget = waiting.times[side], self.table.forget
+        if count == 1:
+            forget((key, (side, times.pop(0), 0)))
+            waiting.held[side].pop(0)
+            return
+        before, ordinal = None, 0
         for time_us in times[:count]:
             ordinal = ordinal + 1 if time_us == before else 0
             before = time_us

@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from streamflow.batch import TIME_MIN
+from streamflow.batch import TIME_MAX, TIME_MIN
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
 from streamflow.operators.window_kinds import Sliding
 from streamflow.operators.windows import Fired, Row, Windows
-from streamflow.state.keyed import MISSING, Table
+from streamflow.state.keyed import MISSING
+from streamflow.state.panes import PaneTable
 
 _Pane = tuple[int, int, Any]
 """Start of a pane, end of the first window that it counts in, and its sub-key."""
+
+
+class _Ring:
+    """The panes of one key that no record goes into any more, and that windows still need.
+
+    Attributes:
+        upto: Panes that start before this were looked up.
+    """
+
+    __slots__ = ("starts", "upto", "values")
+
+    def __init__(self, upto: int) -> None:
+        self.upto = upto
+        self.starts: deque[int] = deque()
+        self.values: deque[Any] = deque()
 
 
 class SlidingWindows(Windows):
@@ -23,11 +40,15 @@ class SlidingWindows(Windows):
     its sub-key is (pane's start, end of that window).
     """
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         super().__init__(graph, step, table)
         self.kind: Sliding = step.options["window"]
         self._armed: dict[Key, int] = {}
         self._parted: dict[Key, int] = {}
+        self._rings: dict[Key, _Ring] = {}
+        self._counts: bool = step.options["counts"]
+        self._size_us, self._every_us, self._pane_us = self.kind.size_us, self.kind.every_us, self.kind.pane_us
+        self._freezes = not self.allowed_us and not self.updates
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
         assert self.clock is not None
@@ -43,11 +64,8 @@ class SlidingWindows(Windows):
             first_end = kind.end_behind(bound)
             sub = (pane, first_end)
         address = (key, sub)
-        held = self.table.hot.get(address, MISSING)
-        if held is MISSING:
-            held = self.open(address)
-        else:
-            self.table.get(address)
+        held = self.open(key, sub)
+        self.table.get(address)
         self.table.put(address, self.aggregator.add(held, value))
         # windows that have fired tell of every record that comes after
         told_upto = last_end if self.updates else min(last_end, self.clock.at_us)
@@ -56,21 +74,25 @@ class SlidingWindows(Windows):
         panes = self._panes(key)
         return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, kind.every_us)]
 
-    def open(self, address: tuple[Key, Any]) -> Any:
+    def open(self, key: Key, sub: Any) -> Any:
         """The accumulator of a pane that is not at hand; loops call it when they find none."""
         assert self.clock is not None
-        new = self.table.peek(address) is MISSING
-        if new:
-            self._admit(address[0])
-        held = self.table.miss(address)
-        if new:
-            key, sub = address
-            part: tuple[int, int] | None = sub if type(sub) is tuple else None
-            if part is not None:
-                self._parted[key] = self._parted.get(key, 0) + 1
-            first_end = part[1] if part is not None else self.kind.first_end(address[1])
-            if self._armed.get(key, first_end + 1) > first_end:
-                self._arm_next(key, self.clock.at_us, self._panes(key))
+        subs = self.table.index.get(key)
+        if subs is not None and sub in subs:
+            return self.table.at_hand(key, sub)
+        if self.table.bound is not None:
+            self._admit(key)
+        held = self.table.fresh(key, sub)
+        armed = self._armed.get(key, TIME_MAX)
+        if type(sub) is tuple:
+            self._parted[key] = self._parted.get(key, 0) + 1
+            first_end = sub[1]
+        elif armed <= sub + self._pane_us:
+            return held  # no window that holds a pane ends before that
+        else:
+            first_end = self.kind.first_end(sub)
+        if armed > first_end:
+            self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
     def _panes(self, key: Key) -> list[_Pane]:
@@ -93,15 +115,13 @@ class SlidingWindows(Windows):
         ]
         if not addresses:
             return None
-        merge, merged = self.aggregator.merge, self.aggregator.init()
-        for part in map(self.table.peek, addresses):
-            merged = merge(merged, part)
-        return self._windowed(key, start_us, end_us, merged)
+        return self._windowed(key, start_us, end_us, self._merged(map(self.table.peek, addresses)))
 
     def _look(self, time_us: int, key: Key, sub: Any) -> Fired | None:
         if self._armed.get(key) != time_us:
             return None
         del self._armed[key]
+        self._rings.pop(key, None)
         kind = self.kind
         panes = self._panes(key)
         try:
@@ -115,6 +135,71 @@ class SlidingWindows(Windows):
                 gone += 1
             self._arm_next(key, time_us, panes[gone:])
         return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
+
+    def closing(self) -> Iterator[Fired | None]:
+        if not self._freezes or self.clock is None or not self.due.is_due(self.clock.at_us):
+            yield from super().closing()
+            return
+        self._settle(self.clock.at_us)
+        armed, parted = self._armed, self._parted
+        for end_us, key, sub in self.due.take(self.clock.at_us):
+            fired = None
+            try:
+                if key in parted:
+                    fired = self._look(end_us, key, sub)
+                elif armed.get(key) == end_us:
+                    fired = self._fire(end_us, key)
+            except Exception as error:
+                if self.lose is None:
+                    raise
+                self.lose(error, key)
+            yield fired
+
+    def _fire(self, end_us: int, key: Key) -> Fired | None:
+        """The result of a window of whole panes, none of which takes a record any more."""
+        table, start_us = self.table, end_us - self._size_us
+        ring = self._rings.get(key)
+        if ring is None:
+            ring = self._rings[key] = _Ring(start_us)
+        starts, values = ring.starts, ring.values
+        start = ring.upto if ring.upto > start_us else start_us
+        while start < end_us:
+            value = table.settled(key, start)
+            if value is not MISSING:
+                starts.append(start)
+                values.append(value)
+            start += self._pane_us
+        ring.upto = end_us
+        row = None
+        try:
+            if starts:
+                row = self._windowed(key, start_us, end_us, sum(values) if self._counts else self._merged(values))
+        finally:
+            # panes that no later window needs
+            over_us = start_us + self._every_us
+            while starts and starts[0] < over_us:
+                table.drop(key, starts.popleft())
+                values.popleft()
+            if starts:
+                self._armed[key] = next_us = end_us + self._every_us
+                self.due.again(next_us, key, None)
+            else:
+                self._arm_without(key)
+        return None if row is None else (key, row, end_us - 1, (start_us, end_us))
+
+    def _arm_without(self, key: Key) -> None:
+        """Arms a key that holds nothing any more but panes which no window has fired with."""
+        del self._rings[key], self._armed[key]
+        subs = self.table.index.get(key)
+        if subs:
+            self._armed[key] = next_us = self.kind.first_end(min(subs))
+            self.due.again(next_us, key, None)
+
+    def _merged(self, values: Iterable[Any]) -> Any:
+        merge, merged = self.aggregator.merge, self.aggregator.init()
+        for part in values:
+            merged = merge(merged, part)
+        return merged
 
     def _delete(self, key: Key, sub: Any) -> None:
         self.table.delete((key, sub))

@@ -13,7 +13,7 @@ from streamflow.operators.sliding_windows import SlidingWindows
 from streamflow.operators.tumbling_windows import Counted, TumblingWindows
 from streamflow.operators.window_kinds import Calendar, CountWindow, Session, Sliding, Tumbling
 from streamflow.operators.windows import Windows
-from streamflow.state.keyed import Table
+from streamflow.state.panes import PaneTable
 
 _KINDS: Final[dict[type, type[Windows]]] = {
     Tumbling: TumblingWindows,
@@ -24,12 +24,12 @@ _KINDS: Final[dict[type, type[Windows]]] = {
 }
 
 
-def windows_of(graph: Graph, step: Step, table: Table[Any]) -> Windows:
+def windows_of(graph: Graph, step: Step, table: PaneTable[Any]) -> Windows:
     """Makes the running form of a window step."""
     return _KINDS.get(type(step.options["window"]), GlobalWindows)(graph, step, table)
 
 
-def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], early: int | None) -> tuple[Any, Callable[[], Any]]:
+def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], *, early: bool) -> tuple[Any, Callable[[], Any]]:
     """The type of a window step's entries, and what makes an empty one."""
     held: Any = aggregator.type
     init = aggregator.init
@@ -38,7 +38,7 @@ def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], early: int |
     if isinstance(kind, CountWindow):
         return list[CountPane[held]], list
     if isinstance(kind, Tumbling | Calendar):
-        return (held, init) if early is None else (Counted[held], lambda: Counted(0, init()))
+        return (held, init) if not early else (Counted[held], lambda: Counted(0, init()))
     if isinstance(kind, Sliding):
         return held, init
     return CountPane[held], lambda: CountPane(0, 0, 0, init())

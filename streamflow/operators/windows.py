@@ -19,8 +19,8 @@ from streamflow.keys import Key
 from streamflow.operators.aggregators import Aggregator
 from streamflow.operators.due import Due
 from streamflow.operators.step_clock import clock_of
-from streamflow.operators.values import own
-from streamflow.state.keyed import Table
+from streamflow.operators.values import FROZEN, own
+from streamflow.state.panes import PaneTable
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -71,7 +71,7 @@ class Windows(ABC):
         table: Its table.
     """
 
-    def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
+    def __init__(self, graph: Graph, step: Step, table: PaneTable[Any]) -> None:
         options = step.options
         self.step = step
         self.table = table
@@ -81,6 +81,9 @@ class Windows(ABC):
         self.allowed_us: int = options["allowed_us"]
         self.updates: bool = options["emit"] == "updates"
         self.early: int | None = options["early"]
+        self.early_us: int | None = options["early_us"]
+        self._pane_us: int = options["pane"][1] if options["pane"] else 0
+        self.tells_early = self.early is not None or self.early_us is not None
         self.late = 0
         self.lose: Callable[[Exception, Key], None] | None = None
         self._moments: dict[int, datetime.datetime] = {}
@@ -99,6 +102,8 @@ class Windows(ABC):
             self.table.verify()
         except BaseException:
             self.table.roll_back()
+            # what it took away, and was put back, is to be looked at again
+            self._arm_all(key, list(self.table.index.get(key, ())))
             raise
         self.table.keep()
         return found
@@ -112,7 +117,8 @@ class Windows(ABC):
 
         Gives None for what was looked at and gives nothing, so that who iterates can pause.
         """
-        if self.clock is not None:
+        if self.clock is not None and self.due.is_due(self.clock.at_us):
+            self._settle(self.clock.at_us)
             for time_us, key, sub in self.due.take(self.clock.at_us):
                 try:
                     fired = self._look(time_us, key, sub)
@@ -122,6 +128,11 @@ class Windows(ABC):
                     self.lose(error, key)
                     fired = None
                 yield fired
+
+    def _settle(self, at_us: int) -> None:
+        """Lets the table put in order what no record goes into any more; what is open is at hand of loops."""
+        if self._pane_us:
+            self.table.settle(at_us - self._pane_us)
 
     def installed(self) -> None:
         """Ends loading: finds out when the windows of each entry close."""
@@ -149,8 +160,14 @@ class Windows(ABC):
 
     def _windowed(self, key: Key, start_us: int, end_us: int, accumulator: Any) -> Any:
         result = self.aggregator.result
-        value = own(accumulator if result is None else result(accumulator))
-        return Windowed(key, self._moment(start_us), self._moment(end_us), value)
+        value = accumulator if result is None else result(accumulator)
+        if value.__class__ not in FROZEN:
+            value = own(value)
+        moments = self._moments
+        try:
+            return Windowed(key, moments[start_us], moments[end_us], value)
+        except KeyError:
+            return Windowed(key, self._moment(start_us), self._moment(end_us), value)
 
     def _moment(self, time_us: int) -> datetime.datetime:
         found = self._moments.get(time_us)
@@ -164,3 +181,8 @@ class Windows(ABC):
         """Refuses a key more than ``max_keys`` allows."""
         if self.table.bound is not None and key not in self.table.index:
             self.table.bound.admit(key)
+
+
+def next_early(start_us: int, every_us: int, behind_us: int) -> int:
+    """The first time behind another one at which a window tells of itself early."""
+    return start_us + max(1, (behind_us - start_us) // every_us + 1) * every_us

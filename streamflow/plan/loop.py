@@ -23,7 +23,7 @@ from streamflow.plan.event_time import acts_on_watermarks, closes_by_watermark
 from streamflow.plan.stages import Entry, Stage, leaving
 from streamflow.plan.steps import HELPERS, STEPS, Scope, write_side
 from streamflow.plan.view import StageView, handled, keyed_sink, takes_context, tracks_origins
-from streamflow.plan.window_text import write_watermarks
+from streamflow.plan.window_text import write_prologue, write_watermarks
 
 BLOCKS_MAX = 10
 """CPython allows 20 nested blocks; a deeper chain goes on in a function of its own."""
@@ -82,6 +82,7 @@ class LoopWriter:
     key: str = ""
     length: int = 0
     wanted: list[Port] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
     track: bool = field(init=False)
     view: StageView = field(init=False)
 
@@ -142,6 +143,7 @@ class LoopWriter:
             "END",
             "LATE",
             "moved",
+            "NEVER",
         ]
         for n, step in enumerate(self.stage.steps):
             if step.kind == "branch":
@@ -165,11 +167,11 @@ class LoopWriter:
             for letter in exit:
                 self.line(f"x{letter}{x} = []; add_x{letter}{x} = x{letter}{x}.append")
         for n, step in enumerate(self.stage.steps):
-            without_hot = ("dedup", "join", "table")
+            without_hot = ("dedup", "join", "table", "window")
             if step.traits.stateful and step.kind not in without_hot and not self.handled(step):
                 self.line(f"hot{n} = t{n}.hot; get{n} = hot{n}.get")
-            if step.kind == "window" and step.options["window"].timed:
-                self.line(f"done{n} = clock{n}.at_us")
+            if step.kind == "window":
+                write_prologue(self, n, step)
             if takes_context(step):
                 self.line(f"c{n}.batch = batch")
             if step.kind == "key_by" and not self.handled(step):
@@ -263,7 +265,10 @@ class LoopWriter:
             self.step, self.key, self.blocks, self.length = -1, "", 0, 0
             more = (", o" if track else "") + (", t, w" if self.stage.timed else "")
             with self.block(f"def {self._function(port)}(v, k{more}):"):
+                body_at, self.kept = len(self.lines), []
                 self._consume(port, self.scope(("*o",) if track else ()))
+                if self.kept:
+                    self.lines.insert(body_at, (" " * self.depth + f"nonlocal {', '.join(self.kept)}", -1, ""))
                 self.line("return")
                 if self.view.expanding[port]:
                     self.line("yield")  # its callers iterate over it, also where what it expands reaches no exit

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from streamflow.errors import DefinitionError
 from streamflow.graph import SINK, SOURCE, Graph, OnError, Port, Step
 from streamflow.plan.event_time import reads_times, watermark_groups
+from streamflow.plan.order import joint_orders
 
 
 class Entry(NamedTuple):
@@ -114,6 +115,7 @@ def make_plan(graph: Graph) -> Plan:
     entries = [_entries(graph, index, stage_of) for index in range(len(groups))]
     timed = _timed(graph, groups, [{stage_of[entry.step] for entry in found} for found in entries])
     watermark_groups(graph)
+    joint_orders(graph)
     edges = [Edge(None, 0, False, tuple(entries[0]), timed[0])]
     for target in range(1, len(groups)):
         for source in sorted({stage_of[port.step] for port in entries[target]}):

@@ -206,7 +206,7 @@ HELPERS = {
     "dedup": ("first",),
     "process": ("t", "c", "miss", "view", "put", "attempt", "side"),
     "join": ("left", "right"),
-    "window": ("t", "take", "attempt", "open", "add", "clock"),
+    "window": ("take", "attempt", "open", "add", "clock", "pane", "near"),
     "table": ("take", "attempt", "told"),
     "lookup": ("find",),
     "broadcast": ("pairs", "all"),

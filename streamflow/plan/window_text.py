@@ -26,23 +26,53 @@ def write_window(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
         with w.guarded(n, step, f"r{n} = attempt{n}({key}, {value}, {time}, {mark}, now)"):
             _given(w, n, step, scope)
         return
+    if step.options["gap_us"] is not None:
+        _write_session(w, n, step, scope)
+        return
     if not inlined(step):
         w.line(f"r{n} = take{n}({key}, {value}, {time}, {mark}, now)")
         _given(w, n, step, scope)
         return
+    w.kept += [f"{letter}{n}" for letter in ("s", "e", "l", "m", "find")]
     offset, size = step.options["pane"]
-    moved = f"({time} - {offset})" if offset else time
-    w.line(f"s{n} = {time} - {moved} % {size}")
-    w.line(f"e{n} = s{n} + {size}")
-    with w.block(f"if e{n} > {mark} and e{n} > done{n}:"):
-        w.line(f"h{n} = ({key}, s{n})")
-        w.line(f"a{n} = get{n}(h{n}, MISSING)")
+    with w.block(f"if {time} >= e{n} or {time} < s{n}:"):
+        moved = f"({time} - {offset})" if offset else time
+        w.line(f"s{n} = {time} - {moved} % {size}; e{n} = s{n} + {size}")
+        w.line(f"l{n} = e{n} if e{n} > done{n} else NEVER")
+        w.line(f"m{n} = pane{n}(s{n}); find{n} = m{n}.get")
+    with w.block(f"if l{n} > {mark}:"):
+        w.line(f"a{n} = find{n}({key}, MISSING)")
         with w.block(f"if a{n} is MISSING:"):
-            w.line(f"a{n} = open{n}(h{n})")
-        w.line(f"hot{n}[h{n}] = " + (f"a{n} + 1" if step.options["counts"] else f"add{n}(a{n}, {value})"))
+            w.line(f"a{n} = open{n}({key}, s{n})")
+        w.line(f"m{n}[{key}] = " + (f"a{n} + 1" if step.options["counts"] else f"add{n}(a{n}, {value})"))
     with w.block("else:"):
         w.line(f"r{n} = take{n}({key}, {value}, {time}, {mark}, now)")
         _given(w, n, step, scope)
+
+
+def _write_session(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
+    """Writes the common case of a session: a record behind the start of the only one of its key, which is open."""
+    key, time, gap_us = scope.key, scope.time, step.options["gap_us"]
+    w.line(f"x{n} = near{n}({key})")
+    with w.block(
+        f"if x{n} is not None and x{n}[0] <= {time} and (e{n} := (a{n} := x{n}[1]).last_us + {gap_us}) >= {time} "
+        f"and e{n} >= {scope.mark} and e{n} >= done{n}:"
+    ):
+        added = f"a{n}.value + 1" if step.options["counts"] else f"add{n}(a{n}.value, {scope.value})"
+        w.line(f"a{n}.value = {added}")
+        with w.block(f"if {time} > e{n} - {gap_us}:"):
+            w.line(f"a{n}.last_us = {time}")
+    with w.block("else:"):
+        w.line(f"r{n} = take{n}({key}, {scope.value}, {time}, {scope.mark}, now)")
+        _given(w, n, step, scope)
+
+
+def write_prologue(w: LoopWriter, n: int, step: Step) -> None:
+    """Writes what a window step keeps at hand during a fragment: its clock, and the pane of the last record."""
+    if step.options["window"].timed:
+        w.line(f"done{n} = clock{n}.at_us")
+    if inlined(step):
+        w.line(f"s{n} = e{n} = l{n} = NEVER; m{n} = find{n} = None")
 
 
 def _given(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:

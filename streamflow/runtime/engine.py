@@ -31,7 +31,7 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
-from streamflow.runtime.pumps import make_pumps, where
+from streamflow.runtime.pumps import make_pumps, time_orders, where
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.static_tables import changed_rows, static_sources
@@ -78,6 +78,7 @@ class Engine:
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
         self._left_out: Counter[str] = Counter()
+        self.released_early: Counter[str] = Counter()
         static = static_sources(job.plan.graph)
         self._pushes = [push for push in pushes if push.source not in static]
         self._preloads: list[Pushed] = []
@@ -295,6 +296,8 @@ class Engine:
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
+        self.intake.hold(time_orders(job.plan.graph, pumps, job.settings, job.clock.monotonic))
+        self.intake.forced = self._released_early
         self.internal.attach(self.intake, self.pacer, self.dead, self.tables, self.taps)
         self.intake.preload(self._preloads)
         self.intake.push(self._pushes)
@@ -448,6 +451,13 @@ class Engine:
         _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
         self.job.instrument.skipped(step, place, error)
 
+    def _released_early(self, sources: str, records: int) -> None:
+        before, self.released_early[sources] = self.released_early[sources], self.released_early[sources] + records
+        if before.bit_length() != self.released_early[sources].bit_length():
+            so_far = self.released_early[sources]
+            _log.warning("%d records of %s were released before their time; their order may differ", so_far, sources)
+        self.job.instrument.released_early(sources, records)
+
     def wake(self) -> None:
         """Lets intake look again whether it may take records."""
         if self._built:
@@ -476,12 +486,21 @@ class Engine:
     def _stalled(self) -> str:
         limit = self.job.settings.outbox_bytes_max
         full = [name for name, outbox in self.outboxes.items() if outbox.size_bytes >= limit]
-        if not full:
+        if full:
+            reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
+        elif self._owes_folding():
+            limit = self.job.settings.fold_debt_bytes_max
+            reason = f"the state file holds {limit} bytes of changes that are not folded into rows"
+        else:
             return ""
-        reason = f"the outbox of sink {full[0]!r} holds {limit} bytes that could not be published"
         if not self.intake.stall:
             self.job.instrument.stalled(reason)
         return reason
+
+    def _owes_folding(self) -> bool:
+        """Whether changes that are not folded pass their limit, or did so and are not well below it again."""
+        limit, debt = self.job.settings.fold_debt_bytes_max, self.job.store.fold_debt_bytes
+        return debt >= limit or (bool(self.intake.stall) and debt >= limit - limit // 16)
 
     def _published(self) -> None:
         if self._is_drained():

@@ -192,7 +192,12 @@ class Committer:
         self._folding = True
         try:
             while not self._gate.ready and not self._intake.closing:
-                if not await _to_its_end(self._store.fold(idle=idle)):
+                # intake may wait for just that
+                stalled = bool(self._intake.stall)
+                more = await _to_its_end(self._store.fold(idle=idle or stalled))
+                if stalled:
+                    self._intake.wake()
+                if not more:
                     return
         finally:
             self._folding = False

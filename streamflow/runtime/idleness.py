@@ -55,7 +55,7 @@ class IdleWatch:
             due = min(since.values()) + idle_seconds
             if due > self._clock.monotonic():
                 await sleep(self._clock, due - self._clock.monotonic())
-            elif self._stalled() or pump.source is None or pump.waiting:
+            elif self._stalled() or pump.source is None or (pump.waiting and not pump.ordered):
                 pump.silence_begins()
             else:
                 for partition, when in sorted(since.items()):

@@ -22,16 +22,18 @@ from streamflow.batch import (
     Partition,
     Position,
     SourceBatch,
-    SourceInput,
     Taken,
     Watermark,
 )
 from streamflow.clock import Cancellable, Clock
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.event_time import PUSHES, EventTimes, TimeRefused
+from streamflow.runtime.decoding import Ready
+from streamflow.runtime.event_time import PUSHES, EventTimes, Horizon, TimeRefused
+from streamflow.runtime.ordering import Given, TimeOrder
 from streamflow.runtime.pacing import Pacer
-from streamflow.runtime.pump import Pump, Ready
+from streamflow.runtime.pump import Pump
+from streamflow.runtime.taking import Taking, Turned
 from streamflow.trace import is_traced
 
 PUSHED: Final = "@push"
@@ -83,39 +85,13 @@ class Cut:
     def encoded_journal(self) -> bytes:
         """Per micro-batch: number, time, whether timers fired, and per input its partition, count and end.
 
-        A fifth part, where there is one, says which partitions turned idle before it, and which sources ended.
+        A fifth part, where there is one, says which partitions turned idle before it, which sources ended, and how
+        far those have got whose records go by event time.
         """
         return _pack(self.journal)
 
     def encoded_pushes(self) -> bytes:
         return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
-
-
-@dataclass(slots=True)
-class Taking:
-    """What the number in the making has taken: rows, a port for each where there are several, and the journal."""
-
-    values: list[Any]
-    ports: list[int] | None
-    inputs: list[SourceInput]
-    line: list[Any]
-    times: list[Any] | None = None
-    marks: list[Any] | None = None
-
-    def add(self, source: str, ready: Ready, port: int) -> None:
-        """Adds the values of records."""
-        records, values = ready.records, ready.values
-        if not values:
-            return
-        if self.times is not None and self.marks is not None:
-            none: list[Any] = [None] * len(values)
-            self.times += none if ready.times is None else ready.times
-            self.marks += none if ready.marks is None else ready.marks
-        self.inputs.append(SourceInput(source, len(self.values), records))
-        if self.ports is not None:
-            self.ports += [port] * len(values)
-        # one source's list is taken as it is, and so never changed: a copy would touch each record once more
-        self.values = [*self.values, *values] if self.values else values
 
 
 class Places(Protocol):
@@ -148,6 +124,7 @@ class Intake:
         self.rests: Callable[[], bool] = lambda: True
         self.formed: Callable[[int, int], None] = lambda number, records: None
         self.ended: Callable[[int], None] = lambda epoch: None
+        self.forced: Callable[[str, int], None] = lambda sources, records: None
         self.point: Point = no_point
         self.rows_max = FRAGMENT_ROWS_MAX
         self.records = 0
@@ -177,6 +154,9 @@ class Intake:
         self._stamps = False
         self._told: Callable[[str, int], None] = lambda sources, at_us: None
         self._silent: list[tuple[str, Partition]] = []
+        self._orders: Sequence[TimeOrder] = ()
+        self._said: dict[int, tuple[Any, ...]] = {}
+        self._free = pumps
 
     # -- what others tell it ----------------------------------------------------------------------
 
@@ -224,13 +204,18 @@ class Intake:
         if self._stopping:
             return True
         ended = all(pump.ended and not pump.waiting for pump in self.pumps)
-        return ended and not self.pushed and not self.expects()
+        return ended and self._released and not self.pushed and not self.expects()
 
     @property
     def ending(self) -> bool:
         """Whether nothing more comes but what a commit brings about, so that there is no reason to wait with it."""
-        over = all(not pump.waiting and (pump.ended or pump.internal) for pump in self.pumps)
+        over = all(not pump.waiting and (pump.ended or pump.internal) for pump in self.pumps) and self._released
         return self.closing or (over and not self.pushed and self.rests())
+
+    @property
+    def _released(self) -> bool:
+        """Whether no order of event time holds a record back."""
+        return all(order.empty for order in self._orders)
 
     @property
     def pushed(self) -> bool:
@@ -254,6 +239,12 @@ class Intake:
         """
         self._times, self._stamps, self._told = times, stamps, told
 
+    def hold(self, orders: Sequence[TimeOrder]) -> None:
+        """Gives the records of some sources their numbers in the order of event time."""
+        self._orders = orders
+        self._said = {index: (index, *Horizon().fields) for index, _ in enumerate(orders)}
+        self._free = [pump for pump in self.pumps if not pump.ordered]
+
     def turn_idle(self, source: str, partition: Partition) -> None:
         """A partition is not waited for from the next number on, unless it gives a record in it."""
         self._silent.append((source, partition))
@@ -265,9 +256,18 @@ class Intake:
             return []
         return [
             pump.name
-            for pump in self.pumps
+            for pump in self._free
             if pump.ended and not pump.waiting and pump.times is not None and not pump.times.ended
         ]
+
+    def _got_further(self) -> list[tuple[Any, ...]]:
+        """Which orders have got further than the last number said: their index and their horizon."""
+        if self._stopping:
+            return []
+        for order in self._orders:
+            order.look()
+        found = [(index, *order.horizon.fields) for index, order in enumerate(self._orders)]
+        return [horizon for horizon in found if self._said.get(horizon[0]) != horizon]
 
     def _turn(self, silent: Iterable[tuple[str, Partition]], ended: Iterable[str]) -> None:
         """Carries out what happened to sources beside their records."""
@@ -283,11 +283,11 @@ class Intake:
         """Forms numbers until it is stopped or every source has ended, and the last epoch's barrier is on its way."""
         while True:
             self._stall = self.stalled()
-            closing = self.closing
             rows = not self._stall and not self._stopping and self._has_rows()
+            closing = self.closing
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
-            turning = bool(self._just_ended() or (self._silent and not closing))
+            turning = bool(self._just_ended() or (self._silent and not closing) or self._got_further())
             turns = turning and not self._stall
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):
                 await self._channel.put(self._form(take=bool(rows)))
@@ -300,9 +300,14 @@ class Intake:
     def _has_rows(self) -> bool:
         """Whether there is something to take; where sources are held up, results still are."""
         self._hold = self.held()
-        if self._preloads:
+        if self._preloads or self._results:
             return True
-        return bool(self._results or (not self._hold and (self._pushes or any(map(_is_ready, self.pumps)))))
+        if self._hold:
+            return False
+        for order in self._orders:
+            order.fill(max(self._clock.now_ms(), self._now_ms))
+        found = self._pushes or any(map(_is_ready, self._free))
+        return bool(found) or any(order.ready for order in self._orders)
 
     def _timers_due(self) -> bool:
         if not self._due or min(self._due.values()) > max(self._clock.now_ms(), self._now_ms):
@@ -312,7 +317,8 @@ class Intake:
 
     def _may_fire(self) -> bool:
         if not self._fires:
-            self._fires = all(pump.caught_up() for pump in self.pumps)
+            caught_up = all(pump.caught_up() for pump in self.pumps)
+            self._fires = caught_up and not any(order.ready for order in self._orders)
         return self._fires
 
     async def _wait(self, barrier_at: float | None, *, closing: bool) -> None:
@@ -321,9 +327,11 @@ class Intake:
         if self._due and not self._stall and not closing and self._may_fire():
             due_ms = max(min(self._due.values()), self._acted_ms + 1)
             waits.append((due_ms - self._clock.now_ms()) / 1000)
+        forced = [order.forces_at for order in self._orders if not self._stall and not closing]
+        waits += [at - self._clock.monotonic() for at in forced if at is not None]
         if not self._stall and not self._stopping:
             # what a rate limit keeps back for now
-            waits += [pump.wait_seconds for pump in self.pumps if pump.waiting]
+            waits += [pump.wait_seconds for pump in self.pumps if pump.waiting and pump.wait_seconds]
         if waits:
             self._alarm = self._clock.call_later(max(0.0, min(waits)), self._wakeup.set)
         try:
@@ -356,26 +364,29 @@ class Intake:
             if loading or not self._hold:
                 self._take_pushes(self._pushes, rows)
             if not self._preloads and not self._hold:
+                self._take_orders(rows)
                 self._take_sources(rows)
             self._dirty = True
             self._pacer.pending()
         ended = self._just_ended()
         self._turn((), ended)
-        if silent or ended:
+        turned = Turned(silent, ended, self._got_further())
+        if any(turned):
             self._dirty = True
             self._pacer.pending()
-        return self._made(rows, fires, self._barrier, (silent, ended))
+        return self._made(rows, fires, self._barrier, turned)
 
     def _made(
         self,
         rows: Taking,
         fires: bool,
         barrier: Callable[[], int | None],
-        turned: tuple[Sequence[tuple[str, Partition]], Sequence[str]] = ((), ()),
+        turned: Turned,
     ) -> Fragment:
         """Writes the journal's line of the number and makes its fragment."""
         line = (self._number, self._now_ms, fires, rows.line)
         self._cut.journal.append((*line, turned) if any(turned) else line)
+        self._said |= {horizon[0]: horizon for horizon in turned.horizons}
         self.formed(self._number, len(rows.values))
         self.point("number.formed")
         marks: tuple[Watermark, ...] = ()
@@ -384,7 +395,8 @@ class Intake:
                 self._times.tell(self._told)
             marks = self._times.watermarks
         traced = self._is_traced(rows)
-        batch = MicroBatch(self._number, self._now_ms, tuple(rows.inputs), barrier(), fires, marks, traced)
+        inputs = tuple(rows.inputs)
+        batch = MicroBatch(self._number, self._now_ms, inputs, barrier(), fires, marks, traced, rows.places)
         return Fragment(batch, rows.values, True, None, rows.ports, None, None, rows.times, rows.marks)
 
     def _is_traced(self, rows: Taking) -> bool:
@@ -400,6 +412,9 @@ class Intake:
         self._epoch += 1
         cut, self._cut = self._cut, Cut()
         cut.epoch, cut.number, cut.now_ms, cut.started = self._epoch, self._number, self._now_ms, time.perf_counter()
+        for order in self._orders:
+            for source, partition, position in order.take_positions():
+                cut.positions.setdefault(source, {})[partition] = position
         if self._times is not None:
             cut.clocks = self._times.take_changes()
         self.cuts[self._epoch] = cut
@@ -409,9 +424,29 @@ class Intake:
         self.point("barrier.formed")
         return self._epoch
 
+    def _take_orders(self, rows: Taking) -> None:
+        """Takes what orders release, and leaves room for the other sources."""
+        for index, order in enumerate(self._orders):
+            others = len(self._orders) - index - 1 + sum(map(_is_ready, self._free))
+            given = order.give(max(1, (self.rows_max - len(rows.values)) // (1 + others)))
+            if given.shares:
+                self._enter_given(given, rows)
+            if order.forced:
+                self.forced("+".join(pump.name for pump in order.pumps), order.forced)
+                order.forced = 0
+
+    def _enter_given(self, given: Given, rows: Taking) -> None:
+        """Adds what was released to the number; where its partitions resume is found out when the epoch ends."""
+        self._cut.records += given.records
+        self.records += given.records
+        rows.line += given.shares
+        for source, ids in given.ids:
+            self._cut.ids.setdefault(source, []).extend(ids)
+        rows.add_given(given, self._ports)
+
     def _take_sources(self, rows: Taking) -> None:
         """Takes from every source in turn, beginning with another one each time, until the number is full."""
-        waiting = [pump for pump in self.pumps if _is_ready(pump)]
+        waiting = [pump for pump in self._free if _is_ready(pump)]
         if not waiting:
             return
         turn = self._number % len(waiting)
@@ -427,25 +462,27 @@ class Intake:
 
     def _enter(self, source: str, ready: Ready, rows: Taking) -> None:
         """Adds what was taken from a source to the number."""
-        self._account(source, ready.records, rows.line)
+        self._account(source, ready.records, rows.line, ready)
         rows.add(source, ready, self._ports[source])
 
     def _nothing_taken(self) -> Taking:
         times: list[list[Any] | None] = [[], []] if self._stamps else [None, None]
         return Taking([], [] if len(self.pumps) > 1 else None, [], [], *times)
 
-    def _account(self, source: str, records: SourceBatch, line: list[Any]) -> None:
+    def _account(self, source: str, records: SourceBatch, line: list[Any], ready: Ready | None = None) -> None:
         """Writes down what was taken: the positions or ids of the epoch, and the journal."""
         cut = self._cut
-        cut.records += len(records)
-        self.records += len(records)
+        known, above = (ready.known, ready.above) if ready is not None else (False, ())
+        count = 0 if known else len(records)
+        cut.records += count
+        self.records += count
         if records.positions is not None:
             at = records.end
             before = cut.positions.setdefault(source, {}).get(records.partition)
             assert before is None or before.at < at, f"position of {source} goes back from {before} to {at}"
-            cut.positions[source][records.partition] = Position(at, records.identity)
-            if len(records):
-                line.append((source, records.partition, len(records), at))
+            cut.positions[source][records.partition] = Position(at, records.identity, above)
+            if count:
+                line.append((source, records.partition, count, at))
         else:
             assert records.ids is not None, "a batch has positions or ids"
             cut.ids.setdefault(source, []).extend(records.ids)

@@ -18,9 +18,12 @@ from streamflow.clock import Clock
 from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start, Taking
+from streamflow.runtime.decoding import Ready
+from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.ordering import Given, TimeOrder
 from streamflow.runtime.pacing import Pacer
-from streamflow.runtime.pump import Pump, Ready
+from streamflow.runtime.pump import Pump
+from streamflow.runtime.taking import NOTHING_TURNED, Taking, Turned
 
 _unpack = msgspec.msgpack.Decoder().decode
 
@@ -34,24 +37,25 @@ class Share:
         partition: The partition; for pushed records the source whose stream they joined.
         count: Number of records.
         ids: Their ids, of a source without positions.
+        runs: Their positions, first and last of each run, of a source that is read in the order of event time.
     """
 
     source: str
     partition: Partition
     count: int
     ids: tuple[str, ...] = ()
+    runs: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class RecordedNumber:
-    """One number as the journal tells it; ``silent`` partitions turned idle before it, ``ended`` sources in it."""
+    """One number as the journal tells it, and what happened to sources beside it."""
 
     number: int
     now_ms: int
     fires: bool
     shares: tuple[Share, ...]
-    silent: tuple[tuple[str, Partition], ...] = ()
-    ended: tuple[str, ...] = ()
+    turned: Turned = NOTHING_TURNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +76,7 @@ class RecordedEpoch:
 def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
     """Decodes what the store keeps of an epoch in its tables ``journal`` and ``internal``."""
     numbers = tuple(
-        RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line), *_turned(*rest))
+        RecordedNumber(number, now_ms, fires, tuple(_share(*share) for share in line), _turned(*rest))
         for number, now_ms, fires, line, *rest in _unpack(journal)
     )
     return RecordedEpoch(epoch, numbers, tuple(_push(*push) for push in _unpack(pushed or b"\x90")))
@@ -82,13 +86,17 @@ def _push(source: str, payload: bytes, id: str = "") -> tuple[str, bytes, str]:
     return source, payload, id
 
 
-def _turned(turned: Any = ((), ())) -> tuple[tuple[tuple[str, Partition], ...], tuple[str, ...]]:
-    silent, ended = turned
-    return tuple((source, partition) for source, partition in silent), tuple(ended)
+def _turned(turned: Any = ((), (), ())) -> Turned:
+    silent, ended, horizons = turned
+    return Turned(tuple(map(tuple, silent)), tuple(ended), tuple(map(tuple, horizons)))
 
 
-def _share(source: str, partition: str, count: int, end: int | list[str]) -> Share:
-    return Share(source, partition, count, tuple(end) if isinstance(end, list) else ())
+def _share(source: str, partition: str, count: int, end: int | list[Any]) -> Share:
+    if not isinstance(end, list):
+        return Share(source, partition, count)
+    if isinstance(end[0], str):
+        return Share(source, partition, count, tuple(end))
+    return Share(source, partition, count, (), tuple((first, last) for first, last in end))
 
 
 class JournalIntake(Intake):
@@ -129,30 +137,63 @@ class JournalIntake(Intake):
                 last = number is epoch.numbers[-1]
                 while (last and not self._pacer.idle) or (number.shares and self._is_stalled()):
                     await self._woken()
-                rows = self._nothing_taken()
-                self._turn(number.silent, ())
-                for pump in self.pumps:
-                    pump.now_ms = number.now_ms
-                for share in number.shares:
-                    for ready in self._given(share, rows, pushed):
-                        self._enter(share.source, ready, rows)
-                self._turn((), number.ended)
                 self._number, self._now_ms = number.number, number.now_ms
-                turned = (number.silent, number.ended)
-                await self._channel.put(
-                    self._made(rows, number.fires, self._end_epoch if last else lambda: None, turned)
-                )
+                barrier = self._end_epoch if last else lambda: None
+                await self._channel.put(self._made(self._rows_of(number, pushed), number.fires, barrier, number.turned))
         while not self._pacer.idle:
             await self._woken()
+
+    def _rows_of(self, number: RecordedNumber, pushed: Any) -> Taking:
+        """Takes what a number took."""
+        rows = self._nothing_taken()
+        self._turn(number.turned.silent, ())
+        for pump in self.pumps:
+            pump.now_ms = number.now_ms
+        ordered = {order: [each for each in number.shares if self._order_of(each) is order] for order in self._orders}
+        for share in number.shares:
+            order = self._order_of(share)
+            if order is None:
+                for ready in self._given(share, rows, pushed):
+                    self._enter(share.source, ready, rows)
+            elif ordered[order]:
+                self._enter_given(self._picked(order, ordered.pop(order)), rows)
+                ordered[order] = []
+        self._turn((), number.turned.ended)
+        for index, *fields in number.turned.horizons:
+            self._orders[index].horizon.set(*fields)
+        return rows
+
+    def _order_of(self, share: Share) -> TimeOrder | None:
+        if share.source == PUSHED or not (pump := self._by_name[share.source]).ordered:
+            return None
+        return next(order for order in self._orders if pump in order.pumps)
+
+    def _picked(self, order: TimeOrder, shares: Sequence[Share]) -> Given:
+        given = order.pick({(share.source, share.partition): (share.runs, share.ids) for share in shares})
+        found = {_share(source, partition, count, where) for source, partition, count, where in given.shares}
+        if found != set(shares):
+            raise DeterminismError(
+                f"source {shares[0].source!r} does not give the records again that its journal has",
+                hint="Replay needs the records that were there when the journal was written.",
+            )
+        return given
+
+    def _is_held(self, number: RecordedNumber, share: Share) -> bool:
+        """Whether the records of a share were read."""
+        pump, order = self._by_name[share.source], self._order_of(share)
+        if order is None:
+            return pump.held(share.partition) >= self._wanted(number, share)
+        pump.now_ms = number.now_ms
+        order.draw(pump, share.partition, share.runs[-1][1] if share.runs else None)
+        return order.has_read(share.source, share.partition, share.runs, share.ids)
 
     async def _until_held(self, number: RecordedNumber) -> None:
         """Waits until every record of a number has been read."""
         while True:
             missing = [
-                pump
+                self._by_name[share.source]
                 for share in number.shares
-                if share.source != PUSHED
-                if (pump := self._by_name[share.source]).held(share.partition) < self._wanted(number, share)
+                if share.source != PUSHED and not self._is_held(number, share)
             ]
             if not missing:
                 return

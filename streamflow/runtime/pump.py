@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from streamflow.batch import Chunk, Partition, Position, SourceBatch, Taken
+from streamflow.batch import Ahead, Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
-from streamflow.codecs import Codec, Prepared
-from streamflow.connect.contracts import EpochBound, Source, SourceContext, takes_nulls
-from streamflow.errors import DecodeError, Refusal, StreamflowError, Unavailable
+from streamflow.codecs import Prepared
+from streamflow.connect.contracts import EpochBound, Source, SourceContext
+from streamflow.errors import Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
-from streamflow.operators.context import Message
 from streamflow.operators.letters import letter_of
 from streamflow.points import Point
+from streamflow.runtime.decoding import Decoding, Ready
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
+from streamflow.runtime.known import Known
 from streamflow.runtime.rate import Allowance
+from streamflow.runtime.refusals import without_time
 from streamflow.runtime.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,19 +33,6 @@ SOURCES: Final = "sources"
 
 STEADY_SECONDS: Final = 10.0
 """A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
-
-
-@dataclass(slots=True)
-class Ready:
-    """Records that were taken: with their values, or with none where decoding failed and policy skips.
-
-    ``times`` are their event times, ``marks`` the watermark of their partition just before each.
-    """
-
-    records: SourceBatch
-    values: list[Any]
-    times: list[int] | None = None
-    marks: list[int] | None = None
 
 
 class Pump:
@@ -61,6 +51,8 @@ class Pump:
 
     Attributes:
         now_ms: Processing time of the number in the making.
+        ordered: Whether its records wait for others before they are released, so that some of what was read may stay.
+        paused: Partitions of which no more is read; what is buffered of them does not count.
         silent_since: Since when each partition has given nothing while the source was open, on the monotonic scale.
         heard: Set by every record that is read, and when silence begins anew.
         broken: Whether it has failed in a way that only a restart of the shard mends.
@@ -79,6 +71,8 @@ class Pump:
         self.step = step
         self.times = times
         self.now_ms = 0
+        self.ordered = False
+        self.paused: frozenset[Partition] = frozenset()
         self.silent_since: dict[Partition, float] = {}
         self.heard = asyncio.Event()
         self.ended = self.opened = self.broken = False
@@ -88,6 +82,8 @@ class Pump:
         self._bound: EpochBound | None = None
         self._ctx = replace(ctx, pin=self._pin)
         self._taken = dict(resume)
+        self._starts = {partition: position.at for partition, position in resume.items()}
+        self._known = {partition: Known(position.above) for partition, position in resume.items() if position.above}
         self._wake = wake
         self._world = world
         self._buffer: deque[tuple[SourceBatch, int]] = deque()
@@ -95,7 +91,7 @@ class Pump:
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
         self._uses_ids = self._fruitful = False
-        self._nulls = takes_nulls(step.options["spec"])
+        self._decoding = Decoding(step, ctx.message_bytes_max, self._leave_out)
         self._ahead = 0
         codec = step.options["spec"].codec
         self._prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
@@ -130,6 +126,11 @@ class Pump:
     def buffered(self) -> int:
         """Records read and not taken."""
         return self._records
+
+    @property
+    def record_bytes(self) -> int:
+        """Bytes of a record that was read and not taken, on average."""
+        return self._bytes // max(1, self._records)
 
     def spots(self) -> list[str]:
         """Where it stands, for people."""
@@ -185,6 +186,8 @@ class Pump:
             await _quietly_close(source)
             raise
         self.source, self.opened = source, True
+        if self.paused:
+            source.pause(self.paused)
         self._bound = source if isinstance(source, EpochBound) else None
         if self.times is not None:
             known = [*starts, *self.times.latest]
@@ -199,6 +202,7 @@ class Pump:
             await self._world.pin(self.name, new)
             self._world.point("source.pinned")
             self._taken |= new
+            self._starts |= {partition: start.at for partition, start in new.items()}
         if self.times is not None:
             # one that appears while the source is open may hold anything, and is waited for like the others
             self.times.expect(new)
@@ -208,9 +212,7 @@ class Pump:
     async def _read(self) -> None:
         assert self.source is not None
         while True:
-            while self._records >= self._world.settings.intake_records_max + self._ahead or (
-                self._bytes >= self._world.settings.intake_bytes_max and not self._ahead
-            ):
+            while self._is_full():
                 self._room.clear()
                 await self._room.wait()
             batch = await self.source.read()
@@ -226,6 +228,27 @@ class Pump:
             self._put(batch)
             self._wake()
 
+    def _is_full(self) -> bool:
+        settings = self._world.settings
+        records, size = self._records, self._bytes
+        if self.paused:
+            # others must not starve because these wait for them
+            aside = [(len(batch), size) for batch, size in self._buffer if batch.partition in self.paused]
+            records -= sum(count for count, _ in aside)
+            size -= sum(size for _, size in aside)
+        return records >= settings.intake_records_max + self._ahead or (
+            size >= settings.intake_bytes_max and not self._ahead
+        )
+
+    def pause(self, partitions: Iterable[Partition]) -> None:
+        """Reads no more of these partitions, and again of those that were paused before."""
+        paused = frozenset(partitions)
+        if paused != self.paused:
+            self.paused = paused
+            self._room.set()
+            if self.source is not None:
+                self.source.pause(paused)
+
     def silence_begins(self) -> None:
         """From now on silence counts anew: there was a reason for it until now."""
         if self.times is not None:
@@ -240,12 +263,19 @@ class Pump:
             Unavailable: It does not answer.
         """
         source = self.source
-        if source is None or self._buffer:
+        if source is None or self._holds_back(partition):
             return False
         end = (await source.ends()).get(partition)
         here = self._taken.get(partition)
-        same = source is self.source and not self._buffer
+        same = source is self.source and not self._holds_back(partition)
         return same and (end is None or (here is not None and here.at >= end.at))
+
+    def _holds_back(self, partition: Partition) -> bool:
+        """Whether some of a partition may have been read and not taken, or is not being read."""
+        if not self.ordered:
+            return bool(self._buffer)
+        # what is buffered of others may wait for this very partition to turn idle
+        return partition in self.paused or self.held(partition) > 0
 
     def _put(self, batch: SourceBatch) -> None:
         if self.times is not None and batch.payloads:
@@ -268,9 +298,12 @@ class Pump:
         Raises:
             DecodeError: A record cannot be decoded, and the source's policy is to stop.
         """
+        return self._take_allowed(0, most)
+
+    def _take_allowed(self, at: int, most: int) -> list[Ready]:
         if self._allowance is None:
-            return self._take_at(0, most)
-        found = self._take_at(0, max(1, min(most, self._allowance.room)))
+            return self._take_at(at, most)
+        found = self._take_at(at, max(1, min(most, self._allowance.room)))
         self._allowance.spend(sum(len(ready.records) for ready in found))
         return found
 
@@ -292,9 +325,42 @@ class Pump:
                 at += 1
         return found
 
+    def take_upto(self, partition: Partition, position: int) -> list[Ready]:
+        """Takes the records of one partition up to a position, as far as they were read."""
+        found: list[Ready] = []
+        while (at := self._first_of(partition)) is not None:
+            positions = self._buffer[at][0].positions
+            assert positions is not None, f"{self.name} has ids, not positions"
+            count = bisect_right(positions, position)
+            if not count:
+                break
+            found += self._take_at(at, count)
+        return found
+
+    def take_of(self, partition: Partition, most: int) -> list[Ready]:
+        """Takes up to ``most`` records of one partition, of which there must be some."""
+        at = self._first_of(partition)
+        assert at is not None, f"{self.name} has nothing of {partition!r}"
+        return self._take_allowed(at, most)
+
+    def _first_of(self, partition: Partition) -> int | None:
+        return next((at for at, (batch, _) in enumerate(self._buffer) if batch.partition == partition), None)
+
     def held(self, partition: Partition) -> int:
         """Records of one partition that were read and not taken."""
         return sum(len(batch) for batch, _ in self._buffer if batch.partition == partition)
+
+    def partitions_held(self) -> set[Partition]:
+        """Partitions of which something was read and not taken."""
+        return {batch.partition for batch, _ in self._buffer}
+
+    def resumes_at(self, partition: Partition) -> int:
+        """Where a partition was to be read from when the shard started, or when it appeared."""
+        return self._starts.get(partition, 0)
+
+    def unread(self, partition: Partition) -> tuple[Ahead, ...]:
+        """What was released ahead of others in an earlier life, and was not read again yet."""
+        return tuple(self._known[partition].runs) if partition in self._known else ()
 
     def widen(self) -> None:
         """Reads further ahead than the settings say, for who needs records that lie behind others."""
@@ -320,8 +386,26 @@ class Pump:
         if self._records <= self._world.settings.intake_records_max // 2:
             # not at each take: filling half a buffer at once costs fewer turns of the loop
             self._room.set()
-        found = self._decode(batch)
+        if batch.partition not in self._known:
+            return self._opened_up(batch)
+        found = [
+            ready
+            for part, known in self._known[batch.partition].cut(batch)
+            for ready in self._unless_known(part, known)
+        ]
+        found[-1].above = self.unread(batch.partition)
+        return found
+
+    def _opened_up(self, batch: SourceBatch) -> list[Ready]:
+        """Gives records their values and event times."""
+        found = self._decoding.decode(batch)
         return found if self.times is None or not batch.payloads else self._stamped(found, self.times)
+
+    def _unless_known(self, batch: SourceBatch, known: Ahead | None) -> list[Ready]:
+        if known is None:
+            return self._opened_up(batch)
+        # what was released ahead of a record that is read again did not happen later than that one
+        return [Ready(batch, [], known=True)]
 
     async def committed(self, epoch: int, taken: Taken) -> None:
         """Passes on what is committed; best effort."""
@@ -343,57 +427,7 @@ class Pump:
         self._records = self._bytes = 0
         self._room.set()
 
-    # -- decoding ---------------------------------------------------------------------------------
-
-    def _decode(self, batch: SourceBatch) -> list[Ready]:
-        codec: Codec[Any] | None = self.step.options["spec"].codec
-        payloads = batch.payloads
-        if not payloads:
-            return [Ready(batch, [])]
-        if codec is None:
-            return [Ready(batch, self._messages(batch, payloads if isinstance(payloads, list) else list(payloads)))]
-        try:
-            if (
-                max(map(len, filter(None, payloads) if self._nulls else payloads), default=0)
-                > self._ctx.message_bytes_max
-            ):
-                raise ValueError("too large")
-            if self._nulls:
-                values = [None if payload is None else codec.decode(payload) for payload in payloads]
-            else:
-                values = list(map(codec.decode, payloads))
-        except Exception:
-            return self._decode_singly(batch, codec)
-        return [Ready(batch, self._messages(batch, values))]
-
-    def _decode_singly(self, batch: SourceBatch, codec: Codec[Any]) -> list[Ready]:
-        """Finds the records that cannot be decoded; each becomes a run of its own without a value."""
-        found: list[Ready] = []
-        start = 0
-        values: list[Any] = []
-
-        def end_run(stop: int) -> None:
-            if values:
-                good = batch.cut(start, stop)
-                found.append(Ready(good, self._messages(good, list(values))))
-                values.clear()
-
-        limit = self._ctx.message_bytes_max
-        for at, payload in enumerate(batch.payloads):
-            try:
-                if payload is not None and len(payload) > limit:
-                    raise ValueError(f"it is larger than message_bytes_max = {limit} bytes")
-                if payload is None and not self._nulls:
-                    raise ValueError("it has no value (a tombstone)")
-                values.append(None if payload is None else codec.decode(payload))
-            except Exception as error:
-                refused = self._refused(batch, at, payload, error)
-                self._leave_out(batch, at, "undecodable", refused, error)
-                end_run(at)
-                found.append(Ready(batch.cut(at, at + 1), []))
-                start = at + 1
-        end_run(len(batch))
-        return found
+    # -- what cannot be used -----------------------------------------------------------------------
 
     def _leave_out(self, records: SourceBatch, at: int, why: str, refused: StreamflowError, error: Exception) -> None:
         """Leaves a record out, where the source's policy says so; else raises.
@@ -424,56 +458,13 @@ class Pump:
                     self.heard.set()  # a partition that was idle is to be watched again
                 stamped.append(ready)
             except TimeRefused as error:
-                refused = self._without_time(records, error)
+                refused = without_time(self.name, records, error.at, error)
                 self._leave_out(records, error.at, "without a usable event time", refused, error)
                 at, count = error.at, len(records)
                 todo.append(Ready(records.cut(at + 1, count), values[at + 1 :]))
                 todo.append(Ready(records.cut(at, at + 1), []))
                 todo.append(Ready(records.cut(0, at), values[:at]))
         return [ready for ready in stamped if len(ready.records)]
-
-    def _without_time(self, batch: SourceBatch, error: TimeRefused) -> StreamflowError:
-        return DecodeError(
-            f"source {self.name!r} cannot tell the event time of the record {self._spot(batch, error.at)}: {error}",
-            step=self.name,
-            hint="Fix time= or the producer, allow more with future_max=, or leave such records out with "
-            "on_error=sf.skip.",
-        )
-
-    def _spot(self, batch: SourceBatch, at: int) -> str:
-        where = f"partition {batch.partition!r}, " if batch.partition else ""
-        return where + (
-            f"before position {batch.positions[at]}" if batch.positions is not None else f"{(batch.ids or ())[at]}"
-        )
-
-    def _refused(self, batch: SourceBatch, at: int, payload: bytes | None, error: Exception) -> StreamflowError:
-        if payload is None:
-            shown = ""
-            hint = "Give the source nulls=True to get None for it, or leave such records out with on_error=sf.skip."
-        else:
-            shown = f" (bytes {bytes(payload[:40])!r})"
-            hint = "Fix the producer, give the source another value=, or leave such records out with on_error=sf.skip."
-        return DecodeError(
-            f"source {self.name!r} cannot decode the record {self._spot(batch, at)}: {error}{shown}",
-            step=self.name,
-            hint=hint,
-        )
-
-    def _messages(self, batch: SourceBatch, values: list[Any]) -> list[Any]:
-        if not self.step.options["message"]:
-            return values
-        none = [None] * len(values)
-        return [
-            Message(value, key, headers or {}, position, timestamp)
-            for value, key, headers, position, timestamp in zip(
-                values,
-                batch.keys or none,
-                batch.headers or none,
-                batch.positions or none,
-                batch.timestamps_ms or none,
-                strict=True,
-            )
-        ]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
-"""The pumps of a shard: one for each source, to go on from a checkpoint."""
+"""The pumps of a shard, one for each source, to go on from a checkpoint, and what holds their records back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
 from streamflow.batch import Taken
 from streamflow.connect.contracts import SourceContext
 from streamflow.graph import SOURCE, Graph, OnError
+from streamflow.plan.order import joint_orders
 from streamflow.runtime.event_time import EventTimes
+from streamflow.runtime.ordering import Bounds, TimeOrder
 from streamflow.runtime.pump import Pump, World
+from streamflow.runtime.settings import Settings
 from streamflow.state.store import Checkpoint
 
 PLACES_MAX: Final = 5
@@ -44,6 +47,23 @@ def make_pumps(
         own = None if times is None else times.sources.get(step.name)
         pumps.append(Pump(step, ctx, taken.positions, wake, world=world, times=own))
     return pumps
+
+
+def time_orders(
+    graph: Graph, pumps: Sequence[Pump], settings: Settings, monotonic: Callable[[], float]
+) -> list[TimeOrder]:
+    """Makes the hold of each joint order of sources, and puts their pumps behind it."""
+    found = []
+    for joint in joint_orders(graph):
+        hold_ms = joint.ordering.hold_max_ms
+        bounds = Bounds(
+            settings.held_records_max,
+            settings.held_bytes_max,
+            None if hold_ms is None else hold_ms / 1000,
+            joint.ordering.max_drift_us,
+        )
+        found.append(TimeOrder([pump for pump in pumps if pump.name in joint.sources], bounds, monotonic))
+    return found
 
 
 def where(pumps: Iterable[Pump]) -> str:

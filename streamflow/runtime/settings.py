@@ -31,6 +31,10 @@ class Settings:
             store when its turn comes.
         intake_records_max: Most records read ahead per source.
         intake_bytes_max: Most bytes read ahead per source.
+        held_records_max: Most records held of sources that are read in the order of event time together.
+        held_bytes_max: Most bytes held of them, where they give bytes.
+        fold_debt_bytes_max: Committed changes that are not folded into rows stop intake when they pass this. A flow
+            that changes more than can be folded would let its file, and the time of a start, grow for ever.
         message_bytes_max: Records above this size are refused before they are decoded.
         channel_fragments: Capacity of the channels between operators.
         fragment_rows_max: Most records in one micro-batch, and rows in one fragment of it.
@@ -55,6 +59,9 @@ class Settings:
     outbox_memory_bytes_max: int = 32 * 1024 * 1024
     intake_records_max: int = 8192
     intake_bytes_max: int = 32 * 1024 * 1024
+    held_records_max: int = 65_536
+    held_bytes_max: int = 64 * 1024 * 1024
+    fold_debt_bytes_max: int = 256 * 1024 * 1024
     message_bytes_max: int = 8 * 1024 * 1024
     channel_fragments: int = 2
     fragment_rows_max: int = FRAGMENT_ROWS_MAX
@@ -82,6 +89,9 @@ class Settings:
             "outbox_memory_bytes_max",
             "intake_records_max",
             "intake_bytes_max",
+            "held_records_max",
+            "held_bytes_max",
+            "fold_debt_bytes_max",
             "message_bytes_max",
             "channel_fragments",
             "fragment_rows_max",

@@ -13,7 +13,7 @@ from streamflow.errors import CheckpointError, CorruptStateError, Fenced
 from streamflow.state.content import count_steps
 from streamflow.state.dead import delete_dead, write_dead
 from streamflow.state.ledger import Held, Ledger
-from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
+from streamflow.state.rows import above_text, blob_crc, chunk_crc, delta_crc, fields_crc, text, write_rows
 from streamflow.state.splitting import delta_fields
 from streamflow.state.store import Delta, Epoch
 from streamflow.state.tally import Tally
@@ -113,13 +113,14 @@ def write_taken(connection: sqlite3.Connection, tally: Tally, epoch: int, taken:
     for source, took in taken.items():
         for partition, position in took.positions.items():
             assert position.at in _INT64, f"position {position.at} of source {source!r} needs more than 64 bits"
-            crc = fields_crc(source, partition, position.at, position.identity)
-            positions.append((text(source), text(partition), position.at, text(position.identity), crc))
+            above = above_text(position.above)
+            crc = fields_crc(source, partition, position.at, position.identity, above)
+            positions.append((text(source), text(partition), position.at, text(position.identity), above, crc))
             tally.replace("source", (source, partition), crc)
     write_rows(
         connection,
-        "INSERT OR REPLACE INTO source(source, partition, position, identity, crc)",
-        "(CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?)",
+        "INSERT OR REPLACE INTO source(source, partition, position, identity, above, crc)",
+        "(CAST(? AS TEXT), CAST(? AS TEXT), ?, CAST(? AS TEXT), ?, ?)",
         positions,
     )
     blobs = []

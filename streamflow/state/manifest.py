@@ -11,7 +11,7 @@ from streamflow.errors import IncompatibleStateError
 from streamflow.keys import HASH_NAME, KEY_GROUPS
 from streamflow.state.commit import write_clocks, write_taken
 from streamflow.state.ledger import Ledger
-from streamflow.state.rows import blob_crc, text, text_back
+from streamflow.state.rows import above_back, blob_crc, text, text_back
 from streamflow.state.store import Manifest, TableShape
 from streamflow.state.tally import Tally
 
@@ -202,11 +202,12 @@ def _keep_clocks(connection: sqlite3.Connection, manifest: Manifest) -> None:
 
 def _rename_source(connection: sqlite3.Connection, old: str, new: str) -> None:
     query = (
-        "SELECT CAST(partition AS BLOB), position, CAST(identity AS BLOB) FROM source WHERE source = CAST(? AS TEXT)"
+        "SELECT CAST(partition AS BLOB), position, CAST(identity AS BLOB), above FROM source "
+        "WHERE source = CAST(? AS TEXT)"
     )
     positions = {
-        text_back(partition): Position(at, text_back(identity))
-        for partition, at, identity in connection.execute(query, (text(old),))
+        text_back(partition): Position(at, text_back(identity), above_back(above))
+        for partition, at, identity, above in connection.execute(query, (text(old),))
     }
     connection.execute("DELETE FROM source WHERE source = CAST(? AS TEXT)", (text(old),))
     # checksums cover the source's name

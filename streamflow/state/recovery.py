@@ -17,7 +17,7 @@ from streamflow.state.dead import read_dead
 from streamflow.state.ledger import Held, Ledger
 from streamflow.state.opening import RESTORE, UNREADABLE
 from streamflow.state.pages import Page, are_texts, read_pages
-from streamflow.state.rows import blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
+from streamflow.state.rows import above_back, blob_crc, chunk_crc, delta_crc, fields_crc, row_seed, text_back
 from streamflow.state.splitting import delta_entries
 from streamflow.state.store import Checkpoint, Entry, Install
 
@@ -136,16 +136,16 @@ def _checked(rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Chunk, int]]:
 def _read_taken(connection: sqlite3.Connection, ledger: Ledger) -> dict[str, Taken]:
     positions: dict[str, dict[str, Position]] = {}
     query = (
-        "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB), crc, "
-        f"{are_texts('source', 'partition', 'identity')} FROM source"
+        "SELECT CAST(source AS BLOB), CAST(partition AS BLOB), position, CAST(identity AS BLOB), above, crc, "
+        f"{are_texts('source', 'partition', 'identity', 'above')} FROM source"
     )
-    for *names, at, stored_identity, crc, texts in connection.execute(query):
+    for *names, at, stored_identity, above, crc, texts in connection.execute(query):
         source, partition = map(text_back, names)
         identity = text_back(stored_identity)
-        if crc != fields_crc(source, partition, at, identity) or not texts:
+        if crc != fields_crc(source, partition, at, identity, above) or not texts:
             raise corrupt(f"the position of source {source!r}, partition {partition!r},")
         ledger.crcs["source"][source, partition] = crc
-        positions.setdefault(source, {})[partition] = Position(at, identity)
+        positions.setdefault(source, {})[partition] = Position(at, identity, above_back(above))
     ids: dict[str, list[str]] = {}
     query = (
         f"SELECT CAST(source AS BLOB), epoch, count, CAST(ids AS BLOB), crc, {are_texts('source', 'ids')} FROM seen "

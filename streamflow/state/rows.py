@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Final
 from zlib import crc32
 
-from streamflow.batch import Chunk
+from streamflow.batch import Ahead, Chunk
 from streamflow.state.store import Entry
 
 ROWS_PER_STATEMENT: Final = 250
@@ -23,6 +24,16 @@ def text(value: str) -> bytes:
 def text_back(value: bytes) -> str:
     """The text that `text` encoded."""
     return value.decode("utf-8", "surrogatepass")
+
+
+def above_text(above: Sequence[Ahead]) -> str:
+    """What was taken of a partition behind its position, as JSON."""
+    return json.dumps(above, separators=(",", ":"))
+
+
+def above_back(value: str) -> tuple[Ahead, ...]:
+    """What `above_text` wrote."""
+    return tuple(Ahead(*fields) for fields in json.loads(value))
 
 
 def fields_crc(*fields: str | int | bytes) -> int:

@@ -1,4 +1,4 @@
--- The state file, format 3: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
+-- The state file, format 4: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
 -- which shows the last committed epoch. Texts in `state`, `state_delta` and `seen` are JSON.
 
 -- flow, incarnation, generation, clean (1, or minus the lives since that ended without a commit), hash, fingerprint, created_ms, and content: what the other tables must hold
@@ -11,10 +11,10 @@ CREATE TABLE epoch(
   digest BLOB NOT NULL, crc INTEGER NOT NULL, duration_ms REAL NOT NULL
 );
 
--- where each source partition resumes
+-- where each source partition resumes, and what was taken behind that: [[first, last], ...]
 CREATE TABLE source(
   source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER NOT NULL, identity TEXT NOT NULL,
-  crc INTEGER NOT NULL,
+  above TEXT NOT NULL, crc INTEGER NOT NULL,
   PRIMARY KEY(source, partition)
 ) WITHOUT ROWID;
 

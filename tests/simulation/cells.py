@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.simulation import awaiting, joined, stateful, tabled, windowed, wired
+from tests.simulation import awaiting, joined, ordered, stateful, tabled, windowed, wired
 from tests.simulation.cell import Cell
 
 CELLS: tuple[Cell, ...] = (
@@ -33,6 +33,14 @@ CELLS: tuple[Cell, ...] = (
     Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
     Cell("joins", joined.joins, joined.check_joins, ("a", "b"), cut_matters=True, adapt=windowed.to_its_end),
     Cell("reminders", windowed.reminders, windowed.check_reminders, cut_matters=True, adapt=windowed.to_its_end),
+    Cell(
+        "ordered",
+        ordered.ordered,
+        ordered.check_ordered,
+        ("a", "b"),
+        partitions=ordered.PARTITIONS,
+        adapt=windowed.to_its_end,
+    ),
     Cell("tables", tabled.tables, tabled.check_tables),
     Cell(
         "looking-back",

@@ -32,6 +32,7 @@ from streamflow.state import fold
 from streamflow.state.keyed import MISSING, Table
 from streamflow.state.ledger import Ledger
 from streamflow.state.sqlite import SqliteStore
+from tests.simulation import ordered_mutants
 
 Plant = Callable[[ExitStack], None]
 
@@ -488,6 +489,9 @@ def what_waits_for_the_watermark_is_forgotten_by_a_restart(stack: ExitStack) -> 
 def records_do_not_wait_for_static_tables(stack: ExitStack) -> None:
     stack.enter_context(patch.object(Intake, "preload", Intake.push))
 
+
+for _plant in ordered_mutants.MUTANTS:
+    mutant_in(ordered_mutants.CELL)(_plant)
 
 EQUIVALENT = frozenset({"first baseline not stored"})
 """What no schedule over memory topics can tell from the right code; the real brokers' tests hold these."""

@@ -26,8 +26,9 @@ ONE_ORDER = [
     cell
     for cell in CELLS
     if len(cell.sources) == len(cell.partitions) == 1 and cell.ordered and not cell.timed and not cell.cut_matters
-]
-"""Where two sources or partitions meet, their order is a fact of the run, kept in the journal; oracles hold all."""
+] + [BY_NAME["ordered"]]
+"""Where two sources or partitions meet, their order is a fact of the run, kept in the journal, unless event time
+decides it; oracles hold all."""
 
 REPLAYED = [cell for cell in CELLS if cell.name != "queue" and cell.ordered]
 """In which order calls end is no function of the journal; a step that keeps no order shows it."""

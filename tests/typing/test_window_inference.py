@@ -30,7 +30,14 @@ def build() -> sf.Flow:
     assert_type(messages, sf.Stream[sf.Message[Order]])
     assert_type(flow.source(topic, name="b", time="broker"), sf.Stream[Order])
 
+    ordered = flow.source(topic, name="o", time=lambda o: o.at, order="time", hold_max="1m", max_drift="5m")
+    assert_type(sf.merge(orders, ordered, order="time"), sf.Stream[Order])
+    assert_type(orders.merge(ordered, order="time", name="again"), sf.Stream[Order])
+
     by_user = orders.key_by(lambda o: o.user)
+    also = ordered.key_by(lambda o: o.user, name="also")
+    assert_type(sf.merge(by_user, also, order="time", name="keyed"), sf.KeyedStream[str, Order])
+    assert_type(by_user.window(sf.session("1m"), early="10s", allowed_lateness="1m"), sf.WindowedStream[str, Order])
     windows = by_user.window(sf.tumbling("1m"))
     assert_type(windows, sf.WindowedStream[str, Order])
 

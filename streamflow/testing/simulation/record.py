@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from streamflow.batch import Chunk, Progress, Taken, unpack_frames
+from streamflow.batch import Chunk, Position, Progress, Taken, unpack_frames
 from streamflow.connect.memory_log import READ_RECORDS_MAX
 from streamflow.errors import Fenced
 from streamflow.instrument import Instrument
 from streamflow.runtime.engine import Engine
 from streamflow.runtime.intake import PUSHED
-from streamflow.runtime.journal import RecordedEpoch, read_epoch
+from streamflow.runtime.journal import RecordedEpoch, Share, read_epoch
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Epoch
 
@@ -46,6 +46,7 @@ class Recorder:
         self.journal: list[RecordedEpoch] = []
         self.ids: dict[str, set[str]] = {}
         self.taken: dict[tuple[str, str], int] = {}
+        self.released: dict[tuple[str, str], set[int]] = {}
         self.published_up_to: dict[str, int] = {}
 
     # -- the store ---------------------------------------------------------------------------------
@@ -87,12 +88,15 @@ class Recorder:
             for share in number.shares:
                 if share.ids:
                     ids.setdefault(share.source, []).extend(share.ids)
+                elif share.runs:
+                    self._release(share, epoch)
                 else:
                     counts[share.source, share.partition] += share.count
         stored = {
             (source, partition): position.at
             for source, took in epoch.taken.items()
             for partition, position in took.positions.items()
+            if not self._is_as_released((source, partition), position)
         }
         hold(stored.keys() == counts.keys(), f"I9: epoch {epoch.epoch} took {set(counts)}, not {set(stored)}")
         for place, count in counts.items():
@@ -108,6 +112,25 @@ class Recorder:
             seen = self.ids.setdefault(source, set())
             hold(len(set(took.ids)) == len(took.ids) and not seen & set(took.ids), f"I9: {source} took an id twice")
             seen |= set(took.ids)
+
+    def _release(self, share: Share, epoch: Epoch) -> None:
+        """I9: what goes by event time is released once, and the journal counts it."""
+        positions = {at for first, last in share.runs for at in range(first, last + 1)}
+        hold(len(positions) == share.count, f"I9: {share.source} released {share.count} records at {share.runs}")
+        known = self.released.setdefault((share.source, share.partition), set())
+        hold(not known & positions, f"I9: {share.source} releases {known & positions} twice")
+        known |= positions
+        hold(share.partition in epoch.taken[share.source].positions, f"I9: {share} has no position")
+
+    def _is_as_released(self, place: tuple[str, str], position: Position) -> bool:
+        """I8: where a partition resumes, and what of it is left out then, is what the journal says was released."""
+        if place not in self.released:
+            return False
+        said = set(range(1, position.at + 1)) | {at for run in position.above for at in range(run.first, run.last + 1)}
+        hold(said == self.released[place], f"I8: {place} resumes at {position}, and released {self.released[place]}")
+        self.labels["released ahead of others"] += bool(position.above)
+        self.taken[place] = position.at
+        return True
 
     # -- the sinks ---------------------------------------------------------------------------------
 

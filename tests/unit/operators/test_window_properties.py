@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
-from tests.unit.operators.window_reference import Found, Record, aligned, counted, sessions
+from tests.unit.operators.window_reference import Found, Record, aligned, before_silences, counted, sessions
 
 BASE = 1_767_225_600
 LATENESS = 2
@@ -130,6 +130,93 @@ def test_windows_hold_what_their_definition_says_whatever_the_cut(records: list[
 @FEW
 def test_windows_hold_what_their_definition_says_through_crashes(records: list[Record]) -> None:
     check(records, asyncio.run(run(records, Settings(), crashes=3)), "crashes")
+
+
+# -- silence, and sessions that stay ----------------------------------------------------------------------------------
+
+
+@given(records=inputs(), silences=st.sets(st.integers(0, 59), max_size=4))
+@FEW
+def test_windows_close_when_all_is_silent_and_what_returns_is_held_against_that(
+    records: list[Record], silences: set[int]
+) -> None:
+    events: list[Record | None] = []
+    for at, record in enumerate(records):
+        events += [None, record] if at in silences else [record]
+    gave = asyncio.run(run_through_silences(events))
+    for size, every, offset in ALIGNED:
+        name = f"aligned-{size}-{every}-{offset}"
+
+        def closes(at: int, size: int = size, every: int = every, offset: int = offset) -> float:
+            return (at - offset) // every * every + offset + size
+
+        marks = before_silences(events, LATENESS, PARTITIONS, closes)
+        _check(gave[name], *aligned(records, LATENESS, size, every, offset, marks), name)
+    named = [Record(record.partition, record.partition + record.key, record.at, record.number) for record in records]
+    marks = before_silences(events, LATENESS, PARTITIONS, lambda at: at + GAP + 1e-6)
+    _check(gave["session"], *sessions(named, LATENESS, GAP, marks=marks), "session")
+
+
+async def run_through_silences(events: Sequence[Record | None]) -> dict[str, Gave]:
+    flow = sf.Flow("silences")
+    source, steps = steps_of(flow, LATENESS)
+    async with FlowTest(flow) as t:
+        for event in events:
+            if event is None:
+                await t.advance("31s")
+            else:
+                await t.send(source, event, partition=event.partition)
+        await t.advance("31s")
+        return {
+            name: Gave([_plain(row) for row in t.out(step)], [r.number for r in t.out(step.late)], t.state(step))
+            for name, step in steps.items()
+        }
+
+
+@given(records=inputs(), allowed=st.sampled_from([1, 4, 30]), early=st.sampled_from([None, 2, "3s"]))
+@FEW
+def test_what_is_told_of_sessions_and_not_taken_back_is_what_they_are(
+    records: list[Record], allowed: int, early: Any
+) -> None:
+    rows, late = sessions(
+        [Record(r.partition, r.partition + r.key, r.at, r.number) for r in records], LATENESS, GAP, allowed
+    )
+    for crashes in (0, 3):
+        told, found_late, left = asyncio.run(run_sessions(records, allowed, early, crashes))
+        standing: dict[tuple[str, int, int], Any] = {}
+        for key, start, end, numbers in told:
+            if numbers is None:
+                assert early is not None or (key, start, end) in standing
+                standing.pop((key, start, end), None)
+            else:
+                standing[key, start, end] = sorted(numbers)
+        final = {(key, start, end): numbers for key, start, end, numbers in rows}
+        # an early result of a session that went on is no final one
+        assert final == {place: standing[place] for place in final} if early else standing == final
+        assert sorted(found_late) == late
+        assert left == {}
+
+
+async def run_sessions(records: Sequence[Record], allowed: int, early: Any, crashes: int) -> tuple[Any, list[int], Any]:
+    flow = sf.Flow("sessions")
+    source = flow.source(
+        sf.MemoryTopic[Any]("in", partitions=PARTITIONS),
+        time=lambda record: (BASE + record.at) * 1000,
+        lateness=f"{LATENESS}s",
+        idle="30s",
+    )
+    keyed = source.key_by(lambda record: record.partition + record.key)
+    windows = keyed.window(sf.session(f"{GAP}s"), allowed_lateness=f"{allowed}s", early=early)
+    met = windows.agg(sf.collect(lambda record: record.number), name="met")
+    cuts = set(random.Random(len(records)).sample(range(len(records)), min(crashes, len(records))))
+    async with FlowTest(flow) as t:
+        for at, record in enumerate(records):
+            if at in cuts:
+                await t.crash()
+            await t.send(source, record, partition=record.partition, settle=False)
+        await t.settle()
+        await t.advance("31s")
+        return [_plain(row) for row in t.out(met)], [r.number for r in t.out(met.late)], t.state(met)
 
 
 @pytest.mark.parametrize("seed", range(3))

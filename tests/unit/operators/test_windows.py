@@ -136,6 +136,88 @@ async def test_early_results_come_at_every_so_many_records(plain: bool) -> None:
 
 
 @BOTH
+async def test_early_results_come_as_event_time_goes_on_if_records_came(plain: bool) -> None:
+    flow, records, counts = flow_of(lambda keyed: keyed.window(sf.tumbling("10s"), early="3s").count(name="counts"))
+    async with FlowTest(flow, Settings(plain=plain)) as t:
+        await t.send(records, ("k", 0), ("k", 1))
+        await t.send(records, ("l", 2))
+        assert t.out(counts) == []
+        await t.send(records, ("l", 3))  # the watermark is at 3
+        assert short(t.out(counts)) == [("k", 0, 10, 2), ("l", 0, 10, 2)]
+        await t.crash()
+        await t.send(records, ("l", 7))  # behind 6: of k no record came
+        await t.send(records, ("l", 8))
+        await t.send(records, ("l", 9))
+        assert short(t.out(counts))[2:] == [("l", 0, 10, 3), ("l", 0, 10, 5)]
+        await t.send(records, ("k", 20))  # no early result of a window that is over
+        assert short(t.out(counts))[4:] == [("k", 0, 10, 2), ("l", 0, 10, 5)]
+        assert t.state(counts).keys() == {"k"}
+
+
+@BOTH
+async def test_sessions_tell_early_by_records_and_by_time(plain: bool) -> None:
+    def both(keyed: Any) -> Any:
+        by_time = keyed.window(sf.session("5s"), early="4s").count(name="by-time")
+        return keyed.window(sf.session("5s"), early=2).count(name="by-records"), by_time
+
+    flow, records, (by_records, by_time) = flow_of(both)
+    async with FlowTest(flow, Settings(plain=plain)) as t:
+        for second in (0, 2, 3, 5, 7, 8, 9):
+            await t.send(records, ("k", second))
+            await t.crash()
+        await t.send(records, ("l", 40))
+        assert short(t.out(by_records)) == [
+            *[("k", 0, 7, 2), ("k", 0, 10, 4), ("k", 0, 13, 6)],
+            ("k", 0, 14, 7),
+        ]
+        assert short(t.out(by_time)) == [("k", 0, 10, 4), ("k", 0, 13, 6), ("k", 0, 14, 7)]
+        assert t.state(by_time).keys() == t.state(by_records).keys() == {"l"}
+
+
+@BOTH
+async def test_late_records_take_sessions_back_that_have_told(plain: bool) -> None:
+    flow, records, counts = flow_of(
+        lambda keyed: keyed.window(sf.session("5s"), allowed_lateness="20s").count(name="counts")
+    )
+    async with FlowTest(flow, Settings(plain=plain)) as t:
+        await t.send(records, ("k", 0), ("k", 9), ("x", 20))
+        assert short(t.out(counts)) == [("k", 0, 5, 1), ("k", 9, 14, 1)]
+        await t.crash()
+        await t.send(records, ("k", 4))  # late: both sessions become one
+        told = [("k", 0, 5, None), ("k", 9, 14, None), ("k", 0, 14, 3)]
+        assert short(t.out(counts))[2:] == told
+        await t.send(records, ("k", 2))  # late, and inside: told again
+        assert short(t.out(counts))[5:] == [("k", 0, 14, 4)]
+        await t.send(records, ("k", 13), ("k", 17))  # the second is on time: the session is open again
+        assert short(t.out(counts))[6:] == [("k", 0, 14, None), ("k", 0, 18, 5), ("k", 0, 18, None)]
+        await t.crash()
+        await t.send(records, ("x", 23))
+        assert short(t.out(counts))[9:] == [("k", 0, 22, 6)]
+        await t.send(records, ("x", 42))
+        await t.send(records, ("k", 17))  # still held: 22 + 20 is not behind 42
+        assert short(t.out(counts))[10:] == [("x", 20, 28, 2), ("k", 0, 22, 7)]
+        await t.send(records, ("x", 43), ("k", 17))
+        assert t.out(counts.late) == [("k", 17)]
+        assert t.state(counts).keys() == {"x"}
+
+
+@BOTH
+async def test_a_session_that_a_late_record_begins_is_told_at_once(plain: bool) -> None:
+    flow, records, counts = flow_of(
+        lambda keyed: keyed.window(sf.session("5s"), allowed_lateness="20s").count(name="counts")
+    )
+    async with FlowTest(flow, Settings(plain=plain)) as t:
+        await t.send(records, ("x", 30))
+        await t.send(records, ("k", 10), ("k", 20))
+        assert short(t.out(counts)) == [("k", 10, 15, 1), ("k", 20, 25, 1)]
+        await t.send(records, ("x", 35))
+        await t.crash()
+        await t.send(records, ("x", 100))
+        assert short(t.out(counts))[2:] == [("x", 30, 40, 2)]
+        assert t.state(counts).keys() == {"x"}
+
+
+@BOTH
 async def test_sessions_that_meet_become_one_and_updates_take_the_old_ones_back(plain: bool) -> None:
     flow, records, told = flow_of(
         lambda keyed: keyed.window(sf.session("5s"), emit="updates").agg(sf.count(), name="told"), "100s"
@@ -343,7 +425,10 @@ async def test_instruments_hear_of_late_records_and_of_watermarks(tmp_path: Path
         (lambda keyed: sf.tumbling("1d", tz="Europe/Nowhere"), "no time zone"),
         (lambda keyed: sf.count_window(2, 3), "is no window"),
         (lambda keyed: keyed.window(sf.global_window()), "never ends"),
-        (lambda keyed: keyed.window(sf.session("5s"), allowed_lateness="1s"), "tumbling and sliding"),
+        (lambda keyed: keyed.window(sf.count_window(5), allowed_lateness="1s"), "windows that go by event time"),
+        (lambda keyed: keyed.window(sf.global_window(), early="5s"), "global window does not"),
+        (lambda keyed: keyed.window(sf.tumbling("5s"), early="0s"), "duration above 0"),
+        (lambda keyed: keyed.window(sf.tumbling("5s"), early=0), "no bound"),
         (lambda keyed: keyed.window(sf.sliding("5s", "1s"), early=3), "early= is for"),
         (lambda keyed: keyed.window(sf.tumbling("5s"), emit="often"), "emit="),
         (lambda keyed: keyed.window(sf.tumbling("5s")).agg(name="a"), "one aggregator, or several"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,11 +30,57 @@ def before(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, f
         latest[record.partition] = max(latest[record.partition], record.at)
 
 
-def aligned(records: Sequence[Record], lateness: int, size: int, every: int, offset: int) -> tuple[Found, list[int]]:
-    """Tumbling and sliding windows, and the records that no window takes."""
+def before_silences(
+    events: Sequence[Record | None], lateness: int, partitions: Sequence[str], closes: Callable[[int], float]
+) -> list[float]:
+    """The same where all partitions fall silent between records, which None stands for.
+
+    Then the clock of the step counts too: it goes by the partitions that are not silent, and closes what holds the
+    latest record when all are.
+
+    Args:
+        events: Records, each in a number of its own.
+        lateness: What is waited for.
+        partitions: Those that there are.
+        closes: From the latest record to when nothing that holds it is open any more.
+    """
+    latest = dict.fromkeys(partitions, float("-inf"))
+    silent: set[str] = set()
+    clock, found = float("-inf"), list[float]()
+    for event in events:
+        if event is None:
+            silent = set(partitions)
+            if max(latest.values()) > float("-inf"):
+                clock = max(clock, closes(int(max(latest.values()))))
+            continue
+        found.append(max(clock, latest[event.partition] - lateness))
+        latest[event.partition] = max(latest[event.partition], event.at)
+        silent.discard(event.partition)
+        clock = max(clock, min(at - lateness for name, at in latest.items() if name not in silent))
+    return found
+
+
+def in_joint_order(records: Sequence[Record], lateness: int) -> list[Record]:
+    """Records in the order of event time, then partition; one that is late stands where its watermark is."""
+    places = [
+        (max(record.at, mark), record.partition, order)
+        for order, (record, mark) in enumerate(before(records, lateness))
+    ]
+    return [records[order] for _, _, order in sorted(places)]
+
+
+def aligned(
+    records: Sequence[Record],
+    lateness: int,
+    size: int,
+    every: int,
+    offset: int,
+    marks: Sequence[float] | None = None,
+) -> tuple[Found, list[int]]:
+    """Tumbling and sliding windows, and the records that no window takes; ``marks`` where they are not `before`."""
     windows: dict[tuple[int, str, int], list[int]] = defaultdict(list)
     late = []
-    for record, mark in before(records, lateness):
+    for record, mark in before(records, lateness) if marks is None else zip(records, marks, strict=True):
         starts = [start for start in range(record.at - size + 1, record.at + 1) if (start - offset) % every == 0]
         taken = [start for start in starts if start + size > mark]
         for start in taken:
@@ -44,11 +90,17 @@ def aligned(records: Sequence[Record], lateness: int, size: int, every: int, off
     return [(key, start, end, numbers) for (end, key, start), numbers in sorted(windows.items())], late
 
 
-def sessions(records: Sequence[Record], lateness: int, gap: int) -> tuple[Found, list[int]]:
-    """Sessions: a record joins every session of its key within the gap that its own watermark left open."""
+def sessions(
+    records: Sequence[Record], lateness: int, gap: int, allowed: int = 0, marks: Sequence[float] | None = None
+) -> tuple[Found, list[int]]:
+    """Sessions: a record joins every session of its key within the gap that its own watermark left open.
+
+    Those that are over for no longer than ``allowed`` count as open.
+    """
     found: list[dict[str, Any]] = []
     late = []
-    for record, mark in before(records, lateness):
+    for record, at_mark in before(records, lateness) if marks is None else zip(records, marks, strict=True):
+        mark = at_mark - allowed
         if record.at + gap < mark:
             late.append(record.number)
             continue

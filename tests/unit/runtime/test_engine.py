@@ -285,6 +285,24 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(tmp_path: Path) -> No
         await until(lambda: len(counts.values) == 2000)
 
 
+async def test_changes_that_are_not_folded_stop_intake_before_they_are_too_many(tmp_path: Path) -> None:
+    words, counts = topics()
+    limit = 500_000
+    settings = sf.Settings(fold_debt_bytes_max=limit, epoch_records_max=2_000, commit_min="0ms")
+    flow = sf.Flow("debts", state=tmp_path / "debts.db", settings=settings)
+    flow.source(words).key_by(lambda word: word).count(name="counted").to(counts)
+    seen = Seen()
+    most = 0
+    async with flow.running(seen) as run:
+        words.send_all(f"word-{at}" for at in range(120_000))
+        while len(counts) < 120_000:
+            most = max(most, run.engine.job.store.fold_debt_bytes)
+            await asyncio.sleep(0.001)
+    assert any("not folded into rows" in reason for reason in seen.stalls)
+    # an epoch or two are under way when the limit is passed; without it 3.6 million bytes would wait
+    assert limit <= most < 4 * limit
+
+
 async def test_a_full_epoch_does_not_wait(tmp_path: Path) -> None:
     words, counts = topics()
     settings = sf.Settings(commit_min="5s", commit_max="60s", epoch_records_max=500)
