@@ -110,6 +110,20 @@ def call_limits(step: str, options: AsyncOptions | CallOptions, size: int = 1, w
     return CallLimits(concurrency, ordered, window, timeout, deadline, size, duration_ms(within) / 1000, kept)
 
 
+def process_limits(step: str, function: Any, options: CallOptions) -> CallLimits | None:
+    """The bounds of a process step, if it is async.
+
+    Raises:
+        DefinitionError: One of them is no bound, or is none of a process step.
+    """
+    awaits = is_async(function)
+    known = {"concurrency", "timeout", "deadline"} if awaits else set()
+    if unknown := sorted(options.keys() - known):
+        plain = "" if awaits else "is a plain function and "
+        raise DefinitionError(f"process step {step!r} {plain}takes no {unknown[0]}=")
+    return call_limits(step, options) if awaits else None
+
+
 def _seconds(step: str, name: str, duration: Duration) -> float:
     seconds = duration_ms(duration) / 1000
     if not seconds:

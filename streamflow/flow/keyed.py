@@ -7,9 +7,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
-from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.awaiting import CallOptions, call_limits, is_async
+from streamflow.flow.awaiting import CallOptions, process_limits
 from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.ordering import Order
@@ -440,11 +439,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         def decorate(function: Any) -> Process[K, Any, Any]:
             build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
-            if unknown := sorted(limits.keys() - {"concurrency", "timeout", "deadline"}):
-                raise DefinitionError(f"process step {step_name!r} takes no {unknown[0]}=")
-            bounds = call_limits(step_name, limits) if is_async(function) else None
-            if limits and bounds is None:
-                raise DefinitionError(f"process step {step_name!r} is a plain function and takes no {min(limits)}=")
+            bounds = process_limits(step_name, function, limits)
             step = self._process_step(step_name, function, spec, outputs, on_error, bounds)
             kind = build.element(build.returns(function))
             return Process(self._flow, Port(step.id), kind, self._key_type)

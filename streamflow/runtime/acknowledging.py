@@ -40,6 +40,11 @@ class Acknowledging:
         self._epochs.append((epoch, taken))
         self.go_on()
 
+    def was_of_use(self, commits: int) -> bool:
+        """Whether so many commits got on with what broke: with the sources that did, if some did."""
+        broken = [pump.name for pump in self._pumps if pump.broken]
+        return not self.got_on.isdisjoint(broken) if broken else commits > 0
+
     def go_on(self) -> None:
         """Tells what may be told by now."""
         while self._epochs and self._may():

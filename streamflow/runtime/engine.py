@@ -31,9 +31,10 @@ from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
-from streamflow.runtime.pumps import make_pumps, time_orders, where
+from streamflow.runtime.pumps import make_pumps, time_orders
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.standing import standing, tell_deaths
 from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.taps import Tap, Taps
 from streamflow.runtime.tasks import Tasks
@@ -46,10 +47,6 @@ _log = logging.getLogger("streamflow")
 
 IDLE_NOTE_SECONDS: Final = 0.2
 """Progress that no commit has stored is stored this long after the last publish."""
-
-
-DEATHS_TOLD: Final = 3
-"""So many processes that died one after the other, with nothing committed between, are told of at the next start."""
 
 
 class Engine:
@@ -165,15 +162,14 @@ class Engine:
     @property
     def got_on(self) -> bool:
         """Whether its life was of use: it committed, and if a source broke it, something of that source."""
-        broken = [pump.name for pump in self.intake.pumps if pump.broken] if self._built else []
-        return not self._acknowledging.got_on.isdisjoint(broken) if broken else self.commits > 0
+        return self._built and self._acknowledging.was_of_use(self.commits)
 
     def place(self) -> str:
         """Where it stands, for people: the epoch and the positions in it."""
         if self.checkpoint is None:
             return "the opening of its state"
         epoch = self.committer.last_epoch if self._built else self.checkpoint.epoch
-        return f"epoch {epoch}{where(self.intake.pumps if self._built else ())}"
+        return standing(epoch, self.intake.pumps if self._built else ())
 
     @property
     def awaits(self) -> bool:
@@ -358,13 +354,7 @@ class Engine:
             self._watch_thread.start()
         checkpoint = self.checkpoint
         assert checkpoint is not None
-        if checkpoint.deaths >= DEATHS_TOLD:
-            _log.warning(
-                "flow %s has died %d times in a row before it committed anything; it stands at %s",
-                self.job.plan.graph.flow,
-                checkpoint.deaths,
-                self.place(),
-            )
+        tell_deaths(self.job.plan.graph.flow, checkpoint.deaths, self.place())
         self.job.instrument.started(checkpoint.epoch, checkpoint.generation)
         self.ready.set()
         self._main = self._spawn(self._until_drained(), "intake", may_end=True)

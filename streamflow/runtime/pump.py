@@ -132,14 +132,10 @@ class Pump:
         """Bytes of a record that was read and not taken, on average."""
         return self._bytes // max(1, self._records)
 
-    def spots(self) -> list[str]:
-        """Where it stands, for people."""
-        if not self._taken:
-            return [f"source {self.name!r}"]
-        return [
-            f"source {self.name!r}{f', partition {partition!r}' if partition else ''}, position {position.at}"
-            for partition, position in self._taken.items()
-        ]
+    @property
+    def taken(self) -> Mapping[Partition, Position]:
+        """Where each partition goes on."""
+        return self._taken
 
     def caught_up(self) -> bool:
         """Whether everything that the source held when it was opened has been taken."""

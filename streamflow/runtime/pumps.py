@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
 
 from streamflow.batch import Taken
 from streamflow.connect.contracts import SourceContext
@@ -14,9 +13,6 @@ from streamflow.runtime.ordering import Bounds, TimeOrder
 from streamflow.runtime.pump import Pump, World
 from streamflow.runtime.settings import Settings
 from streamflow.state.store import Checkpoint
-
-PLACES_MAX: Final = 5
-"""Positions that a message names."""
 
 
 def make_pumps(
@@ -64,9 +60,3 @@ def time_orders(
         )
         found.append(TimeOrder([pump for pump in pumps if pump.name in joint.sources], bounds, monotonic))
     return found
-
-
-def where(pumps: Iterable[Pump]) -> str:
-    """Where sources stand, in parentheses, for people; those that have broken first."""
-    spots = [spot for pump in sorted(pumps, key=lambda pump: not pump.broken) for spot in pump.spots()]
-    return f" ({'; '.join(spots[:PLACES_MAX])})" if spots else ""

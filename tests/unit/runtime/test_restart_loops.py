@@ -46,7 +46,7 @@ async def test_a_queue_that_breaks_at_one_message_stops_the_flow(tmp_path: Path,
     flow = sf.Flow(
         "loops",
         state=tmp_path / "loops.db",
-        settings=sf.Settings(commit_min="0ms", restarts_max=TRIES, reopen_max="10ms"),
+        settings=sf.Settings(commit_min="0ms", restarts_max=TRIES, reopen_max="100ms"),
     )
     flow.source(queue).merge(flow.source(other)).to(out)
 
