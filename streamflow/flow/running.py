@@ -16,10 +16,10 @@ from streamflow.flow.tables import Table
 from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
-from streamflow.runtime.intake import Pushed
 from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.store import Store, StoredLetter

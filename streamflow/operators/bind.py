@@ -260,6 +260,18 @@ class BoundStage:
             "mark": partial(window_mark, step.name),
         }
 
+    def installed(self) -> None:
+        """Ends loading of all its state."""
+        all_timers = [*self.timers.values(), *self.event_timers.values()]
+        timer_tables = {timers.table.name for timers in all_timers}
+        for name, table in self.tables.items():
+            if name not in timer_tables:
+                table.installed()
+        for timers in all_timers:
+            timers.installed()
+        for windows in self.windows.values():
+            windows.installed()
+
     # -- time and errors --------------------------------------------------------------------------
 
     def resume(self, now_ms: int, watermarks: Sequence[Watermark] = ()) -> None:

@@ -11,7 +11,7 @@ from streamflow.codecs import Codec, JsonCodec, Prepared
 from streamflow.errors import DecodeError, StepError
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.context import Message
-from streamflow.runtime.intake import Pushed
+from streamflow.runtime.cut import Pushed
 from streamflow.state.store import Checkpoint
 
 

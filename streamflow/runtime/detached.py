@@ -19,7 +19,7 @@ from streamflow.operators.cached import cached
 from streamflow.operators.calls import Call, Calls
 from streamflow.operators.detached import ERROR_CHARS_MAX, Begin, Result, Waiting, context_of
 from streamflow.policy import CallLimits, Retry
-from streamflow.runtime.intake import Pushed
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.taps import Tap
 
 BEGUN_AT_ONCE: Final = 32

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -19,14 +18,16 @@ from streamflow.operators.routing import Inlet, Merge
 from streamflow.plan import Stage
 from streamflow.runtime.acknowledging import Acknowledging
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.cut import PUSHED, Pushed
 from streamflow.runtime.dead import DeadLetters, requeued
 from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
-from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.intake import Intake, Start
 from streamflow.runtime.internal import Internal
 from streamflow.runtime.job import Job
 from streamflow.runtime.journal import JournalIntake
+from streamflow.runtime.mishaps import Mishaps
 from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
@@ -66,16 +67,15 @@ class Engine:
         self.job = job
         self.careful = careful
         self.ready = asyncio.Event()
+        self.mishaps = Mishaps(job.instrument)
         self.dead = DeadLetters(job.settings.dead_letters_max, job.instrument.dead_letter)
         self.bound = [
-            BoundStage(job.plan.graph, stage, self._skipped, job.clock.monotonic, self.dead.add)
+            BoundStage(job.plan.graph, stage, self.mishaps.skipped, job.clock.monotonic, self.dead.add)
             for stage in job.plan.stages
         ]
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0
-        self._left_out: Counter[str] = Counter()
-        self.released_early: Counter[str] = Counter()
         static = static_sources(job.plan.graph)
         self._pushes = [push for push in pushes if push.source not in static]
         self._preloads: list[Pushed] = []
@@ -202,15 +202,7 @@ class Engine:
     def _installed(self) -> None:
         """Ends loading, on the store's thread: what is derived from a million entries takes seconds."""
         for stage in self.bound:
-            all_timers = [*stage.timers.values(), *stage.event_timers.values()]
-            timer_tables = {timers.table.name for timers in all_timers}
-            for name, table in stage.tables.items():
-                if name not in timer_tables:
-                    table.installed()
-            for timers in all_timers:
-                timers.installed()
-            for windows in stage.windows.values():
-                windows.installed()
+            stage.installed()
 
     async def _preload(self) -> None:
         """Finds out what has changed in static tables; a journal has it already."""
@@ -224,7 +216,7 @@ class Engine:
     def _build(self, checkpoint: Checkpoint) -> None:
         job, graph, settings = self.job, self.job.plan.graph, self.job.settings
         self.dead.stored = checkpoint.dead
-        told = self._skipped, self._pin, self._spill
+        told = self.mishaps.skipped, self._pin, self._spill
         self.world = World(job.clock, settings, job.instrument, *told, job.point, self.dead)
         self.outboxes = {
             step.name: Outbox(
@@ -295,7 +287,7 @@ class Engine:
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)
         self.intake.ended = partial(self.dead.seal, SOURCES)
         self.intake.hold(time_orders(job.plan.graph, pumps, job.settings, job.clock.monotonic))
-        self.intake.forced = self._released_early
+        self.intake.forced = self.mishaps.released
         self.internal.attach(self.intake, self.pacer, self.dead, self.tables, self.taps)
         self.intake.preload(self._preloads)
         self.intake.push(self._pushes)
@@ -434,21 +426,6 @@ class Engine:
     def breathe(self) -> None:
         """Part of `operators.operator.Shard`."""
         self.committer.breathe()
-
-    def _skipped(self, step: str, place: str, error: Exception) -> None:
-        self._left_out[step] += 1
-        count = self._left_out[step]
-        # a flood of bad records must not drown the log: the first, the second, the fourth, the eighth ...
-        level = logging.DEBUG if count & (count - 1) else logging.WARNING
-        _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
-        self.job.instrument.skipped(step, place, error)
-
-    def _released_early(self, sources: str, records: int) -> None:
-        before, self.released_early[sources] = self.released_early[sources], self.released_early[sources] + records
-        if before.bit_length() != self.released_early[sources].bit_length():
-            so_far = self.released_early[sources]
-            _log.warning("%d records of %s were released before their time; their order may differ", so_far, sources)
-        self.job.instrument.released_early(sources, records)
 
     def wake(self) -> None:
         """Lets intake look again whether it may take records."""

@@ -19,8 +19,9 @@ from typing import Any, Final
 from streamflow.batch import Chunk, DeadLetter, Partition, Position, Progress, Taken
 from streamflow.clock import Cancellable
 from streamflow.keys import stable_hash
+from streamflow.runtime.cut import Cut
 from streamflow.runtime.dead import DeadLetters
-from streamflow.runtime.intake import Cut, Intake
+from streamflow.runtime.intake import Intake
 from streamflow.runtime.outbox import Outbox, Staged, Staging
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import World

@@ -6,28 +6,23 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
-from uuid import uuid4
-
-import msgspec
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from streamflow.batch import (
     FRAGMENT_ROWS_MAX,
     TIME_MIN,
-    ClockOf,
-    EventClock,
     Fragment,
     MicroBatch,
     Partition,
     Position,
     SourceBatch,
-    Taken,
     Watermark,
 )
 from streamflow.clock import Cancellable, Clock
 from streamflow.points import Point, no_point
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.cut import PUSHED, Cut, Pushed
 from streamflow.runtime.decoding import Ready
 from streamflow.runtime.event_time import PUSHES, EventTimes, Horizon, TimeRefused
 from streamflow.runtime.ordering import Given, TimeOrder
@@ -35,63 +30,6 @@ from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump
 from streamflow.runtime.taking import Taking, Turned
 from streamflow.trace import is_traced
-
-PUSHED: Final = "@push"
-"""Name of the internal source by which records enter from inside the process."""
-
-_pack = msgspec.msgpack.Encoder().encode
-
-
-@dataclass(slots=True)
-class Pushed:
-    """A record handed in from inside the process.
-
-    Args:
-        source: The source whose stream it joins.
-        value: The record.
-        payload: The record encoded, for the store.
-        done: Resolves with the epoch that holds it, after its COMMIT.
-        letter: The dead letter that it was; its epoch takes that out of the store.
-        id: Its identity, whatever becomes of the process before it is committed: `Context.id` is made of it.
-    """
-
-    source: str
-    value: Any
-    payload: bytes
-    done: asyncio.Future[int]
-    letter: int | None = None
-    id: str = field(default_factory=lambda: uuid4().hex)
-
-
-@dataclass(slots=True)
-class Cut:
-    """What intake knows of an epoch: where it ends and what it took."""
-
-    epoch: int = 0
-    number: int = 0
-    now_ms: int = 0
-    started: float = 0.0
-    positions: dict[str, dict[Partition, Position]] = field(default_factory=dict)
-    ids: dict[str, list[str]] = field(default_factory=dict)
-    journal: list[Any] = field(default_factory=list)
-    pushed: list[Pushed] = field(default_factory=list)
-    clocks: dict[ClockOf, EventClock] = field(default_factory=dict)
-    records: int = 0
-
-    def taken(self) -> dict[str, Taken]:
-        names = {*self.positions, *self.ids}
-        return {name: Taken(self.positions.get(name, {}), tuple(self.ids.get(name, ()))) for name in sorted(names)}
-
-    def encoded_journal(self) -> bytes:
-        """Per micro-batch: number, time, whether timers fired, and per input its partition, count and end.
-
-        A fifth part, where there is one, says which partitions turned idle before it, which sources ended, and how
-        far those have got whose records go by event time.
-        """
-        return _pack(self.journal)
-
-    def encoded_pushes(self) -> bytes:
-        return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
 
 
 class Places(Protocol):

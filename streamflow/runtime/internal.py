@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.detached import Detached
-from streamflow.runtime.intake import Intake, Pushed
+from streamflow.runtime.intake import Intake
 from streamflow.runtime.job import Job
 from streamflow.runtime.letters_source import DeadLetterLog, LetterSource
 from streamflow.runtime.pacing import Pacer

@@ -14,7 +14,7 @@ from streamflow.instrument import Instrument
 from streamflow.operators.bind import BoundStage
 from streamflow.plan import Plan
 from streamflow.points import Point, no_point
-from streamflow.runtime.intake import PUSHED
+from streamflow.runtime.cut import PUSHED
 from streamflow.runtime.journal import RecordedEpoch
 from streamflow.runtime.resources import Resource
 from streamflow.runtime.settings import Settings

@@ -18,8 +18,9 @@ from streamflow.clock import Clock
 from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
+from streamflow.runtime.cut import PUSHED, Pushed
 from streamflow.runtime.decoding import Ready
-from streamflow.runtime.intake import PUSHED, Intake, Pushed, Start
+from streamflow.runtime.intake import Intake, Start
 from streamflow.runtime.ordering import Given, TimeOrder
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import Pump

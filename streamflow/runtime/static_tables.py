@@ -17,7 +17,7 @@ from streamflow.connect.static import RowCodec
 from streamflow.errors import StreamflowError
 from streamflow.graph import SOURCE, Graph, Step
 from streamflow.keys import Key
-from streamflow.runtime.intake import Pushed
+from streamflow.runtime.cut import Pushed
 from streamflow.state.keyed import MISSING, Table
 
 Aside = Callable[[Callable[[], Any]], Awaitable[Any]]

@@ -11,8 +11,8 @@ from streamflow.clock import sleep
 from streamflow.codecs import prepare_encoding
 from streamflow.errors import Fenced, FoundLate, StreamflowError, Unavailable
 from streamflow.graph import SINK, Port
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.engine import Engine, Job
-from streamflow.runtime.intake import Pushed
 
 FENCED_AGAIN_SECONDS: Final = 60.0
 """A shard can be fenced by its own delayed request once; again within this time it was somebody else."""

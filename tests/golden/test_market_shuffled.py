@@ -100,7 +100,7 @@ async def test_shuffled_arrival_gives_the_result_of_the_ordered_run(crashes: int
         await t.advance("31s")
         assert t.crashes == crashes
         assert t.out(rejected) == expected
-        assert t.engine.released_early.total() == 0
+        assert t.engine.mishaps.released_early.total() == 0
 
 
 async def test_without_an_order_it_does_not() -> None:

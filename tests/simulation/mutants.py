@@ -23,8 +23,9 @@ from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
 from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
+from streamflow.runtime.cut import Cut
 from streamflow.runtime.epoch import Committer
-from streamflow.runtime.intake import Cut, Intake
+from streamflow.runtime.intake import Intake
 from streamflow.runtime.outbox import Outbox, Publisher, Staging
 from streamflow.runtime.pump import Pump
 from streamflow.state import commit as writing

@@ -11,8 +11,8 @@ from streamflow.batch import Chunk, Position, Progress, Taken, unpack_frames
 from streamflow.connect.memory_log import READ_RECORDS_MAX
 from streamflow.errors import Fenced
 from streamflow.instrument import Instrument
+from streamflow.runtime.cut import PUSHED
 from streamflow.runtime.engine import Engine
-from streamflow.runtime.intake import PUSHED
 from streamflow.runtime.journal import RecordedEpoch, Share, read_epoch
 from streamflow.state.sqlite import SqliteStore
 from streamflow.state.store import Epoch

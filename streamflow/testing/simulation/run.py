@@ -12,8 +12,8 @@ from typing import Any, Final
 
 from streamflow.batch import Chunk, Progress
 from streamflow.errors import Fenced, SinkAhead, StateLockedError, StreamflowError, Unavailable
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.engine import Engine, Job
-from streamflow.runtime.intake import Pushed
 from streamflow.runtime.journal import RecordedEpoch
 from streamflow.runtime.static_tables import at_once
 from streamflow.runtime.supervisor import Supervisor

@@ -112,19 +112,19 @@ async def test_a_window_that_only_late_records_open_fires_with_each_of_them(plai
 @pytest.mark.parametrize("kind", [sf.sliding("10s", "4s"), sf.tumbling("10s")], ids=["sliding", "tumbling"])
 async def test_a_record_behind_its_partition_finds_what_others_put_there_just_before(kind: Any, plain: bool) -> None:
     """One way into a window is short, for records that are ahead of all marks; both ways must find the same."""
-    lateness = {"allowed_lateness": "10s"} if kind == sf.tumbling("10s") else {}
+    lateness = "10s" if kind == sf.tumbling("10s") else "0s"
     flow = sf.Flow("behind")
     topic = sf.MemoryTopic[Any]("in", partitions=("a", "b"))
     records = flow.source(topic, time=lambda record: (BASE + record[1]) * 1000)
-    windows = records.key_by(lambda record: record[0]).window(kind, **lateness)
+    windows = records.key_by(lambda record: record[0]).window(kind, allowed_lateness=lateness)
     found = windows.agg(sf.collect(lambda record: record[1]), name="found")
     async with FlowTest(flow, Settings(plain=plain, commit_min="1s")) as t:
         await t.send(records, ("k", 2), partition="a", settle=False)
-        behind = 5 if not lateness else 12
+        behind = 12 if lateness == "10s" else 5
         await t.send(records, ("k", behind), ("k", 3), partition="b", settle=False)
         await t.send(records, ("k", 40), partition="a", settle=False)
         await t.send(records, ("k", 40), partition="b")
-        assert ("k", 0, 10, [2, 3, 5] if not lateness else [2, 3]) in short(t.out(found))
+        assert ("k", 0, 10, [2, 3] if lateness == "10s" else [2, 3, 5]) in short(t.out(found))
         assert t.out(found.late) == []
 
 

@@ -194,7 +194,7 @@ async def test_a_silent_partition_holds_the_others_until_it_is_idle() -> None:
         await feed(t, sources, [Record("bq", "k", 18, 0)])
         await t.settle()
         assert [record.at for record in t.out(merged)] == [10, 11, 12, 12, 13, 14]
-        assert t.engine.released_early.total() == 0
+        assert t.engine.mishaps.released_early.total() == 0
 
 
 async def test_hold_max_releases_by_force_and_counts() -> None:
@@ -207,7 +207,7 @@ async def test_hold_max_releases_by_force_and_counts() -> None:
         assert t.out(merged) == []
         await t.advance("1s")
         assert [record.at for record in t.out(merged)] == [10, 11, 12]
-        assert t.engine.released_early == {"a+b": 3}
+        assert t.engine.mishaps.released_early == {"a+b": 3}
         assert t.engine.times is not None
         assert t.engine.times.watermarks[0].at_us < 0  # windows still wait for the other partitions
         await t.advance("3s")
@@ -236,7 +236,7 @@ async def test_partitions_ahead_are_not_read_and_do_not_keep_others_from_being_r
         assert len(t.out(merged)) > 350
         await t.advance("31s")
         assert [record.at for record in t.out(merged)] == [100 + at for at in range(100) for _ in range(4)]
-        assert t.engine.released_early.total() == 0
+        assert t.engine.mishaps.released_early.total() == 0
 
 
 async def test_a_paused_partition_does_not_turn_idle_and_a_silent_one_beside_it_does() -> None:
@@ -251,7 +251,7 @@ async def test_a_paused_partition_does_not_turn_idle_and_a_silent_one_beside_it_
         assert len(t.out(records)) == 0
         await t.advance("40s")
         assert [record.at for record in t.out(records)] == [100, *range(100, 150, 2)]
-        assert t.engine.released_early.total() == 0
+        assert t.engine.mishaps.released_early.total() == 0
 
 
 def _latest(t: FlowTest) -> dict[str, int]:
@@ -269,7 +269,7 @@ async def test_a_hold_that_lateness_fills_alone_releases_the_earliest() -> None:
         (order,) = t.engine.intake._orders
         assert order.held <= 100
         assert t.out(records) == list(range(1000 - order.held))
-        assert t.engine.released_early["a"] == 1000 - order.held
+        assert t.engine.mishaps.released_early["a"] == 1000 - order.held
         await t.crash()
         await t.advance("31s")
         assert t.out(records) == list(range(1000))
@@ -283,7 +283,7 @@ async def test_bytes_bound_the_hold_too() -> None:
         await t.send(records, *(bytes(1000 + at) for at in range(100)))
         (order,) = t.engine.intake._orders
         assert order._bytes <= 10_000 + 2048 * 2000
-        assert t.engine.released_early["a"] > 0
+        assert t.engine.mishaps.released_early["a"] > 0
         await t.advance("31s")
         assert [len(value) for value in t.out(records)] == [1000 + at for at in range(100)]
         assert order._bytes == 0

@@ -8,8 +8,8 @@ from dataclasses import replace
 import pytest
 
 import streamflow as sf
+from streamflow.runtime.cut import Pushed
 from streamflow.runtime.engine import Engine
-from streamflow.runtime.intake import Pushed
 from streamflow.runtime.journal import read_epoch
 from tests.unit.operators.test_async_map import flow_in, topics
 from tests.unit.runtime.test_engine import until
