@@ -276,8 +276,9 @@ class SimulatedRun:
 
     def _publishing(self, sink: str, chunks: Sequence[Chunk], at: Progress) -> None:
         host = self.loop.current_host()
-        if not any(life.copied and life.host is host for life in self.zombies):
-            self.recorder.publishing(sink, chunks, at)
+        zombie = next((life for life in self.zombies if life.host is host), None)
+        if zombie is None or not zombie.copied:
+            self.recorder.publishing(sink, chunks, at, overtaken=zombie is not None)
 
     def _until(self, done: Any, until: float) -> None:
         self.loop.run(done, TURNS_MAX, until)
