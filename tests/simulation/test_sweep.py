@@ -25,7 +25,7 @@ def test_killed_here_and_there() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1200)
 def test_killed_everywhere() -> None:
     """Every step and every crash point; of the kills on the way back, which `--sweep` plays all, one in six."""
     assert sweep(1, 6) > 8000
