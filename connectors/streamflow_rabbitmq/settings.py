@@ -220,7 +220,8 @@ class RabbitMQ:
             readers: Source: ``exclusive`` (nobody else reads), ``single_active`` (a queue with a single active
                 consumer, which knows no exclusive ones) or ``shared`` (consumers compete: at-least-once, no order).
             mode: Sink: ``confirm``, or ``tx`` (slower; nothing doubled when this process dies).
-            declare: What the queue shall be, if it may be made where it is missing; one that is there must be equal.
+            declare: What the queue shall be, and what it is bound to, if that may be made where it is missing; a queue
+                that is there must be equal.
             limits: Bounds; the defaults suit most.
 
         Raises:
@@ -267,12 +268,12 @@ class RabbitMQ:
         """Returns an exchange, to be written to.
 
         Args:
-            name: The exchange's name; it must exist unless ``declare`` is given. Bindings are never made: a message
-                that no queue takes is a record that the broker refuses.
+            name: The exchange's name; it must exist unless ``declare`` is given. A message that no queue takes is a
+                record that the broker refuses.
             value: Type or codec of the values; bytes by default.
             routing_key: Of every message; ``to(subject=)`` gives each record its own.
             mode: ``confirm``, or ``tx`` (slower; nothing doubled when this process dies).
-            declare: What the exchange shall be, if it may be made where it is missing.
+            declare: What the exchange shall be, and what is bound to it, if that may be made where it is missing.
             limits: Bounds; the defaults suit most.
 
         Raises:

@@ -82,6 +82,8 @@ def test_tls_cannot_be_weakened() -> None:
         lambda: ANY.exchange("e", routing_key="x" * 256),
         lambda: cast(Any, QueueDeclaration)("stream"),
         lambda: cast(Any, ExchangeDeclaration)("x-hash"),
+        lambda: ExchangeDeclaration(bindings={"queue": "eu.*"}),
+        lambda: QueueDeclaration(bindings={"exchange": []}),
         lambda: Limits(prefetch=1),
         lambda: Limits(prefetch=70_000),
         lambda: Limits(publish_window_bytes=0),

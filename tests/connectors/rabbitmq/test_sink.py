@@ -298,6 +298,28 @@ async def test_exchanges_are_made_only_where_that_is_asked_for(outsider: Outside
     assert caught.value.hint
 
 
+@MODES
+async def test_bindings_of_an_exchange_are_made_where_they_are_declared(outsider: Outsider, mode: Any) -> None:
+    name, europe, rest = fresh("exchange"), await outsider.queue(), await outsider.queue()
+    declared = ExchangeDeclaration("topic", bindings={europe: ["eu.*", "ch.*"], rest: ["us.#"]})
+    options = SinkOptions(subject=lambda value: value)
+    sink = await open_sink(
+        outsider.rabbit.exchange(name, value=str, mode=mode, declare=declared), fresh("flow"), options=options
+    )
+    at = await sink.recover(None, [])
+    await sink.publish([chunk(sink, 1, 1, ["eu.a", "us.b.c", "ch.d"])], at)
+    await sink.close()
+    assert await outsider.bodies(europe) == [b"eu.a", b"ch.d"]
+    assert await outsider.bodies(rest) == [b"us.b.c"]
+
+
+async def test_a_binding_to_what_is_missing_is_named(outsider: Outsider) -> None:
+    declared = ExchangeDeclaration("topic", bindings={"nowhere": ["eu.*"]})
+    with pytest.raises(NotFound, match="queue nowhere") as caught:
+        await open_sink(outsider.rabbit.exchange(fresh("exchange"), declare=declared), fresh("flow"))
+    assert caught.value.hint
+
+
 async def test_names_too_long_for_message_ids(outsider: Outsider) -> None:
     with pytest.raises(SettingsError, match="too long"):
         await open_sink(outsider.rabbit.queue(await outsider.queue()), "x" * 230)

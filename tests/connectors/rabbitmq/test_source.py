@@ -285,6 +285,23 @@ async def test_a_queue_is_made_only_where_that_is_asked_for(outsider: Outsider) 
     await (await open_source(spec)).close()
 
 
+async def test_bindings_of_a_queue_are_made_where_they_are_declared(outsider: Outsider) -> None:
+    name, exchange = fresh("declared"), await outsider.exchange()
+    spec = outsider.rabbit.queue(name, declare=QueueDeclaration("classic", bindings={exchange: ["eu.*", "ch.*"]}))
+    source = await open_source(spec)
+    made = await outsider.channel.get_exchange(exchange)
+    for key in ("eu.a", "us.b", "ch.c"):
+        message = aio_pika.Message(key.encode(), message_id=fresh("m"))
+        await made.publish(message, routing_key=key, mandatory=False)
+    assert [bytes(payload) for payload, _ in await take(source, 2)] == [b"eu.a", b"ch.c"]
+    await source.close()
+    await (await open_source(spec)).close()
+    missing = outsider.rabbit.queue(name, declare=QueueDeclaration("classic", bindings={"nowhere": ["eu.*"]}))
+    with pytest.raises(NotFound, match="exchange nowhere") as caught:
+        await open_source(missing)
+    assert caught.value.hint
+
+
 async def test_what_rides_with_a_message(outsider: Outsider) -> None:
     queue = await outsider.queue()
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
