@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
 from typing import Any, Final
 
 import msgspec
 
-from streamflow.batch import Partition, Position, SourceBatch, Taken
 from streamflow.codecs import JsonCodec
-from streamflow.connect.contracts import Guarantee, Level, Probe, SourceContext
+from streamflow.connect.contracts import Guarantee, Level
+from streamflow.connect.ended import EndedSource
 from streamflow.keys import Key, canonical, parse
 
 _LOADED: Final = Guarantee(
@@ -62,32 +61,5 @@ class StaticRows:
     def describe(self) -> str:
         return f"static table from {self._what}"
 
-    def source(self) -> StaticSource:
-        return StaticSource()
-
-
-class StaticSource:
-    """A source that is at its end."""
-
-    guarantee = _LOADED
-
-    async def probe(self) -> Probe:
-        return Probe(True)
-
-    async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
-        return {}
-
-    async def read(self) -> SourceBatch | None:
-        return None
-
-    async def ends(self) -> Mapping[Partition, Position | None]:
-        return {}
-
-    def pause(self, partitions: Set[Partition]) -> None:
-        """There is nothing to pause."""
-
-    async def committed(self, epoch: int, taken: Taken) -> None:
-        """Nobody is to be told."""
-
-    async def close(self) -> None:
-        """Nothing is open."""
+    def source(self) -> EndedSource:
+        return EndedSource(_LOADED)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from streamflow.batch import Fragment, Partition, Position, SourceBatch, Taken
+from streamflow.batch import Fragment, SourceBatch
 from streamflow.clock import Clock
 from streamflow.codecs import Codec
-from streamflow.connect.contracts import Guarantee, Level, Probe, SourceContext
+from streamflow.connect.contracts import Guarantee, Level
+from streamflow.connect.ended import EndedSource
 from streamflow.graph import SOURCE, Graph, Port
 from streamflow.keys import Key
 from streamflow.operators.async_map import collected
@@ -24,6 +25,9 @@ from streamflow.runtime.taps import Tap
 
 BEGUN_AT_ONCE: Final = 32
 """Calls begun before others have a turn."""
+
+_IDENTITY: Final[Any] = object.__eq__
+"""The comparison of a class that has none of its own: a copy is another one."""
 
 _BY_STATE: Final = Guarantee(
     Level.EXACTLY_ONCE, "the commit that takes a call's result in takes its input out of the state"
@@ -68,40 +72,13 @@ class DetachedResults:
     def describe(self) -> str:
         return f"results of the detached calls of {self.step}"
 
-    def source(self) -> NoMore:
-        return NoMore()
+    def source(self) -> EndedSource:
+        return EndedSource(_BY_STATE)
 
     def place(self, result: Result, payload: bytes) -> tuple[str, SourceBatch]:
         """What is said of a result's origin: that of its input, or the internal source where that has none."""
         source, records = result.waiting.place(payload, original=bool(result.failure))
         return source or self.name, records
-
-
-class NoMore:
-    """A source that has ended: what it stands for enters by the internal source."""
-
-    guarantee = _BY_STATE
-
-    async def probe(self) -> Probe:
-        return Probe(True)
-
-    async def open(self, ctx: SourceContext, resume: Mapping[Partition, Position]) -> Mapping[Partition, Position]:
-        return {}
-
-    async def read(self) -> SourceBatch | None:
-        return None
-
-    async def ends(self) -> Mapping[Partition, Position | None]:
-        return {}
-
-    def pause(self, partitions: Set[Partition]) -> None:
-        """Does nothing."""
-
-    async def committed(self, epoch: int, taken: Taken) -> None:
-        """Does nothing."""
-
-    async def close(self) -> None:
-        """Does nothing."""
 
 
 class Begins(Tap):
@@ -267,12 +244,9 @@ class DetachedCalls:
 
 
 def _same(again: list[Any], outputs: list[Any]) -> bool:
-    """Whether outputs came back from JSON as what they were."""
-    kinds = [type(output) for output in outputs]
-    if [type(output) for output in again] != kinds:
-        return False
-    # a class without a comparison of its own is not equal to its copy
-    return again == outputs or any(vars(kind).get("__eq__") is None and kind.__bases__ == (object,) for kind in kinds)
+    """Whether outputs came back from JSON as what they were, as far as they can be compared."""
+    pairs = zip(again, outputs, strict=True)
+    return all(type(new) is type(old) and (new == old or type(old).__eq__ is _IDENTITY) for new, old in pairs)
 
 
 def _failed(begin: Begin, error: Exception) -> Result:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
 from streamflow.connect.contracts import Guarantee, Level, Probe, SourceContext
+from streamflow.connect.ended import EndedSource
 from streamflow.graph import LETTERS
 from streamflow.state.store import Store
 
@@ -33,8 +34,9 @@ class DeadLetterLog:
     def describe(self) -> str:
         return "dead letters of this flow"
 
-    def source(self) -> LetterSource:
-        return LetterSource(None, lambda: True, asyncio.Event())
+    def source(self) -> EndedSource:
+        """Without a shard there are no letters; a shard reads them by a `LetterSource`."""
+        return EndedSource(_BY_NUMBER)
 
 
 class LetterSource:
@@ -44,14 +46,14 @@ class LetterSource:
     BOUND: 100 letters at a time.
 
     Args:
-        store: Where they are; None gives none.
+        store: Where they are.
         over: Whether nothing can come any more.
         changed: Set when there may be new ones, or nothing can come any more.
     """
 
     guarantee = _BY_NUMBER
 
-    def __init__(self, store: Store | None, over: Callable[[], bool], changed: asyncio.Event) -> None:
+    def __init__(self, store: Store, over: Callable[[], bool], changed: asyncio.Event) -> None:
         self._store = store
         self._over = over
         self._changed = changed
@@ -66,7 +68,7 @@ class LetterSource:
         return {"": start}
 
     async def read(self) -> SourceBatch | None:
-        while self._store is not None:
+        while True:
             self._changed.clear()
             found = await self._store.dead_letters(above=self._at, most=READ_LETTERS_MAX)
             if found:
@@ -77,7 +79,6 @@ class LetterSource:
             if self._over():
                 return None
             await self._changed.wait()
-        return None
 
     async def ends(self) -> Mapping[Partition, Position | None]:
         return {"": None}
