@@ -6,23 +6,13 @@ look-up by the key where an address (key, sub) would have to be made, hashed and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from itertools import islice
 from typing import Any, Final, TypeVar
 
-import msgspec
-
-from streamflow.codecs import JsonCodec
-from streamflow.state.keyed import CHECKED_FIRST, MISSING, Table
+from streamflow.state.keyed import MISSING, Table
 
 V = TypeVar("V")
 
-_DIRECT_KEYS: Final = frozenset({str, int})
-"""Key types that are written to JSON as they are."""
-
 _PLAIN: Final = frozenset({int, float, str, bool})
-
-_encode_rows = msgspec.json.Encoder().encode
 
 
 class PaneTable(Table[V]):
@@ -155,35 +145,6 @@ class PaneTable(Table[V]):
         self.panes.clear()
         self.near.clear()
         super().seal()
-
-    def _entries_at_once(self, keys: Sequence[Any]) -> bytes | None:
-        """Encodes entries by one call, in a fifth of the time; None where one of them needs a closer look."""
-        direct = isinstance(self.codec, JsonCodec) and self.ttl_ms is None
-        if not keys or not direct or self.checks_all or self._encoded < CHECKED_FIRST:
-            return None
-        owners, subs = zip(*keys, strict=True)
-        if not _DIRECT_KEYS.issuperset(map(type, owners)) or set(map(type, subs)) != {int}:
-            return None
-        sealed = self._sealed
-        kept = {key: sealed[key] for key in keys if key in sealed}
-        try:
-            # an entry that is gone is its address alone
-            rows: list[Any] = [(*key, kept[key], None) if key in kept else key for key in keys]
-            early = self._early
-            for at in [at for at, key in enumerate(keys) if key in early] if early else ():
-                rows[at] = (*keys[at], msgspec.Raw(early[keys[at]]), None)
-            payload = _encode_rows(rows)
-        except (ValueError, TypeError, OverflowError, RecursionError):
-            return None
-        if payload.count(b"null") > len(kept):
-            return None
-        for key in islice(kept, 1):
-            self._encode_late(key, kept[key])  # looks at it closely now and then
-        self._base.update(kept)
-        for key in keys if len(kept) < len(keys) else ():
-            if key not in kept:
-                self._base.pop(key, None)
-        return payload
 
     def snapshot(self) -> dict[Any, Any]:
         self.settle()

@@ -15,6 +15,9 @@ _encode = msgspec.json.Encoder().encode
 
 _Row = tuple[Any, ...]
 
+_HOLDING: Final = 4
+"""Columns of an entry that is there; one that is gone has its address alone."""
+
 
 def text_of(
     keys: Sequence[Any], values: Mapping[Any, Any], written: Mapping[Any, bytes], *, subs: bool
@@ -32,8 +35,10 @@ def text_of(
         payload = None if rows is None else _encode(rows)
     except (KeyError, ValueError, TypeError, OverflowError, RecursionError):
         return None
-    # each row may hold one: a null anywhere else may be what a value was turned into
-    return None if payload is None or payload.count(b"null") > len(keys) else payload
+    if payload is None or rows is None:
+        return None
+    # a row that holds a value has one, its expiry: a null anywhere else may be what a value was turned into
+    return None if payload.count(b"null") > sum(len(row) == _HOLDING for row in rows) else payload
 
 
 def _plain_rows(keys: Sequence[Any], values: Mapping[Any, Any], written: Mapping[Any, bytes]) -> list[_Row] | None:
