@@ -51,10 +51,9 @@ def add_detached(
     builder, keyed = stream._flow._builder, stream._step.keyed
     key_type = getattr(stream, "_key_type", None) if keyed else str
     policy = build.policy_options(on_error)
-    waiting = f"{name}_waiting"
     results = DetachedResults(
         name,
-        f"step:{waiting}",
+        f"step:{name}_waiting",
         verb,
         function,
         build.wants_context(function),
@@ -63,27 +62,25 @@ def add_detached(
         policy.pop("retry", None),
         ResultCodec(JsonCodec(list[_output_type(stream, verb, function)]), key_type),  # type: ignore[misc]
     )
-    source = builder.add(
-        SOURCE, results.name, [], spec=results, message=False, on_error=OnError.STOP, event_time=None, detached=name
-    )
-    arrived = builder.add(
-        "map", f"{name}_arrived", [stream._port], arrive, keyed=keyed, context=True, on_error=OnError.STOP
-    )
+    held = _held(stream, results, keyed, key_type)
+    last = builder.add("flat_map", name, [held], outcome, keyed=keyed, verb=f"detached {verb}", limits=limits, **policy)
+    return Port(last.id)
+
+
+def _held(stream: Stream[Any], results: DetachedResults, keyed: bool, key_type: Any) -> Port:
+    """Adds what keeps inputs until their results come: the port of results."""
+    builder, name = stream._flow._builder, results.step
+    stops: dict[str, Any] = {"on_error": OnError.STOP}
+    source = builder.add(SOURCE, results.name, [], spec=results, message=False, event_time=None, detached=name, **stops)
+    arrived = builder.add("map", f"{name}_arrived", [stream._port], arrive, keyed=keyed, context=True, **stops)
     merged = builder.add("merge", f"{name}_merged", [Port(arrived.id), Port(source.id)])
     by_key = builder.add(
-        "key_by",
-        f"{name}_key",
-        [Port(merged.id)],
-        key_of,
-        keyed=True,
-        key_type=key_type,
-        context=False,
-        on_error=OnError.STOP,
+        "key_by", f"{name}_key", [Port(merged.id)], key_of, keyed=True, key_type=key_type, context=False, **stops
     )
     kind = Any if stream._type is None else stream._type
     held = builder.add(
         "process",
-        waiting,
+        results.waiting.removeprefix("step:"),
         [Port(by_key.id)],
         hold,
         keyed=True,
@@ -94,12 +91,9 @@ def add_detached(
         event_timers={},
         outputs=(BEGIN.name,),
         context=True,
-        on_error=OnError.STOP,
+        **stops,
     )
-    last = builder.add(
-        "flat_map", name, [Port(held.id)], outcome, keyed=keyed, verb=f"detached {verb}", limits=limits, **policy
-    )
-    return Port(last.id)
+    return Port(held.id)
 
 
 def _output_type(stream: Stream[Any], verb: str, function: Callable[..., Any]) -> Any:

@@ -273,33 +273,41 @@ class _Plain:
                 yield 0, row.to(self._fold(n, step, key, value))
             case "process":
                 yield from self._process(n, step, row, part)
+            case "table" | "lookup" | "broadcast":
+                yield from self._with_table(n, step, row, part)
+            case "window":
+                yield from self._window(n, step, row, part)
+            case "join":
+                yield from self._join(n, step, row)
+
+    def _with_table(self, n: int, step: Step, row: _Row, part: Fragment) -> Iterator[tuple[int, _Row]]:
+        env, key, value, now_ms = self.bound.env, row.key, row.value, part.batch.now_ms
+        match step.kind:
             case "table":
                 if step.options["pairs"]:
                     key, value = value
-                changed = env[f"attempt{n}" if handled(step) else f"take{n}"](key, value, part.batch.now_ms)
+                changed = env[f"attempt{n}" if handled(step) else f"take{n}"](key, value, now_ms)
                 if changed is not None:
                     yield 0, replace(row, key=key, value=env[f"told{n}"](changed))
             case "lookup":
-                found = env[f"find{n}"](key if step.function is None else step.call(*arguments), part.batch.now_ms)
+                found = env[f"find{n}"](key if step.function is None else step.call(value), now_ms)
                 if found is not MISSING or step.options["how"] == "left":
                     yield 0, row.to((value, None if found is MISSING else found))
             case "broadcast":
-                pairs = env[f"pairs{n}"](value, part.batch.now_ms)
+                pairs = env[f"pairs{n}"](value, now_ms)
                 for j, pair in enumerate(env[f"all{n}"](pairs) if handled(step) else pairs):
                     yield 0, row.to(pair, j)
-            case "window":
-                take = env[f"attempt{n}" if handled(step) else f"take{n}"]
-                given: Any = take(key, value, row.time, row.mark, part.batch.now_ms)
-                if given is LATE:
-                    yield 1, row.to(value, 1)
-                    return
-                rows: Sequence[tuple[Any, int]] = given or ()
-                for j, (output, time) in enumerate(rows):
-                    inner = row.to(output, 0, j)
-                    yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
 
-            case "join":
-                yield from self._join(n, step, row)
+    def _window(self, n: int, step: Step, row: _Row, part: Fragment) -> Iterator[tuple[int, _Row]]:
+        take = self.bound.env[f"attempt{n}" if handled(step) else f"take{n}"]
+        given: Any = take(row.key, row.value, row.time, row.mark, part.batch.now_ms)
+        if given is LATE:
+            yield 1, row.to(row.value, 1)
+            return
+        rows: Sequence[tuple[Any, int]] = given or ()
+        for j, (output, time) in enumerate(rows):
+            inner = row.to(output, 0, j)
+            yield 0, inner if row.time is None else replace(inner, time=time, mark=time)
 
     def _join(self, n: int, step: Step, row: _Row) -> Iterator[tuple[int, _Row]]:
         assert row.port is not None
