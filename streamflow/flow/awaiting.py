@@ -9,6 +9,7 @@ from typing import Any, Final, TypedDict, TypeVar
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
+from streamflow.flow import build
 from streamflow.operators.context import Context
 from streamflow.policy import CONCURRENCY, DEADLINE_SECONDS, WINDOW_PER_CALL, CacheSpec, CallLimits
 
@@ -78,9 +79,7 @@ def call_limits(step: str, options: AsyncOptions | CallOptions, size: int = 1, w
     Raises:
         DefinitionError: One of them is no bound.
     """
-    unknown = sorted(options.keys() - _KNOWN)
-    if unknown:
-        raise DefinitionError(f"step {step!r} got {unknown[0]}=, which no step has")
+    build.check_options(f"step {step!r}", options, _KNOWN)
     given_order: Mapping[str, Any] = options
     concurrency = options.get("concurrency", CONCURRENCY)
     window = given_order.get("window", concurrency * WINDOW_PER_CALL if type(concurrency) is int else CONCURRENCY)
@@ -118,9 +117,7 @@ def process_limits(step: str, function: Any, options: CallOptions) -> CallLimits
     """
     awaits = is_async(function)
     known = {"concurrency", "timeout", "deadline"} if awaits else set()
-    if unknown := sorted(options.keys() - known):
-        plain = "" if awaits else "is a plain function and "
-        raise DefinitionError(f"process step {step!r} {plain}takes no {unknown[0]}=")
+    build.check_options(f"process step {step!r}{'' if awaits else ' is a plain function and'}", options, known)
     return call_limits(step, options) if awaits else None
 
 

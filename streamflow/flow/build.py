@@ -122,6 +122,23 @@ def stable_name(kind: str, function: Callable[..., Any] | None, name: str | None
     return found
 
 
+def check_options(what: str, given: Iterable[str], known: Iterable[str]) -> None:
+    """Refuses options of another name, which would else be left out without a word.
+
+    Args:
+        what: Who was given them, for people.
+        given: Their names.
+        known: Those that there are.
+
+    Raises:
+        DefinitionError: One is unknown.
+    """
+    names = sorted(known)
+    for name in sorted(set(given).difference(names)):
+        hint = f"It takes {', '.join(f'{each}=' for each in names)}." if names else ""
+        raise DefinitionError(f"{what} takes no {name}=", hint=hint)
+
+
 def hints(function: Callable[..., Any] | None) -> Mapping[str, Any]:
     """A function's annotations as types; what cannot be resolved is left out."""
     if function is None:

@@ -8,23 +8,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack, overload
 
-from streamflow.clock import Duration, SystemClock, duration_ms
+from streamflow.clock import SystemClock
 from streamflow.connect.contracts import Level, SourceSpec
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.ordering import Order, check_ordering
+from streamflow.flow.ordering import check_ordering
 from streamflow.flow.running import Running
 from streamflow.flow.stream import Stream
 from streamflow.flow.tables import Table, static_table
+from streamflow.flow.timing import TimeOptions, event_time_of
 from streamflow.graph import SOURCE, Graph, OnError, Port, Step
 from streamflow.instrument import Instrument
 from streamflow.operators.context import Message
 from streamflow.plan import Plan, make_plan
 from streamflow.plan.order import joint_orders
 from streamflow.runtime.engine import Job
-from streamflow.runtime.event_time import EventTime
 from streamflow.runtime.letters_source import DeadLetterLog
 from streamflow.runtime.resources import BreakerSpec, Resource
 from streamflow.runtime.settings import Settings
@@ -115,12 +115,7 @@ class Flow:
         name: str | None = None,
         on_error: OnError = OnError.STOP,
         time: Callable[[T], datetime.datetime | int] | Literal["broker"] | None = None,
-        lateness: Duration = "0s",
-        idle: Duration | None = "30s",
-        future_max: Duration = "1d",
-        order: Order = None,
-        hold_max: Duration | None = None,
-        max_drift: Duration | None = None,
+        **options: Unpack[TimeOptions],
     ) -> Stream[T]: ...
     @overload
     def source(
@@ -131,15 +126,10 @@ class Flow:
         name: str | None = None,
         on_error: OnError = OnError.STOP,
         time: Callable[[Message[T]], datetime.datetime | int] | Literal["broker"] | None = None,
-        lateness: Duration = "0s",
-        idle: Duration | None = "30s",
-        future_max: Duration = "1d",
-        order: Order = None,
-        hold_max: Duration | None = None,
-        max_drift: Duration | None = None,
+        **options: Unpack[TimeOptions],
     ) -> Stream[Message[T]]: ...
 
-    def source(  # noqa: PLR0913 - the one call that begins a path; each keyword stands alone
+    def source(
         self,
         spec: Any,
         *,
@@ -147,12 +137,7 @@ class Flow:
         name: str | None = None,
         on_error: OnError = OnError.STOP,
         time: Any = None,
-        lateness: Duration = "0s",
-        idle: Duration | None = "30s",
-        future_max: Duration = "1d",
-        order: Order = None,
-        hold_max: Duration | None = None,
-        max_drift: Duration | None = None,
+        **options: Unpack[TimeOptions],
     ) -> Any:
         """Begins a path: the records of a source.
 
@@ -163,39 +148,26 @@ class Flow:
             on_error: What happens to a record that cannot be decoded, or has no event time that can be used.
             time: Gives a record's event time, as an aware datetime or in whole milliseconds since 1970; "broker" takes
                 the broker's timestamp. Windows and event-time timers need it.
-            lateness: So far behind the latest record of their partition records are waited for.
-            idle: A partition that was silent for so long, with nothing more to read, is not waited for. None waits.
-            future_max: A record whose time is further ahead of the clock than this has no event time that can be
-                used; so one wrong clock cannot make all other records late.
-            order: "time" releases records to the flow in the order of (event time, partition, position), as far as
-                the watermark has got; so results do not depend on how fast partitions are read. See docs/semantics.md.
-            hold_max: With ``order``, no record is held for longer; it is released out of order then, and counted.
-                None holds it until its time has come.
-            max_drift: With ``order``, partitions further ahead of the others than this are not read for a while.
+            **options: How late records may be, when a partition is not waited for, and in what order records enter
+                the flow: see `TimeOptions`.
+
+        Raises:
+            DefinitionError: It is no source, or an option makes no sense.
         """
         if not isinstance(spec, SourceSpec):
             raise DefinitionError(
                 f"{spec!r:.60} is not a source", hint="Pass what a connector made, e.g. sf.lines(...)."
             )
-        event_time = None
-        if time is not None:
-            if time != "broker":
-                build.check_function("time=", time)
-            event_time = EventTime(
-                None if time == "broker" else time,
-                duration_ms(lateness) * 1000,
-                None if idle is None else duration_ms(idle),
-                duration_ms(future_max) * 1000,
-            )
+        called, order = name or spec.name, options.get("order")
         step = self._builder.add(
             SOURCE,
-            name or spec.name,
+            called,
             [],
             spec=spec,
             message=message,
             on_error=build.check_policy(on_error),
-            event_time=event_time,
-            ordering=check_ordering(order, hold_max, max_drift),
+            event_time=event_time_of(called, time, options),
+            ordering=check_ordering(order, options.get("hold_max"), options.get("max_drift")),
         )
         if order is not None:
             joint_orders(self._builder.graph())

@@ -225,6 +225,8 @@ def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
 def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOptions) -> Any:
     from streamflow.flow.joined import JoinResult
 
+    build.check_options("a join", options, JoinOptions.__annotations__)
+    name = build.stable_name("join", None, options.get("name"))
     key_type = _key_type_of(left, right)
     types: tuple[Any, Any] = options.get("types") or (_type_of(left), _type_of(right))
     held = held_type(kind, how, *types)
@@ -239,8 +241,8 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
     )
     step: Step = left._flow._builder.add(
         "join",
-        options["name"],
-        [_left_port(left, right, options["name"]), right._port],
+        name,
+        [_left_port(left, right, name), right._port],
         keyed=True,
         ports=3,
         join=kind,

@@ -288,8 +288,7 @@ class _Lookup:
 
 def join_table(stream: Any, table: Table[Any, Any], how: str, options: Mapping[str, Any]) -> Any:
     """Adds the join of a keyed stream with a table, by the stream's key; see `KeyedStream.join`."""
-    if unknown := options.keys() - {"name", "on_error"}:
-        raise DefinitionError(f"a join with a table takes no {min(unknown)}=")
+    build.check_options("a join with a table", options, ("name", "on_error"))
     given = _Lookup("join", how, options.get("name"), options.get("on_error", OnError.STOP))
     return stream._like(True, Port(_add_lookup(stream, table, given).id), tuple)
 

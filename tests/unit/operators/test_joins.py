@@ -400,6 +400,14 @@ def test_what_cannot_be_joined_is_refused_when_the_graph_is_built() -> None:
     with pytest.raises(DefinitionError, match="windows that are session"):
         wrong.join(f.by_payment, window=sf.session("5s"), name="x")
     unkeyed: Any = f.orders
+    unchecked: Any = f.by_order
+    with pytest.raises(DefinitionError, match="a join takes no max_key=") as caught:
+        unchecked.join(f.by_payment, within="5s", name="x", max_key=5)
+    assert "max_keys=" in caught.value.hint
+    with pytest.raises(DefinitionError, match="needs a stable name"):
+        unchecked.join(f.by_payment, within="5s")
+    with pytest.raises(DefinitionError, match="a join takes no every="):
+        unchecked.join_asof(f.by_payment, name="x", every=5)
     with pytest.raises(DefinitionError, match="join keeps state per key"):
         unkeyed.join(f.by_payment, within="5s", name="x")
     with pytest.raises(DefinitionError, match="two steps called 'paid'"):
