@@ -140,7 +140,11 @@ class Processes(Workers):
         except BrokenProcessPool:
             return await self._alone(pool, function, arguments)
         except Exception as error:
-            raise _explained(error, arguments) from error
+            unsent = _unsent(error, arguments)
+            if unsent is None:
+                raise
+        # not from the error: its traceback holds on to the pool's semaphores, which may then be freed on the loop
+        raise TypeError(unsent)
 
     async def _alone(self, broken: Executor, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
         """Calls again what was under way when a process died: in a process of its own, so that it is known of whom."""
@@ -176,15 +180,15 @@ def check_importable(step: str, function: Callable[..., Any]) -> None:
         )
 
 
-def _explained(error: Exception, arguments: tuple[Any, ...]) -> Exception:
-    """Says which way a value could not go, where that was it; else the error as it is."""
+def _unsent(error: Exception, arguments: tuple[Any, ...]) -> str | None:
+    """Says which way a value could not go, where that was it."""
     if "pickle" not in str(error) and "Pickl" not in type(error).__name__:
-        return error
+        return None
     try:
         ForkingPickler.dumps(arguments)
     except Exception as reason:
-        return TypeError(f"the record {arguments[-1]!r:.80} cannot be sent to another process: {reason}")
-    return TypeError(f"what the function gave for {arguments[-1]!r:.80} cannot be sent back from its process: {error}")
+        return f"the record {arguments[-1]!r:.80} cannot be sent to another process: {reason}"
+    return f"what the function gave for {arguments[-1]!r:.80} cannot be sent back from its process: {error}"
 
 
 def _new_pool(count: int) -> ProcessPoolExecutor:

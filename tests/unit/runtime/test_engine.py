@@ -20,6 +20,7 @@ from streamflow.errors import (
     StepError,
     Unavailable,
 )
+from streamflow.state.fold import Folder
 
 
 class Seen(sf.Instrument):
@@ -285,22 +286,33 @@ async def test_a_full_outbox_stops_intake_and_nothing_else(tmp_path: Path) -> No
         await until(lambda: len(counts.values) == 2000)
 
 
-async def test_changes_that_are_not_folded_stop_intake_before_they_are_too_many(tmp_path: Path) -> None:
+async def test_changes_that_are_not_folded_stop_intake_before_they_are_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     words, counts = topics()
-    limit = 500_000
-    settings = sf.Settings(fold_debt_bytes_max=limit, epoch_records_max=2_000, commit_min="0ms")
+    limit, block = 200_000, 1_000
+    settings = sf.Settings(fold_debt_bytes_max=limit, commit_min="0ms")
     flow = sf.Flow("debts", state=tmp_path / "debts.db", settings=settings)
     flow.source(words).key_by(lambda word: word).count(name="counted").to(counts)
-    seen = Seen()
-    most = 0
+    seen, folds, sent = Seen(), Folder.slice, 0
+    monkeypatch.setattr(Folder, "slice", lambda folder, connection, idle: False)
     async with flow.running(seen) as run:
-        words.send_all(f"word-{at}" for at in range(120_000))
-        while len(counts) < 120_000:
-            most = max(most, run.engine.job.store.fold_debt_bytes)
-            await asyncio.sleep(0.001)
-    assert any("not folded into rows" in reason for reason in seen.stalls)
-    # an epoch or two are under way when the limit is passed; without it 3.6 million bytes would wait
-    assert limit <= most < 4 * limit
+        while not seen.stalls:
+            words.send_all(f"word-{at}" for at in range(sent, sent + block))
+            sent += block
+            await until(lambda: len(counts) == len(words) or seen.stalls)
+            assert sent < 50 * block, "nothing stops it"
+        assert "not folded into rows" in seen.stalls[0]
+        await asyncio.sleep(0.05)
+        held = len(counts)
+        words.send_all(f"word-{at}" for at in range(sent, sent + 20 * block))
+        sent += 20 * block
+        await asyncio.sleep(0.1)
+        assert len(counts) == held, "intake takes nothing while too much waits to be folded"
+        # what one block changes more than the limit is all that came on top
+        assert limit <= run.engine.job.store.fold_debt_bytes < limit + 100 * block
+        monkeypatch.setattr(Folder, "slice", folds)
+        await until(lambda: len(counts) == sent, seconds=30)
 
 
 async def test_a_full_epoch_does_not_wait(tmp_path: Path) -> None:

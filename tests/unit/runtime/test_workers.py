@@ -108,7 +108,7 @@ async def test_a_thread_over_its_deadline_fails_its_record_and_the_stop_waits_a_
             door.wait(10)
         return v
 
-    flow.source(source).map_thread(stuck, workers=2, deadline="30ms", on_error=sf.skip).to(sink)
+    flow.source(source).map_thread(stuck, workers=2, deadline="500ms", on_error=sf.skip).to(sink)
     await run_over(flow, source, [1, 2, 3])
     assert sink.values == [2, 3]
     assert "1 calls of step stuck go on in their threads behind the stop" in caplog.text
@@ -156,6 +156,21 @@ async def test_what_cannot_be_sent_says_so(tmp_path):
     flow.source(source).map(made).map_process(unsendable, workers=1).to(sink)
     with pytest.raises(StepError, match=r"the record <function .* cannot be sent to another process: .*pickle"):
         await run_over(flow, source, [1])
+
+
+def refuses(v: int) -> int:
+    raise ValueError(f"{v} is odd")
+
+
+async def test_an_error_says_where_in_its_process_it_was_raised(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    flow.source(source).map_process(refuses, workers=1).to(sink)
+    with pytest.raises(StepError, match="raised ValueError: 3 is odd") as caught:
+        await run_over(flow, source, [3])
+    error = caught.value.__cause__
+    assert isinstance(error, ValueError)
+    assert 'in refuses\n    raise ValueError(f"{v} is odd")' in str(error.__cause__)
 
 
 def test_what_no_process_could_call_is_refused():
