@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-LEFT, RIGHT = 0, 1
+from tests.unit.operators.join_reference import LEFT, RIGHT
 
 
 @dataclass(frozen=True)

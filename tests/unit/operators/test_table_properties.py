@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.unit.operators.join_reference import LEFT, RIGHT
 from tests.unit.operators.table_reference import (
-    LEFT,
-    RIGHT,
     Record,
     as_of,
     changes,
