@@ -8,7 +8,8 @@ import streamflow as sf
 from streamflow.flow import Flow
 from tests.simulation.cell import Inputs, Outputs, key, topic
 from tests.simulation.windowed import LATENESS, second
-from tests.unit.operators.table_reference import LEFT, RIGHT, Record, as_of, first_of_each, looked_up, walked_through
+from tests.unit.operators.join_reference import LEFT, RIGHT
+from tests.unit.operators.table_reference import Record, as_of, first_of_each, looked_up, walked_through
 
 STATIC_ROWS = 60
 WITHIN = 4
