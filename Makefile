@@ -47,7 +47,7 @@ faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and ba
 	@$(BIN)/python tests/run_parts.py --only faults,golden,simulation,security --long $(ARGS)
 
 faults-long: $(STAMP) ## Before a release: every long test, 100,000 schedules (SCHEDULES=...), hundreds of kills, a soak
-	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --long $(ARGS)
+	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --longest $(ARGS)
 	@$(BIN)/python -m tests.simulation --sweep
 	@$(BIN)/python -m tests.faults.nats.campaign --flow 500 --server 100
 	@$(BIN)/python -m tests.faults.nats.soak --minutes 20

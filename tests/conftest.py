@@ -14,20 +14,26 @@ from tests.unpickling import UnpicklingDetector
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long tests, and more rounds of some others; no more")
+    parser.addoption("--longest", action="store_true", help="the same, with what takes too long for `make faults`")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--long"):
+    longest = config.getoption("--longest")
+    if longest or config.getoption("--long"):
         # What does the same in a long run is left to `make test`.
-        config.hook.pytest_deselected(items=[item for item in items if not _is_long(item)])
-        items[:] = filter(_is_long, items)
+        wanted = {item: _is_long(item) or (longest and item.get_closest_marker("longest")) for item in items}
+        config.hook.pytest_deselected(items=[item for item in items if not wanted[item]])
+        items[:] = [item for item in items if wanted[item]]
         return
-    for item in items:
-        if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.skip(reason="long: for `make faults`, or `make faults-long`"))
+    for name, command in (("long", "make faults"), ("longest", "make faults-long")):
+        for item in items:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.skip(reason=f"{name}: for `{command}`"))
 
 
 def _is_long(item: pytest.Item) -> bool:
+    if item.get_closest_marker("longest"):
+        return False
     return item.get_closest_marker("long") is not None or "long_run" in getattr(item, "fixturenames", ())
 
 
@@ -41,7 +47,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def long_run(pytestconfig: pytest.Config) -> bool:
     """Whether there is time for many rounds (`make faults`)."""
-    return bool(pytestconfig.getoption("--long"))
+    return bool(pytestconfig.getoption("--long") or pytestconfig.getoption("--longest"))
+
+
+@pytest.fixture(scope="session")
+def longest_run(pytestconfig: pytest.Config) -> bool:
+    """Whether there is time for very many rounds (`make faults-long`)."""
+    return bool(pytestconfig.getoption("--longest"))
 
 
 @pytest.fixture(scope="session")

@@ -85,8 +85,8 @@ def main() -> int:
     if not parts:
         print(f"Nothing to run yet: there are no tests in {', '.join(wanted or ['tests'])}.")
         return 0
-    if options.long:
-        pytest_arguments = ["--long", *pytest_arguments]
+    if options.longest or options.long:
+        pytest_arguments = ["--longest" if options.longest else "--long", *pytest_arguments]
     began = time.monotonic()
     outcomes = Runner(pytest_arguments).run(parts)
     _print_summary(outcomes, time.monotonic() - began)
@@ -97,6 +97,7 @@ def _parse_arguments() -> tuple[argparse.Namespace, list[str]]:
     parser = argparse.ArgumentParser(description=__doc__, epilog="Everything else is passed on to pytest.")
     parser.add_argument("--only", type=lambda text: text.split(","), help="parts, comma-separated")
     parser.add_argument("--long", action="store_true", help="the long tests, and more rounds of some others")
+    parser.add_argument("--longest", action="store_true", help="the same, with what takes longest")
     return parser.parse_known_args()
 
 

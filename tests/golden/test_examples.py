@@ -56,8 +56,8 @@ async def test_the_turns_of_the_loop_reach_every_stage_of_the_work():
 
 
 @every_case
-async def test_twenty_random_crashes_on_the_way(case, long_run):
-    for seed in range(20 if long_run else 1):
+async def test_twenty_random_crashes_on_the_way(case, long_run, longest_run):
+    for seed in range(20 if longest_run else 4 if long_run else 1):
         async with case.flow.test() as t:
             await with_random_crashes(t, case, 20, seed)
             check(t, case)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from streamflow.testing.simulation import Kill
 from tests.simulation.cells import BY_NAME, CELLS
-from tests.simulation.search import SWEEP_RECORDS, Trial, search, seeded, swept
+from tests.simulation.search import Trial, search, seeded, swept
 
 
 def main() -> int:
@@ -22,7 +22,7 @@ def main() -> int:
     parser.add_argument(
         "--kills", nargs="*", default=[], help="no seed: kill a quiet run at TURN or POINT:NTH, in turn"
     )
-    parser.add_argument("--count", type=int, default=SWEEP_RECORDS, help="records of a quiet run")
+    parser.add_argument("--count", type=int, help="records of a quiet run; as in the sweep by default")
     options = parser.parse_args()
     cell = BY_NAME[options.cell] if options.cell else None
     if options.sweep:
@@ -30,7 +30,7 @@ def main() -> int:
     if options.seed is None:
         if cell is None:
             parser.error("name a seed, or a cell and kills")
-        trial = Trial(cell.name, options.count, kills=tuple(map(_kill, options.kills)))
+        trial = Trial(cell.name, options.count or cell.swept_records, kills=tuple(map(_kill, options.kills)))
     elif options.upto is not None:
         return _many(seeded(seed, cell) for seed in range(options.seed, options.upto))
     else:

@@ -36,6 +36,7 @@ class Cell:
         timed: Its results need timers, which an end of the input would leave in the state.
         queue: A source forgets what is acknowledged.
         cut_matters: Its results depend on where numbers end.
+        swept_records: Number of records in the crash sweep, which kills at each turn they take.
         ordered: Its outputs, with their order and epochs, follow from its inputs alone, not from how long calls take.
         adapt: Leaves out of a schedule what its oracle cannot bear.
     """
@@ -50,6 +51,7 @@ class Cell:
     timed: bool = False
     queue: bool = False
     cut_matters: bool = False
+    swept_records: int = 12
     ordered: bool = True
     adapt: Callable[[Schedule], Schedule] = lambda schedule: schedule
 

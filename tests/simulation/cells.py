@@ -62,7 +62,7 @@ CELLS: tuple[Cell, ...] = (
         timed=True,
         ordered=False,
     ),
-    Cell("detaching", awaiting.detaching, awaiting.check_detaching, ordered=False),
+    Cell("detaching", awaiting.detaching, awaiting.check_detaching, ordered=False, swept_records=5),
     Cell("refusing", awaiting.refusing, awaiting.check_refusing),
     Cell("unordered", awaiting.unordered, awaiting.check_unordered, ordered=False),
 )
