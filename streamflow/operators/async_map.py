@@ -20,9 +20,6 @@ from streamflow.operators.operator import Shard
 from streamflow.operators.stateful import all_of
 from streamflow.policy import CallLimits
 
-BEGUN_AT_ONCE: Final = 32
-"""Calls begun before the operator looks at the time."""
-
 OPEN_ROWS_MAX: Final = 65_536
 """Rows begun and not let go on, of a step that keeps no order."""
 
@@ -83,12 +80,12 @@ class AsyncMap(AsyncStage):
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def _next_calls(self) -> list[Call]:
+    def _next_calls(self, most: int) -> list[Call]:
         room = self._limits.concurrency - self._calls.running
         if self._batches:
             call = self._next_batch() if room > 0 else None
             return [] if call is None else [call]
-        room = min(room, self._window - self._line.open, BEGUN_AT_ONCE)
+        room = min(room, self._window - self._line.open, most)
         return [] if room <= 0 else [self._call(flight, row) for flight, row in islice(self._rows(), room)]
 
     def _rows(self) -> Iterator[tuple[Flight, int]]:
