@@ -12,7 +12,7 @@ from streamflow.errors import DecodeError, StepError
 from streamflow.graph import SOURCE, Graph
 from streamflow.operators.context import Message
 from streamflow.runtime.cut import Pushed
-from streamflow.state.store import Checkpoint
+from streamflow.state.store import Checkpoint, StoredLetter
 
 
 class DeadLetters:
@@ -92,6 +92,24 @@ async def revived(graph: Graph, letter: int, source: str, payload: bytes) -> Pus
     """A dead letter's record, as a push that takes the letter out of the store; raises as `requeued`."""
     value = await _decoded(graph, letter, source, payload)
     return Pushed(source, value, payload, asyncio.get_running_loop().create_future(), letter)
+
+
+def fixed(found: StoredLetter, fix: Callable[[bytes], bytes]) -> bytes:
+    """What a function makes of a dead letter's bytes.
+
+    Raises:
+        StepError: It raises, or gives something else than bytes.
+    """
+    name = getattr(fix, "__qualname__", repr(fix))
+    try:
+        made: object = fix(found.letter.payload)
+    except Exception as error:
+        said = f"{name} raised {type(error).__name__} for dead letter {found.id}: {error}"
+        raise StepError(said, step=found.letter.name, hint="Mend the function; nothing was requeued.") from error
+    if not isinstance(made, bytes):
+        said = f"{name} gave {made!r:.60} for dead letter {found.id}"
+        raise StepError(said, step=found.letter.name, hint="It must give bytes.")
+    return made
 
 
 async def _decoded(graph: Graph, letter: int, source: str, payload: bytes) -> object:
