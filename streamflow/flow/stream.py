@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.batch import Headers
 from streamflow.clock import Duration
-from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
+from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, encoders
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.executing import ExecutingVerbs
@@ -251,7 +251,7 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
             keyed=self._step.keyed,
             spec=sink,
             sink_options=options,
-            row_encoder=row_encoder(sink, options, build.check_policy(on_error), keyed=self._step.keyed),
+            **encoders(sink, options, build.check_policy(on_error), keyed=self._step.keyed),
             guarantee=None if guarantee is None else Level(guarantee),
             on_error=build.check_policy(on_error),
         )

@@ -155,7 +155,7 @@ class BoundStage:
             "NEVER": TIME_MIN - TIME_MAX,
         }
         for x, exit in enumerate(self.stage.exits):
-            if exit.encodes:
+            if exit.encodes or exit.lines:
                 self.env[f"encode{x}"] = self.graph.step(f"{SINK}:{exit.name}").options["row_encoder"]
         for n, step in enumerate(self.stage.steps):
             self.env |= {f"{name}{n}": value for name, value in self._bind(n, step).items()}

@@ -28,13 +28,14 @@ from streamflow.runtime.internal import Internal
 from streamflow.runtime.job import Job
 from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.mishaps import Mishaps
-from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
+from streamflow.runtime.outbox import Outbox, Publisher, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps, time_orders
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.staging import Staging
 from streamflow.runtime.standing import standing, tell_deaths
 from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.taps import Tap, Taps
@@ -227,7 +228,7 @@ class Engine:
             )
             for step in graph.of_kind(SINK)
         }
-        encoded = {exit.name for stage in job.plan.stages for exit in stage.exits if exit.encodes}
+        exits = {exit.name: exit for stage in job.plan.stages for exit in stage.exits if exit.edge is None}
         self.stagings = {
             step.name: Staging(
                 step,
@@ -235,7 +236,7 @@ class Engine:
                 self.outboxes[step.name].next_seq,
                 checkpoint.epoch + 1,
                 world=self.world,
-                encoded=step.name in encoded,
+                exit=exits[step.name],
             )
             for step in graph.of_kind(SINK)
         }

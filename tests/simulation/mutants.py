@@ -24,10 +24,10 @@ from streamflow.operators.routing import Merge
 from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
 from streamflow.runtime.cut import Cut
-from streamflow.runtime.epoch import Committer
 from streamflow.runtime.intake import Intake
-from streamflow.runtime.outbox import Outbox, Publisher, Staging
+from streamflow.runtime.outbox import Outbox, Publisher
 from streamflow.runtime.pump import Pump
+from streamflow.runtime.staging import Staging
 from streamflow.state import commit as writing
 from streamflow.state import fold
 from streamflow.state.content import Total
@@ -77,7 +77,7 @@ def swap(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) ->
 @mutant
 def positions_committed_ahead_of_state(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             for pump in self._intake.pumps:
                 if pump.name in cut.positions:
                     cut.positions[pump.name] = dict(pump._taken)
@@ -85,7 +85,7 @@ def positions_committed_ahead_of_state(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant
@@ -105,7 +105,7 @@ def read_ahead_counted_as_taken(stack: ExitStack) -> None:
 @mutant
 def publish_before_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             deltas = await self._encode()
             for staging in self._parts.stagings:
                 staged = staging._sealed[cut.epoch]
@@ -115,7 +115,7 @@ def publish_before_commit(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 def _given(value: Any) -> Any:
@@ -325,13 +325,13 @@ def progress_noted_before_it_is_made(stack: ExitStack) -> None:
 @mutant_in("queue")
 def acknowledged_before_the_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             self.acknowledge(cut.epoch, cut.taken())
             await original(self, cut)
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant_in("queue")
@@ -342,7 +342,7 @@ def committed_ids_forgotten(stack: ExitStack) -> None:
 @mutant_in("pushes")
 def pushes_answered_before_the_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             for push in cut.pushed:
                 if not push.done.done():
                     push.done.set_result(cut.epoch)
@@ -350,7 +350,7 @@ def pushes_answered_before_the_commit(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant_in("pushes")
