@@ -67,8 +67,8 @@ def check_tables(inputs: Inputs, outputs: Outputs) -> None:
     assert list(outputs["behind"]) == [pair for pair in found if pair[1] is not None]
     assert list(outputs["walked"]) == [list(pair) for pair in walked_through(records, _goes_with)]
     seen: dict[str, list[int | None]] = defaultdict(list)
-    in_step = []
-    for value, rate in found:
+    in_step: list[list[Any]] = []
+    for value, rate in looked_up(records, lambda record: record.key):
         seen[key(value)].append(rate)
         in_step.append([value, *seen[key(value)][-3:], (value % STATIC_ROWS) ** 2])
     assert list(outputs["in-step"]) == in_step

@@ -152,10 +152,11 @@ async def test_timers_look_up_as_of_where_they_fire(how: Settings) -> None:
     table = changes.key_by(code, name="code").map(number).to_table(name="rates")
 
     @orders.key_by(lambda at: "EUR").process(state=int, tables=[table])
-    def timed(ctx: sf.Context[str, int], at: int) -> None:
+    def timed(ctx: sf.Context[str, int], at: int) -> list[tuple[str, float | None]]:
         if at == 0:
             ctx.timer("soon", after="10s")
             ctx.timer("then", after="10s")
+        return []
 
     @timed.on_timer("soon")
     def soon(ctx: sf.Context[str, int]) -> Iterator[tuple[str, float | None]]:
@@ -184,8 +185,9 @@ async def test_a_timer_that_is_due_at_a_start_finds_the_content_of_that_start() 
     table = flow.table(lambda: dict(content), name="content", of=int)
 
     @words.key_by(str).process(state=int, tables=[table])
-    def later(ctx: sf.Context[str, int], word: str) -> None:
+    def later(ctx: sf.Context[str, int], word: str) -> list[int | None]:
         ctx.timer("due", after="1h")
+        return []
 
     @later.on_timer("due")
     def due(ctx: sf.Context[str, int]) -> Iterator[int | None]:

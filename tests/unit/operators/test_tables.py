@@ -296,8 +296,9 @@ async def test_what_time_brings_about_waits_for_static_content_as_records_do() -
     table = flow.table(lambda: dict(content), name="content", of=int)
 
     @words.key_by(str).process(state=int)
-    def later(ctx: sf.Context[str, int], word: str) -> None:
+    def later(ctx: sf.Context[str, int], word: str) -> list[str]:
         ctx.timer("due", after="1h")
+        return []
 
     @later.on_timer("due")
     def due(ctx: sf.Context[str, int]) -> Iterable[str]:
