@@ -77,7 +77,7 @@ def _reads_words(step: Step) -> str:
 def _join_words(step: Step) -> str:
     kind, how = step.options["join"], step.options["how"]
     if isinstance(kind, Interval):
-        left, right = (_span(reach_us // 1000) for reach_us in kind.reaches_us)
+        left, right = (_span(stay_us // 1000) for stay_us in kind.stays_us)
         return f"{how} join {kind}, keeps left records for {left} and right ones for {right}"
     if isinstance(kind, AsOf):
         return f"{how} join {kind}, keeps left records until the watermark, and the latest right one of each key"

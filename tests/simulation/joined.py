@@ -1,4 +1,4 @@
-"""The cell of joins: two sources in disorder, joined by interval and in windows, late records of both sides."""
+"""The cell of joins: two sources in disorder, joined by intervals and in windows, late records of both sides."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from tests.simulation.windowed import LATENESS, second
 from tests.unit.operators.join_reference import Record, in_windows, interval
 
 WITHIN = (2, 4)
+BEFORE = (5, -1)
 WINDOW = (10, 5, 0)
 
 
@@ -27,6 +28,9 @@ def joins() -> Flow:
     near.map(_pair, name="a-pair").to(topic("near", list[Any]))
     near.late.left.to(topic("late-left"))
     near.late.right.to(topic("late-right"))
+    before, after = BEFORE
+    earlier = left.join(right, within=(f"{before}s", f"{after}s"), how="outer", name="earlier")
+    earlier.map(_pair, name="an-earlier-pair").to(topic("earlier", list[Any]))
     size, every, _ = WINDOW
     together = left.map_batch(lambda values: values, name="batch").key_by(key, name="batch-key")
     together_in = together.join(
@@ -54,6 +58,7 @@ def check_joins(inputs: Inputs, outputs: Outputs) -> None:
     pairs, late = interval(records, LATENESS, WITHIN, "outer")
     _same(outputs["near"], pairs)
     assert [list(outputs["late-left"]), list(outputs["late-right"])] == late
+    _same(outputs["earlier"], interval(records, LATENESS, BEFORE, "outer")[0])
     _same(outputs["together"], in_windows(records, LATENESS, WINDOW, "left")[0])
 
 

@@ -47,7 +47,8 @@ def interval(
 ) -> tuple[list[Pair], list[list[int]]]:
     """An interval join: what it gives, in any order, and the numbers of the late records of each side."""
     before, after = within
-    reach = (after, before)
+    # what is behind its last match when it comes is alone from its own time on
+    certain = max(0, after), max(0, before)
     taken: list[Record] = []
     late: list[list[int]] = [[], []]
     matched: set[int] = set()
@@ -65,7 +66,7 @@ def interval(
                 matched |= {left.number, right.number}
         taken.append(record)
     alone = (record for record in taken if record.side in KEPT[how] and record.number not in matched)
-    rows += [(one.key, *by_side(one.side, one.number, None), one.at + reach[one.side]) for one in alone]
+    rows += [(one.key, *by_side(one.side, one.number, None), one.at + certain[one.side]) for one in alone]
     return rows, late
 
 

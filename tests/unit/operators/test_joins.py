@@ -76,6 +76,47 @@ async def test_both_ends_of_the_interval_are_part_of_it(plain: bool) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("within", "seconds"),
+    [(("10s", "-5s"), (89.999, 90, 95, 95.001)), (("-5s", "10s"), (104.999, 105, 110, 110.001))],
+    ids=["before", "after"],
+)
+async def test_an_interval_may_lie_on_one_side(within: Any, seconds: Any, plain: bool) -> None:
+    f = Flow(within=within, lateness="30s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.payments, *[Payment("a", second) for second in seconds])
+        await t.send(f.orders, Order("a", 100))
+        await t.send(f.orders, Order("b", 100))
+        await t.crash()
+        await t.send(f.payments, *[Payment("b", second) for second in seconds])
+        assert short(t.out(f.paid)) == [(100, seconds[1]), (100, seconds[2])] * 2
+
+
+@BOTH
+async def test_what_is_behind_its_last_match_when_it_comes_does_not_wait(plain: bool) -> None:
+    f = Flow(within=("10s", "-5s"), how="outer", lateness="3s")
+    timed = f.paid.map(_time)
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.payments, Payment("a", 90), Payment("x", 97))
+        await t.send(f.orders, Order("a", 97))  # the watermark is at 94, its last match could be at 92
+        assert short(t.out(f.paid)) == [(97, 90)]
+        await t.send(f.orders, Order("b", 96), Order("late", 93))
+        assert short(t.out(f.paid))[1:] == [(96, None)]
+        assert [order.at for order in t.out(f.paid.late.left)] == [93]
+        assert t.state(f.paid).keys() == {"a", "x"}  # orders have no entries
+        await t.send(f.orders, Order("c", 100))  # the payment at 97 may be of an order up to 107
+        await t.send(f.payments, Payment("y", 111))
+        await t.crash()
+        await t.send(f.orders, Order("d", 111))
+        # the order's last match could be at 106, the payment's at 107
+        assert short(t.out(f.paid))[2:] == [(100, None), (111, None), (None, 97)]
+        await t.advance("31s")
+        assert short(t.out(f.paid))[5:] == [(None, 111)]
+        assert t.out(timed) == [97, 96, 100, 111, 107, 121]
+        assert t.state(f.paid) == {}
+
+
+@BOTH
 async def test_it_does_not_matter_which_of_the_two_comes_first(plain: bool) -> None:
     f = Flow(within=("2s", "5s"), lateness="20s")
     async with FlowTest(f.flow, Settings(plain=plain)) as t:
@@ -397,6 +438,11 @@ def test_what_cannot_be_joined_is_refused_when_the_graph_is_built() -> None:
         wrong.join(f.by_payment, within="5s", window=sf.tumbling("5s"), name="x")
     with pytest.raises(DefinitionError, match="how='full'"):
         wrong.join(f.by_payment, within="5s", how="full", name="x")
+    for within in (("5s", "-6s"), ("-6s", "5s"), "-1s"):
+        with pytest.raises(DefinitionError, match="ends before it begins"):
+            wrong.join(f.by_payment, within=within, name="x")
+    with pytest.raises(DefinitionError, match="is no interval"):
+        wrong.join(f.by_payment, within=("5s", "6s", "7s"), name="x")
     with pytest.raises(DefinitionError, match="windows that are session"):
         wrong.join(f.by_payment, window=sf.session("5s"), name="x")
     unkeyed: Any = f.orders
