@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
+from streamflow.batch import TIME_MIN
 from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, span
 
 L = TypeVar("L")
@@ -97,7 +98,7 @@ class Told(Held[L, R], Generic[L, R], omit_defaults=True):
 class Placed(Held[L, R], Generic[L, R], omit_defaults=True):
     """One of a window join: the end of the first window that it counts in, where it was late for those before."""
 
-    since_us: int = 0
+    since_us: int = TIME_MIN
 
 
 class Dated(Held[L, R], Generic[L, R], omit_defaults=True):

@@ -295,6 +295,20 @@ async def test_a_window_that_all_records_of_a_key_are_late_for_gives_nothing(pla
         assert [row for row in in_windows(t.out(f.paid)) if row[0] == "a"] == [("a", 24, 27, None), ("a", 27, 27, None)]
 
 
+@BOTH
+@pytest.mark.parametrize("window", [sf.tumbling("10s")], ids=str)
+async def test_windows_before_1970_are_windows_too(window: Any, plain: bool) -> None:
+    f = Flow(window=window, how="left")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", -BASE - 100), Order("b", -BASE - 98))
+        await t.send(f.payments, Payment("a", -BASE - 99))
+        await t.advance("31s")
+        assert [(row.key, *short([row.value])[0]) for row in t.out(f.paid)] == [
+            ("a", -BASE - 100, -BASE - 99),
+            ("b", -BASE - 98, None),
+        ]
+
+
 async def test_windows_that_follow_the_calendar() -> None:
     f = Flow(window=DAYS)
     async with FlowTest(f.flow) as t:
