@@ -13,7 +13,7 @@ from streamflow.flow.tables import Table, join_table
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.join_kinds import PRESERVED, AsOf, Interval, JoinKind, held_type
-from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, WindowKind
+from streamflow.operators.window_kinds import Calendar, Session, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
 from streamflow.policy import Policy
 
@@ -139,7 +139,7 @@ class JoinVerbs(Generic[K, L]):
             within: How far apart in event time two records may be, both ends included; ``("5m", "15m")``: the right
                 one up to 5 minutes before and up to 15 minutes after the left one; ``("10m", "-5m")``: 10 to 5 minutes
                 before it, ``("-5m", "15m")``: 5 to 15 minutes after it.
-            window: Instead: `tumbling` or `sliding` windows, in which records are joined.
+            window: Instead: `tumbling`, `sliding` or `session` windows, in which records are joined.
             how: "inner" gives pairs only; "left", "right" and "outer" also give the records of that side, or of
                 both, that nothing matched, with None for the other.
             **options: ``name`` and more: see `JoinOptions`.
@@ -217,10 +217,10 @@ def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
         )
     if window is None:
         return _interval(within)
-    if not isinstance(window, Tumbling | Calendar | Sliding):
+    if not isinstance(window, Tumbling | Calendar | Sliding | Session):
         raise DefinitionError(
             f"records cannot be joined in windows that are {window}",
-            hint="Join them in tumbling or sliding windows, or within= a time of each other.",
+            hint="Join them in tumbling, sliding or session windows, or within= a time of each other.",
         )
     return window
 

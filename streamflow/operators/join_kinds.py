@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 import msgspec
 
 from streamflow.batch import TIME_MIN
-from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, span
+from streamflow.operators.window_kinds import Calendar, Session, Sliding, Tumbling, span
 
 L = TypeVar("L")
 R = TypeVar("R")
@@ -79,7 +79,7 @@ class AsOf:
         return time_us + 1
 
 
-JoinKind = Interval | AsOf | Tumbling | Calendar | Sliding
+JoinKind = Interval | AsOf | Tumbling | Calendar | Sliding | Session
 
 
 class Held(msgspec.Struct, Generic[L, R], omit_defaults=True):

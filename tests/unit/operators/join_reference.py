@@ -94,3 +94,34 @@ def in_windows(
         elif rights and RIGHT in KEPT[how]:
             rows += [(key, start, end, None, right) for right in rights]
     return rows, late
+
+
+def in_sessions(
+    records: Sequence[Record], lateness: int, gap: int, how: str
+) -> tuple[list[PairInWindow], list[list[int]]]:
+    """A session join: what it gives, by (end, key, left, right), and the numbers of the late records of each side."""
+    late: list[list[int]] = [[], []]
+    held: dict[str, list[tuple[int, int, Record]]] = defaultdict(list)
+    for at, (record, mark) in enumerate(marks(records, lateness)):
+        if record.at < mark:
+            late[record.side].append(record.number)
+        else:
+            held[record.key].append((record.at, at, record))
+    sessions: list[list[Record]] = []
+    for one_key in held.values():
+        before: int | None = None
+        for at, _, record in sorted(one_key, key=lambda found: found[:2]):
+            if before is None or at - before > gap:
+                sessions.append([])
+            sessions[-1].append(record)
+            before = at
+    rows: list[PairInWindow] = []
+    for session in sorted(sessions, key=lambda session: (session[-1].at, session[0].key)):
+        bounds = session[0].key, session[0].at, session[-1].at + gap
+        lefts, rights = ([one.number for one in session if one.side == side] for side in (LEFT, RIGHT))
+        if not rights and LEFT in KEPT[how]:
+            rows += [(*bounds, left, None) for left in lefts]
+        if not lefts and RIGHT in KEPT[how]:
+            rows += [(*bounds, None, right) for right in rights]
+        rows += [(*bounds, left, right) for left in lefts for right in rights]
+    return rows, late

@@ -296,7 +296,42 @@ async def test_a_window_that_all_records_of_a_key_are_late_for_gives_nothing(pla
 
 
 @BOTH
-@pytest.mark.parametrize("window", [sf.tumbling("10s")], ids=str)
+async def test_a_session_is_what_both_sides_make_together(plain: bool) -> None:
+    f = Flow(window=sf.session("5s"), how="outer", lateness="10s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", 20), Order("a", 10))
+        await t.send(f.payments, Payment("a", 15), Payment("a", 26))  # 10, 15 and 20 are no more than 5 s apart
+        await t.crash()
+        await t.send(f.payments, Payment("b", 35.001))
+        assert t.out(f.paid) == []
+        await t.send(f.orders, Order("c", 36))  # the watermark is at 25.001
+        assert in_windows(t.out(f.paid)) == [("a", 10, 10, 15), ("a", 10, 20, 15)]
+        await t.send(f.orders, Order("late", 25.5))  # behind its watermark, though a session of it would be open
+        assert [order.id for order in t.out(f.paid.late.left)] == ["late"]
+        assert t.state(f.paid).keys() == {"a", "b", "c"}
+        await t.advance("31s")
+        assert in_windows(t.out(f.paid))[2:] == [
+            ("a", 26, None, 26),
+            ("b", 35, None, 35.001),
+            ("c", 36, 36, None),
+        ]
+        assert [row.end.timestamp() - BASE for row in t.out(f.paid)] == pytest.approx([25, 25, 31, 40.001, 41])
+        assert t.state(f.paid) == {}
+
+
+@BOTH
+async def test_a_record_between_two_sessions_makes_them_one(plain: bool) -> None:
+    f = Flow(window=sf.session("5s"), lateness="60s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", 10), Order("a", 20), Order("a", 26))
+        await t.crash()
+        await t.send(f.payments, Payment("a", 15))
+        await t.advance("31s")
+        assert in_windows(t.out(f.paid)) == [("a", 10, 10, 15), ("a", 10, 20, 15)]
+
+
+@BOTH
+@pytest.mark.parametrize("window", [sf.tumbling("10s"), sf.session("5s")], ids=str)
 async def test_windows_before_1970_are_windows_too(window: Any, plain: bool) -> None:
     f = Flow(window=window, how="left")
     async with FlowTest(f.flow, Settings(plain=plain)) as t:
@@ -457,8 +492,8 @@ def test_what_cannot_be_joined_is_refused_when_the_graph_is_built() -> None:
             wrong.join(f.by_payment, within=within, name="x")
     with pytest.raises(DefinitionError, match="is no interval"):
         wrong.join(f.by_payment, within=("5s", "6s", "7s"), name="x")
-    with pytest.raises(DefinitionError, match="windows that are session"):
-        wrong.join(f.by_payment, window=sf.session("5s"), name="x")
+    with pytest.raises(DefinitionError, match="windows that are 5 records every 5"):
+        wrong.join(f.by_payment, window=sf.count_window(5), name="x")
     unkeyed: Any = f.orders
     unchecked: Any = f.by_order
     with pytest.raises(DefinitionError, match="a join takes no max_key=") as caught:

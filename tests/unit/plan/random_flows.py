@@ -222,9 +222,9 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) 
 def joined_by(left: Any, right: Any, pick: Pick, options: dict[str, Any]) -> Any:
     """A join of two streams of integers, of some kind."""
     how = ("inner", "left", "right", "outer")[pick(4)]
-    windows = (sf.tumbling("4ms"), sf.sliding("6ms", "2ms"))
+    windows = (sf.tumbling("4ms"), sf.sliding("6ms", "2ms"), sf.session("2ms"))
     within = ("3ms", ("0ms", "2ms"), ("4ms", "-1ms"), ("-1ms", "2ms"))
-    kind = pick(6)
+    kind = pick(7)
     if kind < 4:
         return left.join(right, within=within[kind], how=how, **options)
     return left.join(right, window=windows[kind - 4], how=how, **options)
