@@ -31,7 +31,7 @@ from streamflow.operators.joins import LEFT, RIGHT, Join
 from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.stateful import Fold, Process, all_of
 from streamflow.operators.step_clock import SideClocks, StepClock
-from streamflow.operators.tables import Changelog
+from streamflow.operators.tables import Changelog, Find
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
@@ -164,7 +164,7 @@ class BoundStage:
         """Names that the loop uses for one step, without the step's number."""
         names: dict[str, Any] = {"f": step.function}
         if step.options.get("context"):
-            names["c"] = Context(self.graph.flow, step.name)
+            names["c"] = Context(self.graph.flow, step.name, tables=self.finds(step))
         match step.kind:
             case "branch":
                 predicates = step.options["predicates"]
@@ -191,12 +191,16 @@ class BoundStage:
                 log = self.changelogs[step.id] = Changelog(step, self._table(step))
                 names |= {"take": log.take, "attempt": log.attempt, "told": log.told}
             case "lookup":
-                names["find"] = self.changelogs[step.reads[0]].find
+                (names["find"],) = self.finds(step).values()
             case "broadcast":
                 names |= {"pairs": partial(self.changelogs[step.reads[0]].pairs, step), "all": all_of}
             case "join":
                 names |= self._bind_join(step)
         return names
+
+    def finds(self, step: Step) -> Mapping[str, Find]:
+        """How a step looks up the tables that it names, by their ids."""
+        return {table: self.changelogs[table].find for table in step.reads}
 
     def _table(self, step: Step) -> Table[Any]:
         spec: StateSpec = step.options["state"]

@@ -111,7 +111,7 @@ class Intake:
             self._wakeup.set()
 
     def preload(self, pushes: Sequence[Pushed]) -> None:
-        """Hands in what enters before any record of a source."""
+        """Hands in what enters before any record of a source, and before time brings anything about."""
         self._pushes.extend(pushes)
         self._preloads += len(pushes)
 
@@ -190,7 +190,7 @@ class Intake:
 
     def _just_ended(self) -> list[str]:
         """Timed sources that have ended since the last number."""
-        if self._times is None or self._stopping:
+        if self._times is None or self._stopping or self._preloads:
             return []
         return [
             pump.name
@@ -200,7 +200,7 @@ class Intake:
 
     def _got_further(self) -> list[tuple[Any, ...]]:
         """Which orders have got further than the last number said: their index and their horizon."""
-        if self._stopping:
+        if self._stopping or self._preloads:
             return []
         for order in self._orders:
             order.look()
@@ -255,7 +255,7 @@ class Intake:
 
     def _may_fire(self) -> bool:
         if not self._fires:
-            caught_up = all(pump.caught_up() for pump in self.pumps)
+            caught_up = not self._preloads and all(pump.caught_up() for pump in self.pumps)
             self._fires = caught_up and not any(order.ready for order in self._orders)
         return self._fires
 
@@ -293,8 +293,10 @@ class Intake:
                 self._pacer.pending()
             self._acted_ms = self._now_ms
         rows = self._nothing_taken()
-        silent, self._silent = self._silent, []
-        self._turn(silent, ())
+        silent: list[tuple[str, Partition]] = []
+        if not self._preloads:
+            silent, self._silent = self._silent, []
+            self._turn(silent, ())
         if take:
             loading = self._preloads > 0
             if not loading:

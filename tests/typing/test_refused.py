@@ -53,6 +53,7 @@ def wrong(flow: sf.Flow) -> None:
     @keyed.process(state=Account)
     def accounts(ctx: sf.Context[str, Account], order: Order) -> list[str]:
         ctx.emit(sf.Output("side", int), "text")  # type: ignore[misc]
+        ctx.lookup(table, order.user)  # type: ignore[misc]
         return [order.user]
 
     @accounts.on_timer("t")  # type: ignore[arg-type]

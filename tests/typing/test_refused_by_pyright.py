@@ -57,6 +57,7 @@ def wrong(flow: sf.Flow) -> None:
     @keyed.process(state=Account)
     def accounts(ctx: sf.Context[str, Account], order: Order) -> list[str]:
         ctx.emit(sf.Output("side", int), "text")  # pyright: ignore[reportArgumentType]
+        ctx.lookup(table, order.user)  # pyright: ignore[reportArgumentType]
         return [order.user]
 
     @accounts.on_timer("t")  # pyright: ignore[reportArgumentType]
