@@ -17,7 +17,7 @@ import msgspec
 
 from streamflow.codecs import Codec
 from streamflow.errors import DefinitionError
-from streamflow.keys import canonical
+from streamflow.operators.identity import identity
 
 T = TypeVar("T")
 A = TypeVar("A")
@@ -215,10 +215,16 @@ def collect(of: Callable[[T], N] | None = None, *, kind: type[N] | None = None) 
 
 
 def distinct(of: Callable[[T], Hashable]) -> Aggregator[T, dict[str, int], int]:
-    """The exact number of different values that ``of`` gives, of types that keys may have; it keeps each of them."""
+    """The exact number of different values that ``of`` gives; it keeps each of them.
+
+    Equal numbers are one value, whether int, float or Decimal; True and False are no numbers, and None is a value.
+
+    Args:
+        of: Gives text, a number, bool, None, bytes, UUID, a date, an Enum, or a tuple of them.
+    """
 
     def add(seen: dict[str, int], record: T) -> dict[str, int]:
-        seen[canonical(of(record)).decode()] = 1
+        seen[identity(of(record))] = 1
         return seen
 
     def merge(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
