@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from streamflow.errors import MissingExtraError
-from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.identity import identity
 
 T = TypeVar("T")

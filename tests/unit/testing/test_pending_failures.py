@@ -11,6 +11,7 @@ import pytest
 
 import streamflow as sf
 from streamflow.errors import EncodeError
+from streamflow.testing.harness import FlowTest
 
 PLACE = r"source 'in', the record before position 1, key 'k'"
 
@@ -25,11 +26,11 @@ def _process(numbers: sf.Stream[int]) -> sf.Stream[Any]:
 
 
 def _aggregate(numbers: sf.Stream[int]) -> sf.Stream[Any]:
-    return numbers.key_by(lambda n: "k").agg(sf.last(lambda n: (n,)), name="keeps")
+    return numbers.key_by(lambda n: "k").agg(sf.last(lambda n: [(n,)]), name="keeps")
 
 
 def _window(numbers: sf.Stream[int]) -> sf.Stream[Any]:
-    return numbers.key_by(lambda n: "k").window(sf.tumbling("1m")).agg(sf.last(lambda n: (n,)), name="keeps")
+    return numbers.key_by(lambda n: "k").window(sf.tumbling("1m")).agg(sf.last(lambda n: [(n,)]), name="keeps")
 
 
 def _join(numbers: sf.Stream[int]) -> sf.Stream[Any]:
@@ -58,7 +59,7 @@ async def test_it_is_told_by_the_end_of_a_test_wherever_the_flow_is_by_then() ->
         flow = sf.Flow("unsettled")
         numbers = flow.source(sf.MemoryTopic("in", value=int))
         _process(numbers)
-        test = flow.test()
+        test = FlowTest(flow)
         await test.__aenter__()
         await test.send(numbers, 1, settle=False)
         for _ in range(turns):
