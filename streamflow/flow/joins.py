@@ -8,7 +8,7 @@ from streamflow.clock import Duration, duration_ms, signed_ms
 from streamflow.codecs import JsonCodec, type_name
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import check_bound
+from streamflow.flow.state import TYPES_HINT, check_bound
 from streamflow.flow.tables import Table, join_table
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
@@ -254,6 +254,7 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
         codec=codec,
         sub_type=tuple[int, int, int],
         keys_max=check_bound("max_keys", options.get("max_keys")),
+        hint=TYPES_HINT,
     )
     step: Step = left._flow._builder.add(
         "join",

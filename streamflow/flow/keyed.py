@@ -13,11 +13,11 @@ from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.keyed_mapping import KeyedMappingVerbs
 from streamflow.flow.ordering import Order
-from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
+from streamflow.flow.state import AGG_HINT, OF_HINT, ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
 from streamflow.flow.tables import Tables, TableVerbs, named_tables
 from streamflow.graph import OnError, Port, Step
-from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.context import Output
 from streamflow.operators.sketches import SketchCodec
@@ -134,7 +134,8 @@ class KeyedStream(
         """
         build.check_function("reduce", function)
         kind = of if of is not None else build.returns(function) or self._type
-        spec = StateSpec("value", Any if kind is None else kind, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("value", Any if kind is None else kind, keys_max=keys_max, hint=OF_HINT)
         step_name = build.stable_name("reduce", function, name)
         return self._fold("reduce", step_name, function, spec, on_error)  # type: ignore[no-any-return]
 
@@ -226,9 +227,10 @@ class KeyedStream(
         """
         from streamflow.flow.windows import one_of
 
-        found = one_of(one, named)
+        found = one_of(one, named, self._type)
         codec = SketchCodec(found.type) if found.codec is not None else None
-        spec = StateSpec("value", found.type, found.init, codec=codec, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("value", found.type, found.init, codec=codec, keys_max=keys_max, hint=AGG_HINT)
         return self._fold("aggregate", name, found.add, spec, on_error, result=found.result)
 
     def window(

@@ -16,7 +16,7 @@ from streamflow.connect.static import RowCodec, StaticRows
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import is_async
-from streamflow.flow.state import check_bound
+from streamflow.flow.state import OF_HINT, check_bound
 from streamflow.graph import SOURCE, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.tables import Change, TableHandle
@@ -122,6 +122,7 @@ class TableVerbs(Generic[K, T]):
             Any if kind is None else kind,
             ttl_ms=None if ttl is None else duration_ms(ttl),
             keys_max=check_bound("max_keys", max_keys),
+            hint=OF_HINT,
         )
         codec_for(spec.type)
         return _table(self._flow, self._port, name, spec, self._key_type, on_error)

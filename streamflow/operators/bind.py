@@ -63,6 +63,7 @@ class StateSpec:
         keys_max: Most keys; a record of one more is an error of the step.
         items_max: Most items that a map or list may hold for one key.
         form: The class of its table.
+        hint: What to do about a value that cannot be stored, where that is not the value's own fault.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class StateSpec:
     keys_max: int | None = None
     items_max: int | None = None
     form: type[Table[Any]] = Table
+    hint: str = ""
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
@@ -87,6 +89,7 @@ class StateSpec:
         table.sub_check.declared = self.sub_type
         table.bound = None if self.keys_max is None else KeyBound(name, self.keys_max)
         table.items_max = self.items_max
+        table.hint = self.hint or table.hint
         return table
 
 
