@@ -17,9 +17,9 @@ from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.cut import Pushed
-from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
+from streamflow.runtime.requeue import revived
 from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.store import Store, StoredLetter
@@ -142,22 +142,25 @@ class Running:
         """The records that ``on_error=sf.dead_letter`` put aside, oldest first, as of the last commit."""
         return await self._store().dead_letters()
 
-    async def requeue(self, letter: int, *, payload: bytes | None = None) -> int:
+    async def requeue(self, letter: int, *, payload: bytes | None = None, everywhere: bool = False) -> int:
         """Takes a dead letter's record in again; returns its epoch once that is durable, and the letter gone.
 
         Args:
             letter: Its number.
             payload: What to take in instead of the bytes that the letter holds.
+            everywhere: Take it in although the record then also does again what had been done with it: on the paths
+                beside the step that refused it, and in the steps before that.
 
         Raises:
-            StateError: There is no such letter, or it is being taken in already.
-            StepError: It cannot be decoded.
+            StateError: There is no such letter, it is being taken in already, it is no record of a source, or it
+                would do more than is missing.
+            StepError: It cannot be decoded, or has no event time that can be used.
         """
         found = await self._store().dead_letters([letter])
         self._check_letter(letter, there=bool(found))
-        graph = self.engine.job.plan.graph
+        job = self.engine.job
         data = found[0].letter.payload if payload is None else payload
-        push = await revived(graph, letter, found[0].letter.source, data)
+        push = await revived(job.plan.graph, found[0], data, job.clock.now_ms(), everywhere=everywhere)
         self._supervisor.push(push)
         return await push.done
 
