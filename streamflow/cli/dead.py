@@ -234,22 +234,17 @@ def _requeued(flow: Flow, ids: Sequence[int], fix: str | None, *, everywhere: bo
 
     from streamflow.cli.failing import UsageError
     from streamflow.cli.target import load_function
+    from streamflow.errors import StepError
+    from streamflow.runtime.requeue import fixed
 
     change: Callable[[bytes], Any] | None = None if fix is None else load_function(fix)
     found = {}
     letters = _letters(flow, ids)
     for one in letters:
-        payload = one.letter.payload
-        if change is not None:
-            try:
-                payload = change(payload)
-            except Exception as error:
-                raise UsageError(
-                    f"{fix} raised {type(error).__name__} for dead letter {one.id}: {error}", hint="Mend it."
-                ) from error
-            if not isinstance(payload, bytes):
-                raise UsageError(f"{fix} gave {payload!r:.60} for dead letter {one.id}", hint="It must give bytes.")
-        found[one.id] = payload
+        try:
+            found[one.id] = one.letter.payload if change is None else fixed(one, change)
+        except StepError as error:
+            raise UsageError(f"--fix {fix}: {error.message}", hint=error.hint) from error
     asyncio.run(_try_to_revive(flow, letters, found, everywhere=everywhere))
     for id in ids:
         found.setdefault(id, b"")  # the store says that there is no such letter

@@ -159,7 +159,7 @@ def row_headers(options: SinkOptions, records: Fragment) -> Sequence[Headers | N
         TypeError: ``headers=`` gave something else than a mapping.
     """
     given = None if options.headers is None else [_mapping(options.headers(value)) for value in records.values]
-    if records.origins is None:
+    if records.origins is None or not records.batch.traced:
         return given
     found = [carried(records.batch.headers(origin)) for origin in records.origins]
     if given is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streamflow.batch import DeadLetter, SourceBatch
@@ -70,6 +70,24 @@ async def revived(
     _check_time(source, found.id, value, payload, letter.timestamp_ms, now_ms)
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     return Pushed(source.name, value, payload, done, found.id, again, envelope)
+
+
+def fixed(found: StoredLetter, fix: Callable[[bytes], bytes]) -> bytes:
+    """What a function makes of a dead letter's bytes.
+
+    Raises:
+        StepError: It raises, or gives something else than bytes.
+    """
+    name = getattr(fix, "__qualname__", repr(fix))
+    try:
+        made: object = fix(found.letter.payload)
+    except Exception as error:
+        said = f"{name} raised {type(error).__name__} for dead letter {found.id}: {error}"
+        raise StepError(said, step=found.letter.name, hint="Mend the function; nothing was requeued.") from error
+    if not isinstance(made, bytes):
+        said = f"{name} gave {made!r:.60} for dead letter {found.id}"
+        raise StepError(said, step=found.letter.name, hint="It must give bytes.")
+    return made
 
 
 def _who(letter: DeadLetter) -> str:

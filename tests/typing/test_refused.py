@@ -62,6 +62,7 @@ def wrong(flow: sf.Flow) -> None:
 
 async def wrong_host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str, Account, str]) -> None:
     await run.push(orders, "text")  # type: ignore[misc]
+    await run.requeue(17, fix=str.strip)  # type: ignore[arg-type]
     await run.table(accounts).get(1)  # type: ignore[arg-type]
 
 

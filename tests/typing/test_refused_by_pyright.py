@@ -66,6 +66,7 @@ def wrong(flow: sf.Flow) -> None:
 
 async def wrong_host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str, Account, str]) -> None:
     await run.push(orders, "text")  # pyright: ignore[reportArgumentType]
+    await run.requeue(17, fix=str.strip)  # pyright: ignore[reportArgumentType]
     await run.table(accounts).get(1)  # pyright: ignore[reportArgumentType]
 
 

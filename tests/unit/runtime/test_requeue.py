@@ -36,7 +36,7 @@ class Picky:
         return value
 
 
-async def letters_of(run: sf.Running, count: int, above: int = 0) -> Sequence[sf.StoredLetter]:
+async def letters_of(run: sf.Running, count: int, above: int = -1) -> Sequence[sf.StoredLetter]:
     """So many letters, of epochs behind this one."""
     for _ in range(2000):
         found = [letter for letter in await run.dead_letters() if letter.epoch > above]
@@ -171,7 +171,9 @@ async def test_a_record_without_an_event_time_is_refused_by_name(tmp_path, fault
     async with flow.running() as run:
         source.send(-1 if fault == "raises" else NOON_MS * 2)
         (found,) = await letters_of(run, 1)
-        with pytest.raises(StepError, match=f"dead letter {found.id} of source 'in' has no event time that can be") as no:
+        with pytest.raises(
+            StepError, match=f"dead letter {found.id} of source 'in' has no event time that can be"
+        ) as no:
             await run.requeue(found.id)
         assert ("LookupError: no time" if fault == "raises" else "ahead of the clock") in no.value.message
         assert "--fix" in no.value.hint

@@ -244,7 +244,7 @@ def test_a_trial_that_is_given_up_leaves_its_place_to_another():
 async def test_a_call_that_ends_well_behind_the_failures_of_others_does_not_close_the_circuit(tmp_path):
     source, sink = topics()
     flow = flow_in(tmp_path)
-    client = flow.resource(lambda: object(), name="c", breaker=sf.circuit_breaker(failures=3, reset="30s"))
+    client = flow.resource(object, name="c", breaker=sf.circuit_breaker(failures=3, reset="30s"))
     gate = asyncio.Event()
     ended: list[int] = []
 
@@ -274,7 +274,7 @@ async def test_a_call_that_ends_well_behind_the_failures_of_others_does_not_clos
 async def test_a_call_over_its_time_limit_is_a_failure_and_one_that_is_cancelled_otherwise_is_not(tmp_path, limit):
     source, sink = topics()
     flow = flow_in(tmp_path)
-    client = flow.resource(lambda: object(), name="c", breaker=sf.circuit_breaker(failures=1, reset="30s"))
+    client = flow.resource(object, name="c", breaker=sf.circuit_breaker(failures=1, reset="30s"))
     cancelled = 0
 
     async def hang(v: int) -> int:
