@@ -297,6 +297,7 @@ class DeadLetter:
         key: The broker's key.
         headers: The broker's headers.
         payload: The record's bytes; its JSON where the source has no codec.
+        timestamp_ms: The broker's time, in milliseconds since the epoch.
     """
 
     kind: str
@@ -310,6 +311,7 @@ class DeadLetter:
     key: bytes | None = None
     headers: Headers | None = None
     payload: bytes = b""
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

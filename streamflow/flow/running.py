@@ -18,9 +18,9 @@ from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.cut import Pushed
-from streamflow.runtime.dead import fixed, revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
+from streamflow.runtime.requeue import fixed, revived
 from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.store import Store, StoredLetter
@@ -145,7 +145,12 @@ class Running:
         return await self._store().dead_letters()
 
     async def requeue(
-        self, letter: int, *, payload: bytes | None = None, fix: Callable[[bytes], bytes] | None = None
+        self,
+        letter: int,
+        *,
+        payload: bytes | None = None,
+        fix: Callable[[bytes], bytes] | None = None,
+        everywhere: bool = False,
     ) -> int:
         """Takes a dead letter's record in again; returns its epoch once that is durable, and the letter gone.
 
@@ -153,11 +158,15 @@ class Running:
             letter: Its number.
             payload: What to take in instead of the bytes that the letter holds.
             fix: Makes of the bytes that the letter holds those to take in.
+            everywhere: Take it in although the record then also does again what had been done with it: on the paths
+                beside the step that refused it, and in the steps before that.
 
         Raises:
             DefinitionError: Both ``payload`` and ``fix`` are given.
-            StateError: There is no such letter, or it is being taken in or dropped already.
-            StepError: ``fix`` raised or gave no bytes, or the record cannot be decoded; the letter stays.
+            StateError: There is no such letter, or it is being taken in or dropped already; it is no record of a
+                source, or would do more than is missing.
+            StepError: ``fix`` raised or gave no bytes, the record cannot be decoded, or has no event time that can be
+                used; the letter stays.
         """
         if payload is not None and fix is not None:
             raise DefinitionError("requeue takes payload= or fix=, not both", hint="Leave one of them out.")
@@ -168,7 +177,8 @@ class Running:
             data = found[0].letter.payload if payload is None else payload
             if fix is not None:
                 data = fixed(found[0], fix)
-            push = await revived(self.engine.job.plan.graph, letter, found[0].letter.source, data)
+            job = self.engine.job
+            push = await revived(job.plan.graph, found[0], data, job.clock.now_ms(), everywhere=everywhere)
             self._supervisor.push(push)
             return await push.done
 

@@ -23,6 +23,9 @@ from streamflow.policy import CallLimits, Retry
 CLOSE_SECONDS: Final = 3.0
 """Calls that are cancelled when the step ends have so long to clean up; the loop's owner hears of what remains."""
 
+TIME_OVER: Final = "the time limit of the step is over"
+"""Why a call is cancelled whose time is over: what it waits for has failed, unlike where it is not wanted any more."""
+
 
 class Call:
     """One call: of a record, or of several for a batch function.
@@ -313,7 +316,7 @@ class Calls:
             if call.begun_at + self._limits.deadline_seconds > now:
                 break
             assert call.task is not None
-            call.task.cancel()
+            call.task.cancel(TIME_OVER)
             self._end(call, None, self._over(call))
         for call in list(self._attempts):
             assert self._limits.timeout_seconds is not None
@@ -322,7 +325,7 @@ class Calls:
             del self._attempts[call]
             call.late = True
             assert call.task is not None
-            call.task.cancel()
+            call.task.cancel(TIME_OVER)
         self._set_alarm(now)
 
     def _over(self, call: Call) -> StepTimeout:

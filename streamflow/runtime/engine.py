@@ -19,7 +19,7 @@ from streamflow.plan import Stage
 from streamflow.runtime.acknowledging import Acknowledging
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.cut import PUSHED, Pushed
-from streamflow.runtime.dead import DeadLetters, requeued
+from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
@@ -33,6 +33,7 @@ from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps, time_orders
+from streamflow.runtime.requeue import requeued
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
 from streamflow.runtime.staging import Staging
@@ -108,7 +109,8 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
-            self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
+            again = await requeued(job.plan.graph, self.checkpoint, self._pushes, job.clock.now_ms())
+            self._pushes = [*again, *self._pushes]
             async with opened(job.resources):
                 try:
                     await self._preload()

@@ -444,7 +444,9 @@ class Intake:
         ready, source = self._stamped_push(push, records), PUSHED
         # its number goes to another record if the process dies before the commit: no identity rests on that
         ready.records = SourceBatch(push.source, [push.payload], ids=[push.id])
-        if push.source in self._places:
+        if push.envelope is not None:
+            source, ready.records = push.source, push.envelope.records(push.payload)
+        elif push.source in self._places:
             source, ready.records = self._places[push.source].place(push.value, push.payload)
         rows.add(source, ready, self._ports[push.source])
 
@@ -452,7 +454,9 @@ class Intake:
         ready = Ready(records, [push.value])
         times = None if self._times is None else self._times.sources.get(push.source)
         if times is not None:
-            own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[self._now_ms])
+            known = push.envelope and push.envelope.timestamp_ms
+            at_ms = self._now_ms if known is None else known
+            own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[at_ms])
             try:
                 ready.times, ready.marks = times.stamp(own, ready.values, self._now_ms)
             except TimeRefused:
