@@ -1,6 +1,7 @@
 """Windows over a moving hour: memory and rows stay those of one hour, however long the flow runs.
 
-Prints both each time an hour of event time is over, and at the end. Records are made as they are read.
+Prints both each time an hour of event time is over, at the end, and when all changes are folded into rows. Records are
+made as they are read.
 """
 
 from __future__ import annotations
@@ -94,14 +95,15 @@ class Made:
 
 @dataclass(frozen=True)
 class Reading:
-    """What was there when so many hours of event time were over."""
+    """What was there when so many hours of event time were over; ``unfolded`` are changes that are not in rows yet."""
 
     hours: float
     seconds: float
     entries: int
     rows: int
-    memory_mib: float
+    unfolded: int
     file_mib: float
+    memory_mib: float
 
 
 class Clock(sf.Instrument):
@@ -115,7 +117,7 @@ class Clock(sf.Instrument):
 
 
 async def measure(load: Load, path: Path, told: Any) -> list[Reading]:
-    """Runs the flow to its end, and reads memory and rows at each hour of event time and behind the last record."""
+    """Runs the flow to its end, and reads memory and rows at each hour of event time, behind the last record, at rest."""
     flow = sf.Flow("moving", state=path)
     records = flow.source(Made(load), time=lambda event: event[1], lateness="2s", idle=None, future_max="3650d")
     keyed = records.key_by(lambda event: event[0])
@@ -127,27 +129,36 @@ async def measure(load: Load, path: Path, told: Any) -> list[Reading]:
     clock, readings, began = Clock(), list[Reading](), time.perf_counter()
     hours = [*range(1, load.hours), load.hours - 0.01]
     async with flow.running(clock) as run:
-        while len(readings) < len(hours):
+
+        async def read() -> Reading:
+            tables = run.engine.tables.values()
+            entries = sum(len(subs) for table in tables for subs in table.index.values())
+            in_file = await asyncio.to_thread(_look, path)
+            return Reading(hours_passed(), time.perf_counter() - began, entries, *in_file, _memory_mib())
+
+        def hours_passed() -> float:
+            return (clock.at_us / 1000 - START_MS) / HOUR_MS
+
+        while len(readings) < len(hours) + 1:
             await asyncio.sleep(0.05)
-            at_hours = (clock.at_us / 1000 - START_MS) / HOUR_MS
-            if at_hours >= hours[len(readings)]:
-                tables = run.engine.tables.values()
-                entries = sum(len(subs) for table in tables for subs in table.index.values())
-                rows, size = await asyncio.to_thread(_look, path)
-                seconds = time.perf_counter() - began
-                readings.append(Reading(at_hours, seconds, entries, rows, _memory_mib(), size))
-                told(readings[-1])
+            at_rest = len(readings) == len(hours)
+            if at_rest or hours_passed() >= hours[len(readings)]:
+                reading = await read()
+                if not at_rest or not reading.unfolded:
+                    readings.append(reading)
+                    told(reading)
     return readings
 
 
-def _look(path: Path) -> tuple[int, float]:
-    """Rows of the file that are folded, and its size with its log."""
+def _look(path: Path) -> tuple[int, int, float]:
+    """Rows of the file that are folded, changes that are not, and its size with its log."""
     connection = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
     try:
         ((rows,),) = connection.execute("SELECT count(*) FROM state")
+        ((unfolded,),) = connection.execute("SELECT count(*) FROM state_delta")
     finally:
         connection.close()
-    return rows, sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*")) / 2**20
+    return rows, unfolded, sum(each.stat().st_size for each in path.parent.glob(f"{path.name}*")) / 2**20
 
 
 def _memory_mib() -> float:

@@ -11,15 +11,15 @@ from benchmarks.bounded_state import Load, measure
 LOAD = Load(records=150_000, keys=1_500, hours=5)
 
 
-@pytest.mark.long
 @pytest.mark.timeout(180)
 async def test_state_is_that_of_one_hour_however_long_the_flow_runs(tmp_path: Path) -> None:
-    readings = await measure(LOAD, tmp_path / "moving.db", lambda reading: None)
-    assert len(readings) == LOAD.hours
+    *running, resting = await measure(LOAD, tmp_path / "moving.db", lambda reading: None)
+    assert len(running) == LOAD.hours
     # six closed panes, the open one, and a session for each key
     most = 8 * LOAD.keys
-    for reading in readings:
+    for reading in running:
         assert 6 * LOAD.keys <= reading.entries <= most, reading
-    last = readings[-1]
-    assert 4 * LOAD.keys <= last.rows <= most, "folding keeps pace with what is deleted"
-    assert last.memory_mib < readings[1].memory_mib + 40
+    # under load changes wait to be folded, up to a bound of bytes; what they come to is the rows of one hour
+    assert 6 * LOAD.keys <= resting.rows == resting.entries <= most, resting
+    assert running[-1].memory_mib < running[1].memory_mib + 40
+    assert resting.file_mib < 32
