@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,6 +9,7 @@ from itertools import pairwise
 from streamflow.errors import Unavailable
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import Case
+from tests.golden.playing import turns
 
 WORK_TURNS = 20
 """Turns of the loop in which a piece of input is read, processed, committed and published, and a few more."""
@@ -28,12 +28,6 @@ def arrive(t: FlowTest, case: Case, payloads: Sequence[bytes]) -> None:
     """Lets records arrive and waits for nothing."""
     for payload in payloads:
         t.topic(case.input.name).send_bytes(payload)
-
-
-async def turns(count: int) -> None:
-    """Lets the event loop turn: the flow gets that far and no further."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def with_three_crashes(t: FlowTest, case: Case, work_turns: int) -> None:
