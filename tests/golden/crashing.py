@@ -9,10 +9,7 @@ from itertools import pairwise
 from streamflow.errors import Unavailable
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import Case
-from tests.golden.playing import turns
-
-WORK_TURNS = 20
-"""Turns of the loop in which a piece of input is read, processed, committed and published, and a few more."""
+from tests.golden.playing import WORK_TURNS, turns
 
 RECONNECTED = "10s"
 """Longer than any wait between two attempts to open a sink."""

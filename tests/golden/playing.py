@@ -24,6 +24,9 @@ from streamflow.testing.harness import FlowTest
 MANY = pytest.param(20, id="20 crashes", marks=pytest.mark.long)
 CRASHES = pytest.mark.parametrize("crashes", [pytest.param(0, id="clean"), pytest.param(3, id="3 crashes"), MANY])
 
+WORK_TURNS = 20
+"""Turns of the loop in which a piece of input is read, processed, committed and published, and a few more."""
+
 Feed = Callable[[FlowTest, int], Awaitable[None]]
 """Feeds a flow all of its input, lets it die so many times on the way, and waits until all is done."""
 
@@ -51,7 +54,8 @@ async def played(
         feed: What happens to it; it must crash exactly as often as it is told to.
         crashes: How often.
         *results: Streams to look at.
-        ordered: Whether the order of records is part of the content. Where sources meet, it is a fact of each run.
+        ordered: Whether the order of records, and of what a dictionary in the state holds, is part of the content.
+            Where sources meet, it is a fact of each run.
     """
     clean = await play(flow, feed, 0, *results, ordered=ordered)
     if not crashes:
@@ -71,24 +75,31 @@ async def play(flow: sf.Flow, feed: Feed, crashes: int, *results: sf.Stream[Any]
 
 
 def _content(flow: sf.Flow, t: FlowTest, rows: Sequence[list[Any]], *, ordered: bool) -> dict[str, str]:
-    found = {f"step {name}": _digest(entries) for name, entries in _stored(t).items()}
-    sinks = [step.name for step in flow.graph().steps if step.kind == SINK]
-    assert found or sinks or rows, "there is nothing to compare"
+    entries, sinks = _stored(t), [step.name for step in flow.graph().steps if step.kind == SINK]
+    assert entries or sinks or rows, "there is nothing to compare"
+    if not ordered:
+        entries = {name: list(map(_in_any_order, found)) for name, found in entries.items()}
+    found = {f"step {name}": _digest(map(msgspec.json.encode, found)) for name, found in entries.items()}
     for name, values in [*((f"sink {name}", t.sink(name)) for name in sinks), *enumerate(rows)]:
         lines = list(map(msgspec.json.encode, values))
-        found[str(name)] = _digest(lines if ordered else sorted(lines))
+        found[f"{name}"] = _digest(lines if ordered else sorted(lines))
     return found
 
 
-def _stored(t: FlowTest) -> dict[str, list[bytes]]:
+def _stored(t: FlowTest) -> dict[str, list[tuple[Any, ...]]]:
     """The entries of each stateful step, as the state file has them after the last commit."""
     connection = sqlite3.connect(f"file:{t.path}?mode=ro", uri=True)
     try:
         steps = connection.execute("SELECT name, id FROM step").fetchall()
         query = ENTRIES.format(step=":step") + "SELECT k, s, v, x FROM entries ORDER BY k, s"
-        return {name: list(map(msgspec.json.encode, connection.execute(query, {"step": step}))) for name, step in steps}
+        return {name: connection.execute(query, {"step": step}).fetchall() for name, step in steps}
     finally:
         connection.close()
+
+
+def _in_any_order(entry: tuple[Any, ...]) -> tuple[Any, ...]:
+    key, sub, value, expires = entry
+    return key, sub, msgspec.json.encode(msgspec.json.decode(value), order="deterministic").decode(), expires
 
 
 def _digest(parts: Iterable[bytes]) -> str:
@@ -111,12 +122,12 @@ async def turns(count: int) -> None:
 async def die(t: FlowTest, piece: int, pieces: int, crashes: int) -> None:
     """Lets a flow die in front of one of so many pieces of its input.
 
-    The crashes lie evenly, each some turns further into the work; where there are few pieces it dies several times in
-    front of one.
+    The crashes lie evenly, each at another turn of the work; where there are few pieces it dies several times in front
+    of one.
     """
     for number in range(crashes):
         if pieces * (number + 1) // (crashes + 1) == piece:
-            await turns(7 * number)
+            await turns(7 * number % WORK_TURNS)
             await t.crash()
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import CASES, EXAMPLE_CASES, Case, rows, rows_in
-from tests.golden.crashing import WORK_TURNS, arrive, feed, with_random_crashes, with_three_crashes
-from tests.golden.playing import played, turns
+from tests.golden.crashing import arrive, feed, with_random_crashes, with_three_crashes
+from tests.golden.playing import WORK_TURNS, played, turns
 
 RECORDS = 3000
 """More than two numbers of the log hold."""

@@ -13,12 +13,11 @@ import streamflow as sf
 from streamflow.testing.harness import FlowTest
 from tests.golden import nexmark_joins, nexmark_queries
 from tests.golden.nexmark import EXPECTED, QUERIES, Auction, Bid, Person, Rows, comparable, printed, read, site
-from tests.golden.playing import CRASHES, played, turns
+from tests.golden.playing import CRASHES, WORK_TURNS, played, turns
 
 TOPICS = {"person": read("person", Person), "auction": read("auction", Auction), "bid": read("bid", Bid)}
 SEEDS = 20
-WORK_TURNS = 20
-"""Turns of the loop in which a piece of input is read, processed and committed, and a few more."""
+"""Ways in which the topics interleave, in a long run."""
 
 
 def shuffled(chance: random.Random) -> list[tuple[str, Any]]:
