@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,9 +9,7 @@ from itertools import pairwise
 from streamflow.errors import Unavailable
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import Case
-
-WORK_TURNS = 20
-"""Turns of the loop in which a piece of input is read, processed, committed and published, and a few more."""
+from tests.golden.playing import WORK_TURNS, turns
 
 RECONNECTED = "10s"
 """Longer than any wait between two attempts to open a sink."""
@@ -28,12 +25,6 @@ def arrive(t: FlowTest, case: Case, payloads: Sequence[bytes]) -> None:
     """Lets records arrive and waits for nothing."""
     for payload in payloads:
         t.topic(case.input.name).send_bytes(payload)
-
-
-async def turns(count: int) -> None:
-    """Lets the event loop turn: the flow gets that far and no further."""
-    for _ in range(count):
-        await asyncio.sleep(0)
 
 
 async def with_three_crashes(t: FlowTest, case: Case, work_turns: int) -> None:

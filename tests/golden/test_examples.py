@@ -4,7 +4,8 @@ import pytest
 
 from streamflow.testing.harness import FlowTest
 from tests.golden.cases import CASES, EXAMPLE_CASES, Case, rows, rows_in
-from tests.golden.crashing import WORK_TURNS, arrive, feed, turns, with_random_crashes, with_three_crashes
+from tests.golden.crashing import arrive, feed, with_random_crashes, with_three_crashes
+from tests.golden.playing import WORK_TURNS, played, turns
 
 RECORDS = 3000
 """More than two numbers of the log hold."""
@@ -20,21 +21,26 @@ def check(t: FlowTest, case: Case) -> None:
 
 @every_case
 async def test_clean(case):
-    async with case.flow.test() as t:
+    async def feed_all(t, _crashes):
         await feed(t, case, case.payloads())
         check(t, case)
         assert len(t.out(case.output)) == len(t.sink(case.sink))
-        assert t.crashes == 0
+
+    await played(case.flow, feed_all, 0, case.output)
 
 
 @every_case
 @pytest.mark.parametrize("work_turns", [0, 7, 8, 12])
 async def test_three_crashes_on_the_way(case, work_turns):
-    async with case.flow.test() as t:
-        await with_three_crashes(t, case, work_turns)
+    async def through_crashes(t, crashes):
+        if crashes:
+            await with_three_crashes(t, case, work_turns)
+            assert t.engine.checkpoint.generation == 4
+        else:
+            await feed(t, case, case.payloads())
         check(t, case)
-        assert t.crashes == 3
-        assert t.engine.checkpoint.generation == 4
+
+    await played(case.flow, through_crashes, 3, case.output)
 
 
 async def test_the_turns_of_the_loop_reach_every_stage_of_the_work():
@@ -58,10 +64,15 @@ async def test_the_turns_of_the_loop_reach_every_stage_of_the_work():
 @every_case
 async def test_twenty_random_crashes_on_the_way(case, long_run, longest_run):
     for seed in range(20 if longest_run else 4 if long_run else 1):
-        async with case.flow.test() as t:
-            await with_random_crashes(t, case, 20, seed)
+
+        async def through_crashes(t, crashes, seed=seed):
+            if crashes:
+                await with_random_crashes(t, case, crashes, seed)
+            else:
+                await feed(t, case, case.payloads())
             check(t, case)
-            assert t.crashes == 20, f"seed {seed}"
+
+        await played(case.flow, through_crashes, 20, case.output)
 
 
 @every_example

@@ -9,20 +9,11 @@ import pytest
 
 import streamflow as sf
 from streamflow.testing.harness import FlowTest
-from tests.golden.test_window_cases import CARS, KAFKA, arroyo, fed, same, written
-
-CRASHES = pytest.mark.parametrize(
-    "crashes",
-    [pytest.param(0, id="clean"), pytest.param(3, id="crashes"), pytest.param(20, id="many", marks=pytest.mark.long)],
-)
-
+from tests.golden.arroyo import CARS, arroyo, driver, same, written
+from tests.golden.kafka_streams import CASES
+from tests.golden.playing import CRASHES, die, fed, played
 
 # -- Arroyo -----------------------------------------------------------------------------------------------------------
-
-
-def _driver(record: Any) -> int:
-    found: int = record["driver_id"]
-    return found
 
 
 def drivers_per_hour() -> tuple[sf.Flow, Any, Any, Any]:
@@ -32,7 +23,7 @@ def drivers_per_hour() -> tuple[sf.Flow, Any, Any, Any]:
     for kind in ("dropoff", "pickup"):
         records = source.filter(lambda record, kind=kind: record["event_type"] == kind, name=kind)
         windows = records.key_by(lambda record: "all", name=f"{kind}-all").window(sf.tumbling("1h"))
-        hours.append(windows.agg(sf.distinct(_driver), name=f"{kind}s"))
+        hours.append(windows.agg(sf.distinct(driver), name=f"{kind}s"))
     return flow, source, *hours
 
 
@@ -73,11 +64,11 @@ def _told(ctx: sf.Context[Any, Any], pair: Any) -> list[Any]:
     ]
 
 
-@pytest.mark.parametrize("crashes", [False, True], ids=["clean", "crashes"])
+@CRASHES
 @pytest.mark.parametrize(("name", "how"), [("testInner", "inner"), ("testLeft", "left"), ("testOuter", "outer")])
-async def test_kafka_streams_joins(name: str, how: Any, crashes: bool) -> None:
+async def test_kafka_streams_joins(name: str, how: Any, crashes: int) -> None:
     """A null is no record for a join there, and no key for one here."""
-    case = KAFKA[name]
+    case = CASES[name]
     flow = sf.Flow("kafka")
     time: Callable[[Any], int] = lambda record: record["time"]  # noqa: E731
     sides = {
@@ -86,18 +77,22 @@ async def test_kafka_streams_joins(name: str, how: Any, crashes: bool) -> None:
     }
     left, right = (stream.key_by(lambda record: record["key"], name=f"{side}-key") for side, stream in sides.items())
     told = left.join(right, within=f"{case['size']}ms", how=how, name="joined").map(_told, name="told")
-    seen = 0
-    async with FlowTest(flow) as t:
-        for (side, key, value, at), rows in zip(case["input"], case["steps"], strict=True):
+    steps = list(zip(case["input"], case["steps"], strict=True))
+
+    async def feed(t: FlowTest, crashes: int) -> None:
+        seen = 0
+        for at, ((side, key, value, at_ms), rows) in enumerate(steps):
+            if key is not None and value is not None:
+                await t.send(sides[side], {"key": key, "value": value, "time": at_ms}, settle=False)
+            await die(t, at, len(steps), crashes)
+            await t.settle()
             if key is None:
                 assert all(row[0] in ("E-null", "null-e") for row in rows)
                 continue
-            if value is not None:
-                await t.send(sides[side], {"key": key, "value": value, "time": at})
             found = t.out(told)
             assert found[seen:] == rows
             seen = len(found)
-            if crashes:
-                await t.crash()
         await t.advance("31s")
         assert len(t.out(told)) == seen > 0
+
+    await played(flow, feed, crashes, told)

@@ -8,9 +8,16 @@ import streamflow as sf
 from examples.market_spread import Market, Order, Quote, Rejected
 from streamflow.testing.harness import FlowTest
 from tests.golden.inputs import GOLDEN, BookQuote, FixishQuoteCodec, frames, opening_book
+from tests.golden.playing import CRASHES, die, played
 
 QUOTES = list(frames(GOLDEN / "market_spread_350-symbols_initial-nbbo-fixish.msg"))
 ORDERS = [Order(number, quote.symbol, 100, 20.0) for number, quote in enumerate(opening_book(), start=1)]
+PIECES = 10
+QUOTES_A_PIECE = len(QUOTES) // PIECES
+ORDER_PIECES = [*(ORDERS[at : at + 2] for at in range(0, 18, 2)), ORDERS[18:]]
+"""The first 15 are for what is too wide."""
+AWAY = range(13, 17)
+"""Pieces during which the sink cannot be reached."""
 
 flow = sf.Flow("market-book")
 book = flow.source(sf.MemoryTopic("book", value=FixishQuoteCodec()))
@@ -53,31 +60,30 @@ def check(t: FlowTest) -> None:
     assert [row.order.symbol for row in found] == [order.symbol for order in ORDERS if order.symbol in too_wide]
 
 
-async def test_clean():
-    async with flow.test() as t:
-        await t.send(book, *opening_book())
-        await t.send(orders, *ORDERS)
-        check(t)
+async def feed_in_pieces(t: FlowTest, crashes: int) -> None:
+    """The whole book, then the orders; where it crashes, its sink is away for a while in the midst of them."""
+    sink = t.topic("rejected")
+    for piece in range(2 * PIECES):
+        if piece < PIECES:
+            for quote in QUOTES[piece * QUOTES_A_PIECE : (piece + 1) * QUOTES_A_PIECE]:
+                t.topic("book").send_bytes(quote)
+        else:
+            if piece == PIECES:
+                await t.settle()
+            sink.unreachable = crashes > 0 and piece in AWAY
+            await t.send(orders, *ORDER_PIECES[piece - PIECES], settle=False)
+        await die(t, piece, 2 * PIECES, crashes)
+        if crashes and piece == AWAY[-1]:
+            await t.settle()
+            assert 0 < len(t.sink("rejected")) < len(t.out(rejected)), "some are committed, and not published"
+    await t.settle()
+    await t.advance("10s")
+    check(t)
 
 
-async def test_three_crashes_on_the_way():
-    async with flow.test() as t:
-        for quote in QUOTES[:200]:
-            t.topic("book").send_bytes(quote)
-        await t.settle()
-        await t.crash()
-        for quote in QUOTES[200:]:
-            t.topic("book").send_bytes(quote)
-        await t.crash()
-        await t.send(orders, *ORDERS[:5])
-        t.topic("rejected").unreachable = True
-        await t.send(orders, *ORDERS[5:])
-        assert 0 < len(t.sink("rejected")) < 15
-        await t.crash()
-        t.topic("rejected").unreachable = False
-        await t.advance("10s")
-        assert t.crashes == 3
-        check(t)
+@CRASHES
+async def test_all_whose_spread_is_too_wide_are_rejected(crashes: int) -> None:
+    await played(flow, feed_in_pieces, crashes, rejected)
 
 
 async def test_a_record_that_is_no_quote_stops_the_flow_with_its_place():
