@@ -10,18 +10,14 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from streamflow.batch import TIME_MIN, Chunk, Fragment, Progress
+from streamflow.batch import Chunk, Fragment, Progress
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink
 from streamflow.connect.memory_source import MemorySource
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.operators import bind, context
-from streamflow.operators.asof_join import AsOfJoin
 from streamflow.operators.context import Context
-from streamflow.operators.interval_join import IntervalJoin
-from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
-from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
 from streamflow.runtime.cut import Cut
 from streamflow.runtime.intake import Intake
@@ -34,7 +30,7 @@ from streamflow.state.content import Total
 from streamflow.state.keyed import MISSING, Table
 from streamflow.state.ledger import Ledger
 from streamflow.state.sqlite import SqliteStore
-from tests.simulation import ordered_mutants
+from tests.simulation import joined_mutants, ordered_mutants
 
 Plant = Callable[[ExitStack], None]
 
@@ -452,48 +448,8 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
     swap(stack, Publisher, "__init__", init)
 
 
-# -- joins -----------------------------------------------------------------------------------------
-
-
-@mutant_in("joins")
-def a_match_noted_in_memory_only(stack: ExitStack) -> None:
-    def match(self: IntervalJoin, side: int, key: Any, waiting: Waiting, start: int, stop: int) -> None:
-        for held in waiting.held[side][start:stop]:
-            held.matched = True
-
-    stack.enter_context(patch.object(IntervalJoin, "_match", match))
-
-
-@mutant_in("joins")
-def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
-    def taker(original: Any) -> Any:
-        def mutated(self: IntervalJoin, side: int) -> Any:
-            take = original(self, side)
-            return lambda key, value, time_us, mark_us: take(key, value, time_us, TIME_MIN)
-
-        return mutated
-
-    swap(stack, IntervalJoin, "taker", taker)
-
-
-@mutant_in("joins")
-def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
-    for form in (IntervalJoin, WindowJoin):
-        stack.enter_context(patch.object(form, "arm", lambda *_: None))
-
-
-@mutant_in("looking-back")
-def what_waits_for_the_watermark_is_forgotten_by_a_restart(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(AsOfJoin, "installed", lambda _: None))
-
-
-@mutant_in("tables")
-def records_do_not_wait_for_static_tables(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(Intake, "preload", Intake.push))
-
-
-for _plant in ordered_mutants.MUTANTS:
-    mutant_in(ordered_mutants.CELL)(_plant)
+for _plant, _cell in (*joined_mutants.MUTANTS, *ordered_mutants.MUTANTS):
+    mutant_in(_cell)(_plant)
 
 EQUIVALENT = frozenset({"first baseline not stored"})
 """What no schedule over memory topics can tell from the right code; the real brokers' tests hold these."""
