@@ -216,7 +216,8 @@ class Source(Connector, Protocol):
     async def read(self) -> SourceBatch | None:
         """Waits for records; returns a batch, or None at the end of a bounded source.
 
-        A batch has records, or moves a position on without any (``resume``).
+        A batch has records, or moves a position on without any (``resume``), or says that its partition is at its end
+        (``last``): a bounded source of several partitions says so of each that ends before the others.
 
         Cancellation-safe: a cancelled call loses nothing.
 

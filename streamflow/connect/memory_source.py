@@ -26,6 +26,7 @@ class MemorySource:
         self._again: list[tuple[PartitionLog, list[int]]] = []
         self._next: dict[Partition, Position] = {}
         self._paused: Set[Partition] = frozenset()
+        self._over: set[Partition] = set()
         self._open = False
 
     async def probe(self) -> Probe:
@@ -47,7 +48,9 @@ class MemorySource:
             if not self._open:
                 raise Unavailable(f"the source on memory topic {self._log.name} is closed")
             self._log.check_reachable()
-            batch = self._take()
+            batch = self._end()
+            if batch is None:
+                batch = self._take()
             if batch is not None:
                 return batch
             if self._log.closed and self._at_end():
@@ -71,6 +74,17 @@ class MemorySource:
         self._acknowledge_again()
         self._open = False
         self._log.wake()
+
+    def _end(self) -> SourceBatch | None:
+        """Says of a partition that it is at its end, once, if others are not."""
+        if not self._log.closed or self._at_end():
+            return None
+        over = (name for name in self._next if name not in self._over and self._is_at_end(name))
+        name = next(over, None)
+        if name is None:
+            return None
+        self._over.add(name)
+        return SourceBatch(name, [], ids=[], last=True) if self._ids else SourceBatch(name, [], [], last=True)
 
     def _take(self) -> SourceBatch | None:
         """Returns records of the first partition that has some; the others go first next time."""
@@ -125,7 +139,10 @@ class MemorySource:
             self._again.clear()
 
     def _at_end(self) -> bool:
-        return all(at.at >= self._log.partitions[name].end for name, at in self._next.items())
+        return all(map(self._is_at_end, self._next))
+
+    def _is_at_end(self, name: Partition) -> bool:
+        return self._next[name].at >= self._log.partitions[name].end
 
 
 def probe_log(log: TopicLog) -> Probe:

@@ -91,6 +91,7 @@ class Pump:
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
         self._uses_ids = self._fruitful = False
+        self._over: set[Partition] = set()
         self._decoding = Decoding(step, ctx.message_bytes_max, self._leave_out)
         self._ahead = 0
         codec = step.options["spec"].codec
@@ -218,6 +219,11 @@ class Pump:
                 self._wake()
                 return
             self._uses_ids = batch.ids is not None
+            if batch.last:
+                self._over.add(batch.partition)
+            if batch.last and not batch.payloads and batch.resume is None:
+                self._wake()
+                continue
             if self._prepare is not None:
                 await self._prepare(batch.payloads)
             self._fruitful = True
@@ -265,6 +271,14 @@ class Pump:
         here = self._taken.get(partition)
         same = source is self.source and not self._holds_back(partition)
         return same and (end is None or (here is not None and here.at >= end.at))
+
+    def at_their_end(self) -> list[Partition]:
+        """Partitions that are still waited for, though all that they will ever give was taken."""
+        times = self.times
+        if times is None or not (self._over or self.ended) or (self.ended and not self._buffer):
+            return []  # of a source that has ended all partitions end with it
+        waited = [at for at in times.latest if at not in times.idle and at != PUSHES]
+        return [at for at in waited if (self.ended or at in self._over) and not self.held(at)]
 
     def _holds_back(self, partition: Partition) -> bool:
         """Whether some of a partition may have been read and not taken, or is not being read."""
@@ -420,6 +434,7 @@ class Pump:
 
     def _drop(self) -> None:
         self._buffer.clear()
+        self._over.clear()  # what was dropped is read again, to its end
         self._records = self._bytes = 0
         self._room.set()
 
