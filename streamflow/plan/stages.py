@@ -56,7 +56,7 @@ class Exit:
         edge: The edge, or None for a sink.
         keyed: Whether rows carry keys.
         encodes: Whether the loop makes frames of the rows.
-        placed: Whether rows that go to a sink carry their origin: it puts aside those that it refuses.
+        placed: Whether rows that go to a sink carry their origin: it puts aside, or names, those that it refuses.
     """
 
     name: str
@@ -197,7 +197,7 @@ def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]
     boundary = any(step.traits.boundary and stage_of[step.id] == index for step in graph.steps)
     for sink in sinks:
         encodes = not boundary and sink.options.get("row_encoder") is not None
-        placed = sink.options["on_error"] is OnError.DEAD_LETTER
+        placed = sink.options["on_error"] is OnError.DEAD_LETTER or sink.options.get("placed", False)
         exits.append(Exit(sink.name, None, sink.keyed and not encodes, encodes, placed))
     return tuple(exits)
 
