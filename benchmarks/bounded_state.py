@@ -117,7 +117,7 @@ class Clock(sf.Instrument):
 
 
 async def measure(load: Load, path: Path, told: Any) -> list[Reading]:
-    """Runs the flow to its end, and reads memory and rows at each hour of event time, behind the last record, at rest."""
+    """Runs the flow to its end; reads memory and rows at each hour of event time, behind the last record, at rest."""
     flow = sf.Flow("moving", state=path)
     records = flow.source(Made(load), time=lambda event: event[1], lateness="2s", idle=None, future_max="3650d")
     keyed = records.key_by(lambda event: event[0])

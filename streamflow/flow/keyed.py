@@ -364,7 +364,8 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
             kind: `tumbling`, `sliding`, `session`, `count_window` or `global_window`.
             emit: "final" gives a result at the close, "updates" the result so far with every record only.
             allowed_lateness: A window that has told takes late records for so long, and tells again with each.
-            early: Gives the result so far besides: at every so many records, or so much event time if records came.
+            early: Gives the result so far besides: at every so many records of a window, or after so much event time
+                from its start if records came; of sliding windows each tells by itself.
         """
         from streamflow.flow.windows import WindowedStream, WindowOptions
 

@@ -18,7 +18,7 @@ from streamflow.operators.aggregators import add_one, aggregator, count, reduce,
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_forms import entry_type
-from streamflow.operators.window_kinds import CountWindow, GlobalWindow, Session, Sliding, Tumbling, WindowKind
+from streamflow.operators.window_kinds import GlobalWindow, Session, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
 from streamflow.state.panes import PaneTable
 
@@ -71,10 +71,10 @@ class WindowOptions:
                 "allowed_lateness= is for windows that go by event time",
                 hint="Wait longer at the source instead: flow.source(..., lateness=...).",
             )
-        if self.early is not None and isinstance(kind, Sliding | CountWindow):
+        if self.early is not None and self.emit == "updates":
             raise DefinitionError(
-                "early= is for tumbling, session and global windows",
-                hint='emit="updates" tells of every record; a sliding window with a smaller every= tells more often.',
+                f'early={self.early!r} beside emit="updates", which tells of every record',
+                hint='Leave out one of them; with emit="final" there is a result at the close.',
             )
         if self.early_records is None and self.early_us is not None and not kind.timed:
             raise DefinitionError(

@@ -48,7 +48,8 @@ class CountWindows(Windows):
         pane.value = aggregator.add(pane.value, value)
         self.table.put(address, panes)
         whole = pane.n == kind.pane and len(panes) == kind.size // kind.pane
-        rows = [self._row(key, panes)] if whole or self.updates else None
+        tells = whole or self.updates or (self.early is not None and sum(each.n for each in panes) % self.early == 0)
+        rows = [self._row(key, panes)] if tells else None
         if whole:
             del panes[: kind.every // kind.pane]
             if not panes:

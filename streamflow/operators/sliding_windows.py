@@ -14,7 +14,7 @@ from streamflow.operators.windows import Fired, Row, Windows
 from streamflow.state.keyed import MISSING
 from streamflow.state.panes import PaneTable
 
-_Pane = tuple[int, int, Any]
+Pane = tuple[int, int, Any]
 """Start of a pane, end of the first window that it counts in, and its sub-key."""
 
 
@@ -52,28 +52,37 @@ class SlidingWindows(Windows):
 
     def take(self, key: Key, value: Any, time_us: Any, mark_us: Any, now_ms: int) -> Sequence[Row] | None:
         assert self.clock is not None
-        kind = self.kind
-        bound = self._bound(mark_us) - self.allowed_us
-        last_end = kind.last_end(time_us)
-        if last_end <= bound:
+        place = self._place(time_us, mark_us)
+        if place is None:
             return self._is_late()
-        pane = kind.pane_of(time_us)
-        first_end = kind.first_end(pane)
-        sub: Any = pane
-        if first_end <= bound:
-            first_end = kind.end_behind(bound)
-            sub = (pane, first_end)
-        address = (key, sub)
-        subs = self.table.index.get(key)
-        # a loop may have left it in its pane, where `open` does not look
-        held = self.table.get(address) if subs is not None and sub in subs else self.open(key, sub)
-        self.table.put(address, self.aggregator.add(held, value))
+        sub, first_end, last_end = place
+        self.table.put((key, sub), self.aggregator.add(self._entry(key, sub), value))
         # windows that have fired tell of every record that comes after
         told_upto = last_end if self.updates else min(last_end, self.clock.at_us)
         if told_upto < first_end:
             return None
         panes = self._panes(key)
-        return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, kind.every_us)]
+        return [(self._result(key, end, panes), end - 1) for end in range(first_end, told_upto + 1, self._every_us)]
+
+    def _place(self, time_us: int, mark_us: int) -> tuple[Any, int, int] | None:
+        """Where a record goes: its pane's sub-key, and the ends of its first and last window; None if it is late."""
+        kind = self.kind
+        bound = self._bound(mark_us) - self.allowed_us
+        last_end = kind.last_end(time_us)
+        if last_end <= bound:
+            return None
+        pane = kind.pane_of(time_us)
+        first_end = kind.first_end(pane)
+        if first_end > bound:
+            return pane, first_end, last_end
+        first_end = kind.end_behind(bound)
+        return (pane, first_end), first_end, last_end
+
+    def _entry(self, key: Key, sub: Any) -> Any:
+        """The entry of a pane, to be changed; a new one if there is none."""
+        subs = self.table.index.get(key)
+        # a loop may have left it in its pane, where `open` does not look
+        return self.table.get((key, sub)) if subs is not None and sub in subs else self.open(key, sub)
 
     def open(self, key: Key, sub: Any) -> Any:
         """The accumulator of a pane that is not at hand; loops call it when they find none."""
@@ -96,7 +105,7 @@ class SlidingWindows(Windows):
             self._arm_next(key, self.clock.at_us, self._panes(key))
         return held
 
-    def _panes(self, key: Key) -> list[_Pane]:
+    def _panes(self, key: Key) -> list[Pane]:
         """A key's panes, in order."""
         subs = self.table.index.get(key, ())
         if not self._parted.get(key):
@@ -108,7 +117,7 @@ class SlidingWindows(Windows):
             del self._parted[key]  # the call that opened one was rolled back
         return found
 
-    def _result(self, key: Key, end_us: int, panes: Sequence[_Pane]) -> Any:
+    def _result(self, key: Key, end_us: int, panes: Sequence[Pane]) -> Any:
         """The result of a window; None where it holds nothing."""
         start_us = end_us - self.kind.size_us
         addresses = [
@@ -116,26 +125,31 @@ class SlidingWindows(Windows):
         ]
         if not addresses:
             return None
-        return self._windowed(key, start_us, end_us, self._merged(map(self.table.peek, addresses)))
+        return self._windowed(key, start_us, end_us, self._merged(map(self._value, addresses)))
+
+    def _value(self, address: Any) -> Any:
+        """The accumulator of a pane."""
+        return self.table.peek(address)
 
     def _look(self, time_us: int, key: Key, sub: Any) -> Fired | None:
         if self._armed.get(key) != time_us:
             return None
         del self._armed[key]
         self._rings.pop(key, None)
-        kind = self.kind
         panes = self._panes(key)
         try:
-            row = None
-            if not self.updates and (time_us - kind.offset_us - kind.size_us) % kind.every_us == 0:
-                row = self._result(key, time_us, panes)
+            row = self._result(key, time_us, panes) if not self.updates and self.kind.ends_at(time_us) else None
         finally:
-            gone = 0
-            while gone < len(panes) and kind.last_end(panes[gone][0]) + self.allowed_us <= time_us:
-                self._delete(key, panes[gone][2])
-                gone += 1
-            self._arm_next(key, time_us, panes[gone:])
-        return None if row is None else (key, row, time_us - 1, (time_us - kind.size_us, time_us))
+            self._go_on(key, time_us, panes)
+        return None if row is None else (key, row, time_us - 1, (time_us - self._size_us, time_us))
+
+    def _go_on(self, key: Key, time_us: int, panes: Sequence[Pane]) -> None:
+        """Deletes what is over at a time, and arms a key for the next."""
+        gone = 0
+        while gone < len(panes) and self.kind.last_end(panes[gone][0]) + self.allowed_us <= time_us:
+            self._delete(key, panes[gone][2])
+            gone += 1
+        self._arm_next(key, time_us, panes[gone:])
 
     def closing(self) -> Iterator[Fired | None]:
         if not self._freezes or self.clock is None or not self.due.is_due(self.clock.at_us):
@@ -209,11 +223,20 @@ class SlidingWindows(Windows):
             if left:
                 self._parted[key] = left
 
-    def _arm_next(self, key: Key, behind_us: int, panes: Sequence[_Pane]) -> None:
-        """Arms a key for the next time behind one at which a window ends that holds something, or a pane is over."""
+    def _arm_next(self, key: Key, behind_us: int, panes: Sequence[Pane]) -> None:
+        """Arms a key for the next time behind one at which there is something to do."""
+        if panes:
+            self._arm(key, self._next_us(key, behind_us, panes))
+
+    def _arm(self, key: Key, due_us: int) -> None:
+        # one that is asked for sooner asks again itself
+        if self._armed.get(key, due_us + 1) > due_us:
+            self._armed[key] = due_us
+            self.due.arm(due_us, key, None)
+
+    def _next_us(self, key: Key, behind_us: int, panes: Sequence[Pane]) -> int:
+        """The next time behind one at which a window ends that holds something, or a pane is over."""
         kind = self.kind
-        if not panes:
-            return
         due_us = kind.last_end(panes[0][0]) + self.allowed_us
         end_behind = kind.end_behind(behind_us)
         for start, first_end, sub in panes:
@@ -224,9 +247,7 @@ class SlidingWindows(Windows):
                 if whole:
                     # of whole panes the earliest counts first; not so of those that count from a later window on
                     break
-        if self._armed.get(key, due_us + 1) > due_us:
-            self._armed[key] = due_us
-            self.due.arm(due_us, key, None)
+        return due_us
 
     def _arm_all(self, key: Key, subs: Sequence[Any]) -> None:
         assert self.clock is not None

@@ -8,6 +8,7 @@ from typing import Any, Final
 from streamflow.graph import Graph, Step
 from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.count_windows import CountPane, CountWindows, GlobalWindows
+from streamflow.operators.early_sliding_windows import CountedPane, EarlySlidingWindows
 from streamflow.operators.session_windows import SessionState, SessionWindows
 from streamflow.operators.sliding_windows import SlidingWindows
 from streamflow.operators.tumbling_windows import Counted, TumblingWindows
@@ -26,7 +27,11 @@ _KINDS: Final[dict[type, type[Windows]]] = {
 
 def windows_of(graph: Graph, step: Step, table: PaneTable[Any]) -> Windows:
     """Makes the running form of a window step."""
-    return _KINDS.get(type(step.options["window"]), GlobalWindows)(graph, step, table)
+    options = step.options
+    tells_early = options["early"] is not None or options["early_us"] is not None
+    if isinstance(options["window"], Sliding) and tells_early:
+        return EarlySlidingWindows(graph, step, table)
+    return _KINDS.get(type(options["window"]), GlobalWindows)(graph, step, table)
 
 
 def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], *, early: bool) -> tuple[Any, Callable[[], Any]]:
@@ -40,5 +45,5 @@ def entry_type(kind: object, aggregator: Aggregator[Any, Any, Any], *, early: bo
     if isinstance(kind, Tumbling | Calendar):
         return (held, init) if not early else (Counted[held], lambda: Counted(0, init()))
     if isinstance(kind, Sliding):
-        return held, init
+        return (held, init) if not early else (CountedPane[held], lambda: CountedPane(0, init()))
     return CountPane[held], lambda: CountPane(0, 0, 0, init())

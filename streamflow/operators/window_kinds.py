@@ -123,6 +123,10 @@ class Sliding:
         """End of the last window that can hold a record of that time."""
         return time_us - (time_us - self.offset_us) % self.every_us + self.size_us
 
+    def ends_at(self, time_us: int) -> bool:
+        """Whether a window ends then."""
+        return (time_us - self.offset_us - self.size_us) % self.every_us == 0
+
     def end_behind(self, time_us: int) -> int:
         """The first end of a window behind a time."""
         past = time_us - self.offset_us - self.size_us

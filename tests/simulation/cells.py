@@ -31,6 +31,7 @@ CELLS: tuple[Cell, ...] = (
     Cell("blind", wired.blind, wired.check_blind, blind=frozenset({"out"})),
     Cell("pushes", wired.pushes, wired.check_pushes, ("a", "b"), pushed="b", queue=True),
     Cell("windows", windowed.windows, windowed.check_windows, adapt=windowed.to_its_end),
+    Cell("early", windowed.early, windowed.check_early, cut_matters=True, adapt=windowed.to_its_end),
     Cell("joins", joined.joins, joined.check_joins, ("a", "b"), cut_matters=True, adapt=windowed.to_its_end),
     Cell("reminders", windowed.reminders, windowed.check_reminders, cut_matters=True, adapt=windowed.to_its_end),
     Cell(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import streamflow as sf
 from streamflow.flow import Flow
 from streamflow.testing.simulation import Schedule
 from tests.simulation.cell import Inputs, Outputs, key, topic
-from tests.unit.operators.window_reference import Found, Record, aligned, sessions
+from tests.unit.operators.window_reference import Found, Record, aligned, counted, sessions
 
 LATENESS = 3
 GAP = 2
@@ -68,6 +69,53 @@ def check_windows(inputs: Inputs, outputs: Outputs) -> None:
 
 def _lists(rows: Found) -> list[list[Any]]:
     return sorted([k, start, end, sorted(numbers)] for k, start, end, numbers in rows)
+
+
+def early() -> Flow:
+    """Windows that tell early: by number in every cut the same, by event time as numbers end."""
+    flow = Flow("early")
+    keyed = _timed(flow).key_by(key)
+    kinds = {
+        "sliding": keyed.window(sf.sliding("10s", "5s"), early=2),
+        "tumbling": keyed.window(sf.tumbling("10s"), early=3),
+        "counts": keyed.window(sf.count_window(6, 4), early=4),
+        "by-time": keyed.window(sf.sliding("10s", "4s"), early="3s"),
+        "again": keyed.window(sf.sliding("10s", "5s"), early="4s", allowed_lateness="8s"),
+    }
+    for name, windows in kinds.items():
+        told = windows.agg(sf.collect(kind=int), name=name)
+        told.map(_row, name=f"a-{name}").to(topic(name, list[Any]))
+    return flow
+
+
+def check_early(inputs: Inputs, outputs: Outputs) -> None:
+    records = _records(inputs["a"])
+    for name, every, n in (("sliding", 5, 2), ("tumbling", 10, 3)):
+        expected = []
+        for k, start, end, numbers in aligned(records, LATENESS, 10, every, 0)[0]:
+            parts = [numbers[:upto] for upto in range(n, len(numbers) + 1, n)]
+            expected += [[k, start, end, sorted(part)] for part in [*parts, numbers]]
+        assert sorted(outputs[name]) == sorted(expected), name
+    found = [[row[0], row[3]] for row in outputs["counts"]]
+    assert sorted(found) == sorted([k, sorted(numbers)] for k, numbers in counted(records, 6, 4, 4))
+    for name, every, allowed in (("by-time", 4, 0), ("again", 5, 8)):
+        final, _ = aligned(records, LATENESS + allowed, 10, every, 0)
+        _check_tellings(outputs[name], final, again=bool(allowed))
+
+
+def _check_tellings(rows: Sequence[Any], final: Found, *, again: bool) -> None:
+    """Of each window something is told that grows, and at last the whole; early nothing twice, but for late records."""
+    by_window: dict[tuple[str, int, int], list[list[int]]] = {}
+    for k, start, end, numbers in rows:
+        by_window.setdefault((k, start, end), []).append(numbers)
+    assert by_window.keys() == {(k, start, end) for k, start, end, _ in final}
+    for k, start, end, numbers in final:
+        told = by_window[k, start, end]
+        assert told[-1] == sorted(numbers), (k, start, end)
+        for before, after in pairwise(told):
+            assert set(before) <= set(after)
+        early = told[:-1] if not again else []
+        assert len(set(map(tuple, early))) == len(early), "nothing is told twice early"
 
 
 def reminders() -> Flow:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from tests.unit.operators.arrivals import EventTime
+
 
 @dataclass(frozen=True)
 class Record:
@@ -34,32 +36,25 @@ def before(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, f
 
 
 def before_silences(
-    events: Sequence[Record | None], lateness: int, partitions: Sequence[str], closes: Callable[[int], float]
+    events: Sequence[Any], lateness: int, partitions: Sequence[str], closes: Callable[[float], float]
 ) -> list[float]:
-    """The same where all partitions fall silent between records, which None stands for.
+    """The same where partitions fall silent and return: up to when windows are closed for each record.
 
-    Then the clock of the step counts too: it goes by the partitions that are not silent, and closes what holds the
-    latest record when all are.
+    Then the clock of the step counts too: it goes by the partitions that are not silent.
 
     Args:
-        events: Records, each in a number of its own.
+        events: Records, each in a number of its own, pauses and deaths.
         lateness: What is waited for.
         partitions: Those that there are.
         closes: From the latest record to when nothing that holds it is open any more.
     """
-    latest = dict.fromkeys(partitions, float("-inf"))
-    silent: set[str] = set()
-    clock, found = float("-inf"), list[float]()
+    time, found = EventTime(partitions, lateness, closes), list[float]()
     for event in events:
-        if event is None:
-            silent = set(partitions)
-            if max(latest.values()) > float("-inf"):
-                clock = max(clock, closes(int(max(latest.values()))))
-            continue
-        found.append(max(clock, latest[event.partition] - lateness))
-        latest[event.partition] = max(latest[event.partition], event.at)
-        silent.discard(event.partition)
-        clock = max(clock, min(at - lateness for name, at in latest.items() if name not in silent))
+        if isinstance(event, Record):
+            found.append(max(time.clock, time.mark(event.partition)))
+            time.heard(event.partition, event.at)
+        else:
+            time.passes(event)
     return found
 
 
@@ -84,8 +79,7 @@ def aligned(
     windows: dict[tuple[int, str, int], list[int]] = defaultdict(list)
     late = []
     for record, mark in before(records, lateness) if marks is None else zip(records, marks, strict=True):
-        starts = [start for start in range(record.at - size + 1, record.at + 1) if (start - offset) % every == 0]
-        taken = [start for start in starts if start + size > mark]
+        taken = [start for start in starts_of(record.at, size, every, offset) if start + size > mark]
         for start in taken:
             windows[start + size, record.key, start].append(record.number)
         if not taken:
@@ -132,6 +126,77 @@ def _local(at: int, zone: str) -> datetime.date:
     return datetime.datetime.fromtimestamp(at, zoneinfo.ZoneInfo(zone)).date()
 
 
+def starts_of(at: int, size: int, every: int, offset: int) -> range:
+    """The starts of the windows that hold a time."""
+    earliest = at - size + 1
+    return range(earliest + (offset - earliest) % every, at + 1, every)
+
+
+@dataclass(frozen=True)
+class Telling:
+    """When aligned windows tell: after how many records, or seconds, besides; and for how long they take late ones."""
+
+    size: int
+    every: int
+    offset: int = 0
+    records: int | None = None
+    seconds: int | None = None
+    allowed: int = 0
+
+
+def told(
+    events: Sequence[Any], lateness: int, partitions: Sequence[str], how: Telling
+) -> tuple[list[tuple[str, int, int, list[int]]], list[int]]:
+    """All that aligned windows tell, in order, and the late records, where each record is in a number of its own."""
+    windows: dict[tuple[str, int], list[int]] = defaultdict(list)
+    last: dict[tuple[str, int], int] = defaultdict(int)
+    rows: list[tuple[str, int, int, list[int]]] = []
+    late: list[int] = []
+    # what is kept for late records is kept for them in silence too
+    time = EventTime(partitions, lateness, lambda at: _last_end(at, how) + how.allowed)
+    clock = time.clock
+
+    def tell(key: str, start: int) -> None:
+        numbers = windows[key, start]
+        last[key, start] = len(numbers)
+        rows.append((key, start, start + how.size, sorted(numbers)))
+
+    def moved() -> None:
+        nonlocal clock
+        due = []
+        for (key, start), numbers in windows.items():
+            end = start + how.size
+            if clock < end <= time.clock:
+                due.append((end, key, start))
+            elif time.clock < end and how.seconds is not None and len(numbers) > last[key, start]:
+                checks = (at for at in range(start + how.seconds, end, how.seconds) if clock < at <= time.clock)
+                due += [(at, key, start) for at in [next(checks, None)] if at is not None]
+        clock = time.clock
+        for _, key, start in sorted(due):
+            tell(key, start)
+
+    for event in events:
+        if not isinstance(event, Record):
+            time.passes(event, moved)
+            continue
+        bound = max(clock, time.mark(event.partition)) - how.allowed
+        taken = [at for at in starts_of(event.at, how.size, how.every, how.offset) if at + how.size > bound]
+        for start in taken:
+            windows[event.key, start].append(event.number)
+            again = start + how.size <= clock
+            if again or (how.records is not None and len(windows[event.key, start]) % how.records == 0):
+                tell(event.key, start)
+        if not taken:
+            late.append(event.number)
+        time.heard(event.partition, event.at)
+        moved()
+    return rows, late
+
+
+def _last_end(at: float, how: Telling) -> int:
+    return starts_of(int(at), how.size, how.every, how.offset)[-1] + how.size
+
+
 def sessions(
     records: Sequence[Record], lateness: int, gap: int, allowed: int = 0, marks: Sequence[float] | None = None
 ) -> tuple[Found, list[int]]:
@@ -162,13 +227,22 @@ def sessions(
     return [(key, first, end, numbers) for end, key, first, numbers in rows], late
 
 
-def counted(records: Sequence[Record], size: int, every: int) -> list[tuple[str, list[int]]]:
-    """Count windows: after a key's records number ``size``, ``size + every`` ... the last ``size`` of them."""
+def counted(
+    records: Sequence[Record], size: int | None, every: int | None, early: int | None = None
+) -> list[tuple[str, list[int]]]:
+    """Count windows: after a key's records number ``size``, ``size + every`` ... the last ``size`` of them.
+
+    With ``early`` the window that is not full yet, too, whenever it holds a multiple of that; without ``size`` it
+    never is.
+    """
     kept: dict[str, list[int]] = defaultdict(list)
     rows = []
     for record in records:
         numbers = kept[record.key]
         numbers.append(record.number)
-        if len(numbers) >= size and (len(numbers) - size) % every == 0:
-            rows.append((record.key, numbers[-size:]))
+        full = size is not None and len(numbers) == size
+        if full or (early is not None and len(numbers) % early == 0):
+            rows.append((record.key, list(numbers)))
+        if full:
+            del numbers[:every]
     return rows
