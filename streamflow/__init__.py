@@ -17,23 +17,10 @@ from streamflow.flow.tables import Table
 from streamflow.flow.windows import WindowedStream, WindowResult
 from streamflow.graph import OnError
 from streamflow.instrument import Instrument
-from streamflow.operators.aggregators import (
-    Aggregator,
-    aggregator,
-    collect,
-    count,
-    distinct,
-    first,
-    last,
-    max,
-    mean,
-    min,
-    reduce,
-    sum,
-    top_k,
-    variance,
-)
+from streamflow.operators.aggregator import Aggregator, where
+from streamflow.operators.aggregators import aggregator, count, mean, reduce, sum, variance
 from streamflow.operators.context import Context, Message, Output
+from streamflow.operators.keeping import collect, distinct, first, last, max, min, top_k
 from streamflow.operators.sketches import approx_distinct, quantiles
 from streamflow.operators.tables import Change
 from streamflow.operators.window_kinds import count_window, global_window, session, sliding, tumbling
@@ -123,4 +110,5 @@ __all__ = [
     "top_k",
     "tumbling",
     "variance",
+    "where",
 ]

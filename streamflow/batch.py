@@ -249,7 +249,7 @@ class Chunk:
         index: Its place among the sink's chunks of that epoch, from 0.
         first_seq: Sequence number of its first frame; a sink's numbers start at 1 and have no gap.
         count: Number of frames.
-        payload: The frames, packed by `pack_frames`; empty while the chunk is at rest, in the store alone.
+        payload: The frames, packed by `pack_frames` or `pack_lines`; empty while it is at rest, in the store alone.
         rest_bytes: Size of the payload that a chunk at rest has in the store.
     """
 
@@ -268,7 +268,7 @@ class Chunk:
 
     @property
     def frames_bytes(self) -> int:
-        """Size of the frames alone, without the table in front of them."""
+        """Size of the frames alone, without the table in front of them, which lines do not have."""
         return self.size_bytes - 4 - 4 * self.count
 
     @property
@@ -297,6 +297,7 @@ class DeadLetter:
         key: The broker's key.
         headers: The broker's headers.
         payload: The record's bytes; its JSON where the source has no codec.
+        timestamp_ms: The broker's time, in milliseconds since the epoch.
     """
 
     kind: str
@@ -310,6 +311,7 @@ class DeadLetter:
     key: bytes | None = None
     headers: Headers | None = None
     payload: bytes = b""
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +329,10 @@ class Progress:
     cursor: bytes = b""
 
 
+LINES: Final = 1 << 31
+"""Added to the count of frames that are lines: then each ends at its newline, and no table says how long it is."""
+
+
 def pack_frames(frames: Sequence[bytes]) -> bytes:
     """Joins frames behind a table: their count, then the length of each, in four bytes with the little end first."""
     return pack_parts(len(frames), [size_table(frames)], frames)
@@ -335,6 +341,11 @@ def pack_frames(frames: Sequence[bytes]) -> bytes:
 def pack_parts(count: int, tables: Iterable[bytes], parts: Iterable[bytes]) -> bytes:
     """`pack_frames` for frames that are joined in part already: their `size_table`, and what gives them all."""
     return b"".join((count.to_bytes(4, "little"), *tables, *parts))
+
+
+def pack_lines(count: int, parts: Iterable[bytes]) -> bytes:
+    """Joins frames that have no newline in them, each followed by one: a count is all that stands in front."""
+    return b"".join(((count | LINES).to_bytes(4, "little"), *parts))
 
 
 def size_table(frames: Iterable[bytes]) -> bytes:
@@ -346,14 +357,15 @@ def size_table(frames: Iterable[bytes]) -> bytes:
 
 
 def split_table(payload: bytes) -> tuple[memoryview, memoryview]:
-    """Splits what `pack_frames` joined into the lengths and the frames.
+    """Splits what `pack_frames` or `pack_lines` joined into the lengths and the frames; lines have no lengths.
 
     Either, joined over payloads, is the same however the frames were spread over them.
 
     Raises:
         ValueError: The table is cut off.
     """
-    end = 4 + 4 * int.from_bytes(payload[:4], "little")
+    count = int.from_bytes(payload[:4], "little")
+    end = 4 if count & LINES else 4 + 4 * count
     if end > len(payload):
         raise ValueError(f"table of frame lengths ends at byte {end}, behind the payload's {len(payload)} bytes")
     view = memoryview(payload)
@@ -361,12 +373,14 @@ def split_table(payload: bytes) -> tuple[memoryview, memoryview]:
 
 
 def unpack_frames(payload: bytes) -> list[bytes]:
-    """Splits what `pack_frames` joined into frames.
+    """Splits what `pack_frames` or `pack_lines` joined into frames.
 
     Raises:
         ValueError: The payload is cut off or has bytes too many.
     """
     table, joined = split_table(payload)
+    if payload[3:4] >= b"\x80":
+        return _unpack_lines(payload)
     sizes = struct.unpack(f"<{len(table) // 4}I", table)
     if sum(sizes) != len(joined):
         raise ValueError(f"frames of {sum(sizes)} bytes in a payload that has {len(joined)} bytes for them")
@@ -374,3 +388,11 @@ def unpack_frames(payload: bytes) -> list[bytes]:
     buffer = BytesIO(payload)
     buffer.seek(4 + len(table))
     return list(map(buffer.read, sizes))
+
+
+def _unpack_lines(payload: bytes) -> list[bytes]:
+    count = int.from_bytes(payload[:4], "little") - LINES
+    *lines, rest = payload[4:].split(b"\n")
+    if len(lines) != count or rest:
+        raise ValueError(f"{len(lines)} lines and {len(rest)} bytes in a payload of {count} lines")
+    return lines

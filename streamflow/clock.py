@@ -50,6 +50,19 @@ def duration_ms(value: Duration) -> int:
     )
 
 
+def signed_ms(value: Duration) -> int:
+    """`duration_ms` for durations that may lie behind: ``"-5m"``, or a negative timedelta.
+
+    Raises:
+        SettingsError: It is no duration.
+    """
+    if isinstance(value, datetime.timedelta) and value < datetime.timedelta():
+        return -duration_ms(-value)
+    if isinstance(value, str) and value.lstrip().startswith("-"):
+        return -duration_ms(value.lstrip()[1:])
+    return duration_ms(value)
+
+
 class Cancellable(Protocol):
     """A call that was scheduled and can be taken back."""
 

@@ -26,7 +26,7 @@
     ├── StepError                  user code raised, with the exact place
     │   ├── DecodeError            a record's bytes could not be decoded
     │   ├── EncodeError            a value cannot be encoded
-    │   │   └── FoundLate          in state, found after the call that made it
+    │   │   └── FoundLate          in state or for a sink, found after the call that made it
     │   ├── StepTimeout            a call of an async step took longer than it may
     │   └── StateFull              a step holds as many keys or items as it may
     └── DeterminismError           the same input gave another result
@@ -197,7 +197,7 @@ class EncodeError(StepError):
 
 
 class FoundLate(EncodeError):
-    """State that cannot be encoded, found after the call that made it: a careful life looks for its record."""
+    """State or an output that cannot be encoded, found after the call: a careful life looks for its record."""
 
 
 class StateFull(StepError):

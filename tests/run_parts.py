@@ -33,10 +33,13 @@ ORDER = (
 """Parts that begin first; the others follow by name."""
 SPLIT = ("connectors", "faults")
 """Folders whose own folders are parts: one for each broker."""
-ALONE = ("faults", "faults/traps")
-"""Parts that measure how long something takes: they have the machine to themselves, after all others."""
-LANES = min(4, (os.cpu_count() or 1) + 1)
-"""So many parts run at a time: one more than processors, since those with a broker wait for it half of the time."""
+CALM = ("faults", "faults/traps")
+"""Parts that measure how much of a processor something takes: they come after all others, one on each processor."""
+YIELDING = ("simulation",)
+"""Parts that only compute, on all processors: they take what the others leave, and nobody's time limit suffers."""
+PROCESSORS = os.cpu_count() or 1
+LANES = min(5, PROCESSORS + 2)
+"""So many parts run at a time: one that yields, one more than processors: a broker is waited for half the time."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5
@@ -50,8 +53,8 @@ class Part:
     without: tuple[str, ...] = ()
 
     @property
-    def alone(self) -> bool:
-        return self.name in ALONE
+    def calm(self) -> bool:
+        return self.name in CALM
 
     def arguments(self) -> list[str]:
         """What pytest is told to run."""
@@ -113,7 +116,7 @@ def _place(part: Part) -> tuple[int, str]:
 
 
 class Runner:
-    """Runs parts, several at a time, and after them those that must be alone."""
+    """Runs parts, several at a time, and after them those that must not be disturbed."""
 
     def __init__(self, pytest_arguments: Sequence[str]) -> None:
         self._pytest_arguments = pytest_arguments
@@ -121,11 +124,13 @@ class Runner:
 
     def run(self, parts: Sequence[Part]) -> list[Outcome]:
         """Run all of them; return the outcomes in their order."""
-        together = [part for part in parts if not part.alone]
-        live = len(together) == 1
-        with ThreadPoolExecutor(LANES) as lanes:
-            outcomes = list(lanes.map(lambda part: self._run(part, live=live), together))
-        return outcomes + [self._run(part, live=True) for part in parts if part.alone]
+        outcomes = []
+        for lanes, calm in ((LANES, False), (PROCESSORS, True)):
+            together = [part for part in parts if part.calm == calm]
+            live = len(together) == 1
+            with ThreadPoolExecutor(lanes) as pool:
+                outcomes += list(pool.map(lambda part, live=live: self._run(part, live=live), together))
+        return outcomes
 
     def _run(self, part: Part, *, live: bool) -> Outcome:
         """Run one part: its output is shown as it comes, or, beside another, when it is done."""
@@ -133,6 +138,8 @@ class Runner:
         print(f"\n{title}" if live else f"   {part.name} has begun", flush=True)
         color = "yes" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "no"
         command = [sys.executable, "-m", "pytest", f"--color={color}", "--durations=3", "--durations-min=1"]
+        if part.name in YIELDING:
+            command = ["nice", "-n", "10", *command]
         began = time.monotonic()
         with subprocess.Popen(
             [*command, *part.arguments(), *self._pytest_arguments],

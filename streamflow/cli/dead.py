@@ -27,6 +27,7 @@ ACTIONS = ("list", "show", "requeue", "drop", "export")
 @click.argument("arguments", nargs=-1)
 @click.option("--fix", help="MODULE:FUNCTION from bytes to bytes, for requeue: what is put in instead.")
 @click.option("--all", "every", is_flag=True, help="All of them, for requeue and drop.")
+@click.option("--everywhere", is_flag=True, help="Requeue although the record then also does again what was done.")
 @click.option("--limit", type=click.IntRange(1, 1_000_000), default=100, show_default=True, help="Most to list.")
 @with_json
 def command(target: str, action: str, arguments: tuple[str, ...], **given: Any) -> None:
@@ -53,7 +54,7 @@ def command(target: str, action: str, arguments: tuple[str, ...], **given: Any) 
         _export(flow, arguments[0], as_json=given["as_json"])
     else:
         ids = _chosen(flow, action, arguments, every=given["every"])
-        _change(flow, action, ids, given["fix"], as_json=given["as_json"])
+        _change(flow, action, ids, given["fix"], everywhere=given["everywhere"], as_json=given["as_json"])
 
 
 def _expect(action: str, arguments: Sequence[str], count: int) -> None:
@@ -190,6 +191,7 @@ def as_data(one: StoredLetter) -> Mapping[str, Any]:
         "id": letter.id,
         "key": _base64(letter.key),
         "headers": dict(letter.headers or {}),
+        "timestamp_ms": letter.timestamp_ms,
         "payload": _base64(letter.payload),
         "error": letter.error,
         "traceback": letter.traceback,
@@ -201,16 +203,17 @@ def _base64(data: bytes | None) -> str | None:
     return None if data is None else base64.b64encode(data).decode("ascii")
 
 
-def _change(flow: Flow, action: str, ids: Sequence[int], fix: str | None, *, as_json: bool) -> None:
+def _change(flow: Flow, action: str, ids: Sequence[int], fix: str | None, *, everywhere: bool, as_json: bool) -> None:
     import asyncio
 
     from streamflow.cli.failing import UsageError
     from streamflow.cli.output import echo_json, plural
     from streamflow.errors import StateLockedError
 
-    if fix is not None and action != "requeue":
-        raise UsageError("--fix belongs to requeue", hint="Leave it out.")
-    requeue = _requeued(flow, ids, fix) if action == "requeue" else {}
+    if (fix is not None or everywhere) and action != "requeue":
+        name = "--everywhere" if fix is None else "--fix"
+        raise UsageError(f"{name} belongs to requeue", hint="Leave it out.")
+    requeue = _requeued(flow, ids, fix, everywhere=everywhere) if action == "requeue" else {}
     try:
         asyncio.run(_write(flow, [] if action == "requeue" else ids, requeue))
     except StateLockedError as error:
@@ -226,27 +229,37 @@ def _change(flow: Flow, action: str, ids: Sequence[int], fix: str | None, *, as_
         click.echo(f"{plural(len(ids), 'record')} will be taken in again by the next run of {flow.name}")
 
 
-def _requeued(flow: Flow, ids: Sequence[int], fix: str | None) -> dict[int, bytes]:
+def _requeued(flow: Flow, ids: Sequence[int], fix: str | None, *, everywhere: bool) -> dict[int, bytes]:
+    import asyncio
+
     from streamflow.cli.failing import UsageError
     from streamflow.cli.target import load_function
+    from streamflow.errors import StepError
+    from streamflow.runtime.requeue import fixed
 
     change: Callable[[bytes], Any] | None = None if fix is None else load_function(fix)
     found = {}
-    for one in _letters(flow, ids):
-        payload = one.letter.payload
-        if change is not None:
-            try:
-                payload = change(payload)
-            except Exception as error:
-                raise UsageError(
-                    f"{fix} raised {type(error).__name__} for dead letter {one.id}: {error}", hint="Mend it."
-                ) from error
-            if not isinstance(payload, bytes):
-                raise UsageError(f"{fix} gave {payload!r:.60} for dead letter {one.id}", hint="It must give bytes.")
-        found[one.id] = payload
+    letters = _letters(flow, ids)
+    for one in letters:
+        try:
+            found[one.id] = one.letter.payload if change is None else fixed(one, change)
+        except StepError as error:
+            raise UsageError(f"--fix {fix}: {error.message}", hint=error.hint) from error
+    asyncio.run(_try_to_revive(flow, letters, found, everywhere=everywhere))
     for id in ids:
         found.setdefault(id, b"")  # the store says that there is no such letter
     return found
+
+
+async def _try_to_revive(
+    flow: Flow, letters: Sequence[StoredLetter], payloads: Mapping[int, bytes], *, everywhere: bool
+) -> None:
+    """Raises here what the next run would not get over."""
+    from streamflow.runtime.requeue import revived
+
+    job = flow.job()
+    for one in letters:
+        await revived(job.plan.graph, one, payloads[one.id], job.clock.now_ms(), everywhere=everywhere)
 
 
 async def _write(flow: Flow, drop: Sequence[int], requeue: Mapping[int, bytes]) -> None:

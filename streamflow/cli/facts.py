@@ -29,7 +29,7 @@ def words_of(step: Step) -> str:
     if step.options.get("dedup") is not None:
         words.append(f"remembers by event time for {_span(step.options['dedup'].within_us // 1000)}")
     if step.reads:
-        words.append(f"{step.options['how']} join with table {step.reads[0].partition(':')[2]!r}")
+        words.append(_reads_words(step))
     if (rate := step.options.get("rate")) is not None:
         words.append(f"no more than {rate.records} records in {_span(rate.per_ms)}")
     if step.kind == "join":
@@ -67,10 +67,17 @@ def _window_words(step: Step) -> str:
     return words
 
 
+def _reads_words(step: Step) -> str:
+    names = ", ".join(repr(table.partition(":")[2]) for table in step.reads)
+    if "how" in step.options:
+        return f"{step.options['how']} join with table {names}"
+    return f"looks up table{'s' * (len(step.reads) > 1)} {names}"
+
+
 def _join_words(step: Step) -> str:
     kind, how = step.options["join"], step.options["how"]
     if isinstance(kind, Interval):
-        left, right = (_span(reach_us // 1000) for reach_us in kind.reaches_us)
+        left, right = (_span(stay_us // 1000) for stay_us in kind.stays_us)
         return f"{how} join {kind}, keeps left records for {left} and right ones for {right}"
     if isinstance(kind, AsOf):
         return f"{how} join {kind}, keeps left records until the watermark, and the latest right one of each key"

@@ -159,7 +159,7 @@ def row_headers(options: SinkOptions, records: Fragment) -> Sequence[Headers | N
         TypeError: ``headers=`` gave something else than a mapping.
     """
     given = None if options.headers is None else [_mapping(options.headers(value)) for value in records.values]
-    if records.origins is None:
+    if records.origins is None or not records.batch.traced:
         return given
     found = [carried(records.batch.headers(origin)) for origin in records.origins]
     if given is None:
@@ -378,6 +378,29 @@ class RowEncoding(Protocol):
         The function raises ValueError or TypeError for what it refuses.
         """
         ...
+
+
+EncodeLines = Callable[[Sequence[Any]], bytes]
+"""Makes lines of values: the frame of each, and a newline."""
+
+
+@runtime_checkable
+class LineEncoding(Protocol):
+    """What a sink spec that is `RowEncoding` may offer besides: frames of many rows by one call, where they are lines.
+
+    A frame may have a newline in it all the same; that is noticed.
+    """
+
+    def line_encoder(self, options: SinkOptions) -> EncodeLines | None:
+        """Returns a pure function from values to their frames, each followed by a newline; None if that needs more."""
+        ...
+
+
+def encoders(spec: object, options: SinkOptions, on_error: OnError, *, keyed: bool = False) -> dict[str, Any]:
+    """What a sink's step holds to encode early, under the names of its options; as `row_encoder`."""
+    row = row_encoder(spec, options, on_error, keyed=keyed)
+    lines = spec.line_encoder(options) if row is not None and isinstance(spec, LineEncoding) else None
+    return {"row_encoder": row, "line_encoder": lines}
 
 
 def row_encoder(

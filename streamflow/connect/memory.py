@@ -9,8 +9,9 @@ from typing import Any, Final, Generic, Literal, TypeVar, cast, overload
 import msgspec
 
 from streamflow.batch import Headers, Partition
-from streamflow.codecs import Codec, JsonCodec, codec_for, unprepared
-from streamflow.connect.contracts import Guarantee, Level, Sink, SinkOptions, Source
+from streamflow.codecs import Codec, codec_for, unprepared
+from streamflow.codecs.models import encode_json, encode_json_lines
+from streamflow.connect.contracts import EncodeLines, Guarantee, Level, Sink, SinkOptions, Source
 from streamflow.connect.memory_frames import BARE, Extras, take_apart
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink, MemorySinkSettings
@@ -30,7 +31,6 @@ _BY_TRUTH: Final = Guarantee(
 )
 _BLIND: Final = Guarantee(Level.AT_LEAST_ONCE, "a blind topic cannot tell what arrived, so a crash publishes again")
 
-_encode_untyped = JsonCodec[Any](Any).encode
 _decode_untyped = msgspec.json.Decoder().decode
 
 
@@ -159,7 +159,7 @@ class MemoryTopic(Generic[T]):
     def sink(self, options: SinkOptions) -> Sink:
         """Makes a sink, not yet opened."""
         codec = self._codec
-        encode = _encode_untyped if codec is None else codec.encode
+        encode = encode_json if codec is None else codec.encode
         mark = BARE if self.row_encoder(SinkOptions()) is None else b""
         return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options, mark))
 
@@ -168,8 +168,12 @@ class MemoryTopic(Generic[T]):
         if options != SinkOptions():
             return None
         if self._codec is None:
-            return _encode_untyped
+            return encode_json
         return self._codec.encode if self._codec.name == "json" else None
+
+    def line_encoder(self, options: SinkOptions) -> EncodeLines | None:
+        """JSON has no newline in it."""
+        return encode_json_lines if self.row_encoder(options) is encode_json else None
 
     # What its other producers and consumers do.
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, Literal, Required, TypedDict, TypeVar, Unpack, cast, overload
 
-from streamflow.clock import Duration, duration_ms
+from streamflow.clock import Duration, duration_ms, signed_ms
 from streamflow.codecs import JsonCodec, type_name
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import check_bound
+from streamflow.flow.state import TYPES_HINT, check_bound
 from streamflow.flow.tables import Table, join_table
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.join_kinds import PRESERVED, AsOf, Interval, JoinKind, held_type
-from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, WindowKind
+from streamflow.operators.window_kinds import Calendar, Session, Sliding, Tumbling, WindowKind
 from streamflow.operators.windows import Windowed
 from streamflow.policy import Policy
 
@@ -27,7 +27,10 @@ L = TypeVar("L")
 R = TypeVar("R")
 
 Within = Duration | tuple[Duration, Duration]
-"""How far apart two records that match may be: either way, or (right one before, right one after) the left one."""
+"""How far apart two records that match may be: either way, or (right one before, right one after) the left one.
+
+One of the two may be negative: ``("10m", "-5m")`` is 10 to 5 minutes before.
+"""
 
 How = Literal["inner", "left", "right", "outer"]
 
@@ -134,8 +137,9 @@ class JoinVerbs(Generic[K, L]):
         Args:
             other: The right stream, or a table, with keys of the same type.
             within: How far apart in event time two records may be, both ends included; ``("5m", "15m")``: the right
-                one up to 5 minutes before and up to 15 minutes after the left one.
-            window: Instead: `tumbling` or `sliding` windows, in which records are joined.
+                one up to 5 minutes before and up to 15 minutes after the left one; ``("10m", "-5m")``: 10 to 5 minutes
+                before it, ``("-5m", "15m")``: 5 to 15 minutes after it.
+            window: Instead: `tumbling`, `sliding` or `session` windows, in which records are joined.
             how: "inner" gives pairs only; "left", "right" and "outer" also give the records of that side, or of
                 both, that nothing matched, with None for the other.
             **options: ``name`` and more: see `JoinOptions`.
@@ -212,14 +216,26 @@ def _kind_of(within: Within | None, window: WindowKind | None) -> JoinKind:
             "a join takes either within= or window=", hint='Write within="15m", or window=sf.tumbling("1m").'
         )
     if window is None:
-        before, after = within if isinstance(within, tuple) else (within, within)
-        return Interval(duration_ms(before) * 1000, duration_ms(after) * 1000)  # type: ignore[arg-type]
-    if not isinstance(window, Tumbling | Calendar | Sliding):
+        return _interval(within)
+    if not isinstance(window, Tumbling | Calendar | Sliding | Session):
         raise DefinitionError(
             f"records cannot be joined in windows that are {window}",
-            hint="Join them in tumbling or sliding windows, or within= a time of each other.",
+            hint="Join them in tumbling, sliding or session windows, or within= a time of each other.",
         )
     return window
+
+
+def _interval(within: Any) -> Interval:
+    pair = within if isinstance(within, tuple) else (within, within)
+    if len(pair) != 2:
+        raise DefinitionError(f"within={within!r:.60} is no interval", hint='Write "15m", or ("5m", "15m").')
+    before_ms, after_ms = map(signed_ms, pair)
+    if before_ms + after_ms < 0:
+        raise DefinitionError(
+            f"within={within!r:.60} holds nothing: it ends before it begins",
+            hint='Write (how much before, how much after) the left record: ("10m", "-5m") is 10 to 5 minutes before.',
+        )
+    return Interval(before_ms * 1000, after_ms * 1000)
 
 
 def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOptions) -> Any:
@@ -238,6 +254,7 @@ def _joined(left: Any, right: Any, kind: JoinKind, how: How, options: JoinOption
         codec=codec,
         sub_type=tuple[int, int, int],
         keys_max=check_bound("max_keys", options.get("max_keys")),
+        hint=TYPES_HINT,
     )
     step: Step = left._flow._builder.add(
         "join",

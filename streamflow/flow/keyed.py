@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overload
 
@@ -11,22 +11,22 @@ from streamflow.flow import build
 from streamflow.flow.awaiting import CallOptions, process_limits
 from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
+from streamflow.flow.keyed_mapping import KeyedMappingVerbs
 from streamflow.flow.ordering import Order
-from streamflow.flow.state import ListSpec, MapSpec, check_bound, state_spec
+from streamflow.flow.state import AGG_HINT, OF_HINT, ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
-from streamflow.flow.tables import TableVerbs
+from streamflow.flow.tables import Tables, TableVerbs, named_tables
 from streamflow.graph import OnError, Port, Step
-from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.context import Context, Output
+from streamflow.operators.context import Output
 from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_kinds import WindowKind
 from streamflow.policy import CallLimits, Policy
 from streamflow.state.collections import ListState, MapState
 
 if TYPE_CHECKING:
-    from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions
-    from streamflow.flow.decorators import KeyedFlatMapping, KeyedMapping, Processing
+    from streamflow.flow.decorators import Processing
     from streamflow.flow.flow import Flow
     from streamflow.flow.process import Process
     from streamflow.flow.windows import WindowedStream
@@ -40,7 +40,14 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 
-class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], Stream[T], Generic[K, T]):
+class KeyedStream(
+    JoinVerbs[K, T],
+    TableVerbs[K, T],
+    KeyedMappingVerbs[K, T],
+    KeyedExecutingVerbs[K, T],
+    Stream[T],
+    Generic[K, T],
+):
     """A stream whose records have a key; steps on it keep state per key.
 
     map, filter, flat_map and inspect keep the key. Aggregations give ``(key, result)``.
@@ -51,128 +58,6 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         self._key_type = key_type
 
     if TYPE_CHECKING:
-
-        @overload
-        def map(
-            self,
-            function: Callable[[T], Awaitable[U]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-            **limits: Unpack[AsyncOptions],
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(
-            self,
-            function: Callable[[Context[Any, Any], T], Awaitable[U]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-            **limits: Unpack[AsyncOptions],
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(
-            self, function: Callable[[T], U], /, *, name: str | None = None, on_error: Policy = OnError.STOP
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(
-            self,
-            function: Callable[[Context[Any, Any], T], U],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def map(
-            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
-        ) -> KeyedMapping[K, T]: ...
-        def map(
-            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
-        ) -> Any: ...
-
-        @overload
-        def flat_map(
-            self,
-            function: AsyncExpansion[T, U],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-            **limits: Unpack[AsyncOptions],
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def flat_map(
-            self, function: Callable[[T], Iterable[U]], /, *, name: str | None = None, on_error: Policy = OnError.STOP
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def flat_map(
-            self,
-            function: Callable[[Context[Any, Any], T], Iterable[U]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-        ) -> KeyedStream[K, U]: ...
-        @overload
-        def flat_map(
-            self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
-        ) -> KeyedFlatMapping[K, T]: ...
-        def flat_map(
-            self, function: Any = None, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any
-        ) -> Any: ...
-
-        @overload
-        def filter(
-            self,
-            function: Callable[[T], Awaitable[object]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-            **limits: Unpack[AsyncOptions],
-        ) -> KeyedStream[K, T]: ...
-        @overload
-        def filter(
-            self,
-            function: Callable[[Context[Any, Any], T], Awaitable[object]],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-            **limits: Unpack[AsyncOptions],
-        ) -> KeyedStream[K, T]: ...
-        @overload
-        def filter(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
-        ) -> KeyedStream[K, T]: ...
-        @overload
-        def filter(
-            self,
-            function: Callable[[Context[Any, Any], T], object],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-        ) -> KeyedStream[K, T]: ...
-        def filter(self, function: Any, /, *, name: Any = None, on_error: Any = OnError.STOP, **limits: Any) -> Any: ...
-
-        @overload
-        def inspect(
-            self, function: Callable[[T], object], /, *, name: str | None = None, on_error: Policy = OnError.STOP
-        ) -> KeyedStream[K, T]: ...
-        @overload
-        def inspect(
-            self,
-            function: Callable[[Context[Any, Any], T], object],
-            /,
-            *,
-            name: str | None = None,
-            on_error: Policy = OnError.STOP,
-        ) -> KeyedStream[K, T]: ...
-        def inspect(self, function: Any, /, *, name: Any = None, on_error: Policy = OnError.STOP) -> Any: ...
 
         def branch(
             self, *predicates: Callable[[T], object], name: str | None = None, on_error: Policy = OnError.STOP
@@ -249,7 +134,8 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         """
         build.check_function("reduce", function)
         kind = of if of is not None else build.returns(function) or self._type
-        spec = StateSpec("value", Any if kind is None else kind, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("value", Any if kind is None else kind, keys_max=keys_max, hint=OF_HINT)
         step_name = build.stable_name("reduce", function, name)
         return self._fold("reduce", step_name, function, spec, on_error)  # type: ignore[no-any-return]
 
@@ -341,9 +227,10 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         """
         from streamflow.flow.windows import one_of
 
-        found = one_of(one, named)
+        found = one_of(one, named, self._type)
         codec = SketchCodec(found.type) if found.codec is not None else None
-        spec = StateSpec("value", found.type, found.init, codec=codec, keys_max=check_bound("max_keys", max_keys))
+        keys_max = check_bound("max_keys", max_keys)
+        spec = StateSpec("value", found.type, found.init, codec=codec, keys_max=keys_max, hint=AGG_HINT)
         return self._fold("aggregate", name, found.add, spec, on_error, result=found.result)
 
     def window(
@@ -377,6 +264,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
+        tables: Tables = (),
         on_error: Policy = OnError.STOP,
         **limits: Unpack[CallOptions],
     ) -> Processing[K, T, MapState[U, V]]: ...
@@ -388,6 +276,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         name: str | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
+        tables: Tables = (),
         on_error: Policy = OnError.STOP,
         **limits: Unpack[CallOptions],
     ) -> Processing[K, T, ListState[V]]: ...
@@ -401,6 +290,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         migrate: Callable[[Any], S] | None = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
+        tables: Tables = (),
         on_error: Policy = OnError.STOP,
         **limits: Unpack[CallOptions],
     ) -> Processing[K, T, S]: ...
@@ -414,6 +304,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         migrate: Any = None,
         max_keys: int | None = None,
         outputs: Sequence[Output[Any]] = (),
+        tables: Tables = (),
         on_error: Policy = OnError.STOP,
         **limits: Unpack[CallOptions],
     ) -> Any:
@@ -430,6 +321,7 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
             max_keys: Most keys with state; a record of one more is an error of the step. Keys whose ttl is over do
                 not count.
             outputs: Side outputs that the function may `Context.emit` to.
+            tables: Tables that a plain function, and its timers, may `Context.lookup`.
             on_error: What happens when it raises; in any case the call is atomic.
             **limits: The bounds of an async function's calls: see `CallOptions`.
         """
@@ -441,7 +333,8 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
             build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
             bounds = process_limits(step_name, function, limits)
-            step = self._process_step(step_name, function, spec, outputs, on_error, bounds)
+            reads = named_tables(self._flow, step_name, function, tables)
+            step = self._process_step(step_name, function, spec, outputs, on_error, bounds, reads=reads)
             kind = build.element(build.returns(function))
             return Process(self._flow, Port(step.id), kind, self._key_type)
 
@@ -455,8 +348,10 @@ class KeyedStream(JoinVerbs[K, T], TableVerbs[K, T], KeyedExecutingVerbs[K, T], 
         outputs: Sequence[Output[Any]],
         on_error: Policy,
         limits: CallLimits | None = None,
+        **more: Any,
     ) -> Step:
-        more: dict[str, Any] = {} if limits is None else {"limits": limits, "verb": "process"}
+        if limits is not None:
+            more |= {"limits": limits, "verb": "process"}
         return self._flow._builder.add(
             "process" if limits is None else "async_process",
             name,

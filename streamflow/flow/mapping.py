@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from streamflow.clock import Duration
@@ -10,6 +11,7 @@ from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.awaiting import AsyncExpansion, AsyncOptions, call_limits, is_async
 from streamflow.flow.detached import add_detached
+from streamflow.flow.tables import Tables, named_tables
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.context import Context
 from streamflow.policy import BATCH_SIZE, CallLimits, Policy
@@ -21,6 +23,17 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+@dataclass(frozen=True, slots=True)
+class _Verb:
+    """What a verb was given beside its function, and how to tell the type of what its step gives."""
+
+    kind: str
+    name: str | None
+    on_error: Policy
+    type_of: Callable[[Any], Any]
+    tables: Tables
 
 
 class MappingVerbs(Generic[T]):
@@ -71,10 +84,17 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
     ) -> Stream[U]: ...
     @overload
     def map(
-        self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
+        self,
+        /,
+        *,
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+        tables: Tables = (),
+        **limits: Unpack[AsyncOptions],
     ) -> Mapping_[T]: ...
 
     def map(
@@ -84,6 +104,7 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
         **limits: Unpack[AsyncOptions],
     ) -> Any:
         """Gives what the function returns for each record.
@@ -92,9 +113,10 @@ class MappingVerbs(Generic[T]):
             function: ``record -> value`` or ``(Context, record) -> value``, plain or async.
             name: The step's name; default is the function's.
             on_error: What happens when it raises.
+            tables: Tables that a plain function may `Context.lookup`.
             **limits: The bounds of an async function's calls: see `AsyncOptions`.
         """
-        return self._verb("map", function, name, on_error, build.returns, limits)
+        return self._verb(_Verb("map", name, on_error, build.returns, tables), function, limits)
 
     @overload
     def filter(
@@ -128,6 +150,7 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
     ) -> Stream[T]: ...
 
     def filter(
@@ -137,10 +160,11 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
         **limits: Unpack[AsyncOptions],
     ) -> Any:
         """Lets through the records for which the function, plain or async, is true."""
-        return self._verb("filter", function, name, on_error, lambda _: self._type, limits)
+        return self._verb(_Verb("filter", name, on_error, lambda _: self._type, tables), function, limits)
 
     @overload
     def inspect(
@@ -154,11 +178,14 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
     ) -> Stream[T]: ...
 
-    def inspect(self, function: Any, /, *, name: str | None = None, on_error: Policy = OnError.STOP) -> Any:
+    def inspect(
+        self, function: Any, /, *, name: str | None = None, on_error: Policy = OnError.STOP, tables: Tables = ()
+    ) -> Any:
         """Calls the function with each record and passes the record on; the function must not change it."""
-        return self._verb("inspect", function, name, on_error, lambda _: self._type)
+        return self._verb(_Verb("inspect", name, on_error, lambda _: self._type, tables), function)
 
     @overload
     def flat_map(
@@ -182,10 +209,17 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
     ) -> Stream[U]: ...
     @overload
     def flat_map(
-        self, /, *, name: str | None = None, on_error: Policy = OnError.STOP, **limits: Unpack[AsyncOptions]
+        self,
+        /,
+        *,
+        name: str | None = None,
+        on_error: Policy = OnError.STOP,
+        tables: Tables = (),
+        **limits: Unpack[AsyncOptions],
     ) -> FlatMapping[T]: ...
 
     def flat_map(
@@ -195,13 +229,15 @@ class MappingVerbs(Generic[T]):
         *,
         name: str | None = None,
         on_error: Policy = OnError.STOP,
+        tables: Tables = (),
         **limits: Unpack[AsyncOptions],
     ) -> Any:
         """Gives each item of the iterable that the function returns; it is read lazily, however long it is.
 
         An async function, or an async generator, may give up to 65,536 items for one record.
         """
-        return self._verb("flat_map", function, name, on_error, lambda f: build.element(build.returns(f)), limits)
+        verb = _Verb("flat_map", name, on_error, lambda f: build.element(build.returns(f)), tables)
+        return self._verb(verb, function, limits)
 
     @overload
     def map_batch(
@@ -260,34 +296,29 @@ class MappingVerbs(Generic[T]):
 
     # -- helpers ----------------------------------------------------------------------------------
 
-    def _verb(
-        self,
-        kind: str,
-        function: Any,
-        name: str | None,
-        on_error: Policy,
-        type_of: Callable[[Any], Any],
-        limits: AsyncOptions | None = None,
-    ) -> Any:
+    def _verb(self, verb: _Verb, function: Any, limits: AsyncOptions | None = None) -> Any:
         """Adds a step for a function, or returns the decorator that will."""
         if function is None:
-            return lambda function: self._verb(kind, function, name, on_error, type_of, limits)
+            return lambda function: self._verb(verb, function, limits)
+        kind, name, on_error = verb.kind, verb.name, verb.on_error
+        builder = self._flow._builder
+        called = builder.stateless_name(kind, function, name)
+        reads = named_tables(self._flow, called, function, verb.tables)
         if limits is not None and (is_async(function) or limits):
             port = self._awaiting(kind, function, name, on_error, limits, call_limits(name or kind, limits))
-            return self._like(self._step.keyed, port, type_of(function))
+            return self._like(self._step.keyed, port, verb.type_of(function))
         build.check_function(kind, function)
+        context = build.wants_context(function)
+        if reads and not context:
+            raise DefinitionError(
+                f"step {called!r} names tables, and its function asks for no context to look them up with",
+                hint=f"Annotate its first parameter: def {called}(ctx: sf.Context, record).",
+            )
         call, options = build.retrying(function, on_error)
-        builder = self._flow._builder
         step = builder.add(
-            kind,
-            builder.stateless_name(kind, function, name),
-            [self._port],
-            call,
-            keyed=self._step.keyed,
-            context=build.wants_context(function),
-            **options,
+            kind, called, [self._port], call, keyed=self._step.keyed, reads=reads, context=context, **options
         )
-        return self._like(step.keyed, Port(step.id), type_of(function))
+        return self._like(step.keyed, Port(step.id), verb.type_of(function))
 
     def _awaiting(
         self, kind: str, function: Any, name: str | None, on_error: Policy, options: AsyncOptions, limits: CallLimits

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, overload
 
 from streamflow.codecs import JsonCodec, prepare_encoding
@@ -17,9 +18,9 @@ from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.cut import Pushed
-from streamflow.runtime.dead import revived
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
+from streamflow.runtime.requeue import fixed, revived
 from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
 from streamflow.state.store import Store, StoredLetter
@@ -75,6 +76,7 @@ class Running:
         self._task: asyncio.Task[None] | None = None
         self._subscribers = Subscribers(self._supervisor.tap, self._supervisor.tapped, self._supervisor.wake)
         self._supervisor.held = self._subscribers.full
+        self._letters: dict[int, str] = {}  # dead letters in hand, and what is being done with them
         self._dying = False
         self._host: asyncio.Task[Any] | None = None
 
@@ -142,46 +144,73 @@ class Running:
         """The records that ``on_error=sf.dead_letter`` put aside, oldest first, as of the last commit."""
         return await self._store().dead_letters()
 
-    async def requeue(self, letter: int, *, payload: bytes | None = None) -> int:
+    async def requeue(
+        self,
+        letter: int,
+        *,
+        payload: bytes | None = None,
+        fix: Callable[[bytes], bytes] | None = None,
+        everywhere: bool = False,
+    ) -> int:
         """Takes a dead letter's record in again; returns its epoch once that is durable, and the letter gone.
 
         Args:
             letter: Its number.
             payload: What to take in instead of the bytes that the letter holds.
+            fix: Makes of the bytes that the letter holds those to take in.
+            everywhere: Take it in although the record then also does again what had been done with it: on the paths
+                beside the step that refused it, and in the steps before that.
 
         Raises:
-            StateError: There is no such letter, or it is being taken in already.
-            StepError: It cannot be decoded.
+            DefinitionError: Both ``payload`` and ``fix`` are given.
+            StateError: There is no such letter, or it is being taken in or dropped already; it is no record of a
+                source, or would do more than is missing.
+            StepError: ``fix`` raised or gave no bytes, the record cannot be decoded, or has no event time that can be
+                used; the letter stays.
         """
-        found = await self._store().dead_letters([letter])
-        self._check_letter(letter, there=bool(found))
-        graph = self.engine.job.plan.graph
-        data = found[0].letter.payload if payload is None else payload
-        push = await revived(graph, letter, found[0].letter.source, data)
-        self._supervisor.push(push)
-        return await push.done
+        if payload is not None and fix is not None:
+            raise DefinitionError("requeue takes payload= or fix=, not both", hint="Leave one of them out.")
+        with self._in_hand(letter, "taken in again"):
+            found = await self._store().dead_letters([letter])
+            if not found:
+                raise StateError(f"there is no dead letter {letter}", hint="See run.dead_letters().")
+            data = found[0].letter.payload if payload is None else payload
+            if fix is not None:
+                data = fixed(found[0], fix)
+            job = self.engine.job
+            push = await revived(job.plan.graph, found[0], data, job.clock.now_ms(), everywhere=everywhere)
+            self._supervisor.push(push)
+            return await push.done
 
     async def drop(self, letter: int) -> None:
         """Removes a dead letter.
 
         Raises:
-            StateError: There is no such letter, or it is being taken in again.
+            StateError: There is no such letter, or it is being taken in or dropped already.
         """
-        self._check_letter(letter, there=True)
-        await self._store().edit_dead([letter], {})
-        self.engine.dead.revived(1)
+        with self._in_hand(letter, "dropped"):
+            await self._store().edit_dead([letter], {})
+            self.engine.dead.revived(1)
+
+    @contextmanager
+    def _in_hand(self, letter: int, what: str) -> Iterator[None]:
+        """One thing at a time is done with a letter: between a look at the store and a commit it may be gone."""
+        self._store()
+        waits = any(push.letter == letter for push in self.engine.waiting_pushes())
+        if waits or letter in self._letters:
+            doing = self._letters.get(letter, "taken in again")
+            raise StateError(f"dead letter {letter} is being {doing}", hint="Wait for the next commit.")
+        self._letters[letter] = what
+        try:
+            yield
+        finally:
+            del self._letters[letter]
 
     def _store(self) -> Store:
         engine = self._supervisor.engine
         if engine is None or not self.alive:
             raise StreamflowError("the flow is not running")
         return engine.job.store
-
-    def _check_letter(self, letter: int, *, there: bool) -> None:
-        if not there:
-            raise StateError(f"there is no dead letter {letter}", hint="See run.dead_letters().")
-        if any(push.letter == letter for push in self.engine.waiting_pushes()):
-            raise StateError(f"dead letter {letter} is being taken in again", hint="Wait for the next commit.")
 
     def subscribe(
         self, stream: Stream[T], *, on_slow: OnSlow = "raise", records_max: int = RECORDS_MAX

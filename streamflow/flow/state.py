@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.codecs import codec_for
@@ -17,6 +17,14 @@ from streamflow.state.collections import ListState
 
 K = TypeVar("K")
 V = TypeVar("V")
+
+
+_BY_TYPE: Final = "Keep values that JSON gives back as they were, or say their type: "
+AGG_HINT: Final = (
+    _BY_TYPE + "annotate what the aggregator's function gives, or add kind=, as in sf.last(at, kind=datetime)."
+)
+OF_HINT: Final = _BY_TYPE + "annotate the step before, or add of=, as in of=Order."
+TYPES_HINT: Final = _BY_TYPE + "annotate the steps before, or add types=, as in types=(Order, Payment)."
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from streamflow.batch import Headers
 from streamflow.clock import Duration
-from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, row_encoder
+from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, encoders
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.ordering import Order, check_order
-from streamflow.flow.state import batch_functions
+from streamflow.flow.state import OF_HINT, batch_functions
 from streamflow.flow.tables import BroadcastVerbs
 from streamflow.flow.thinning import ThinningVerbs
 from streamflow.graph import SINK, OnError, Port, Step
@@ -206,7 +206,8 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
         keyed = self if isinstance(self, KeyedStream) else self.key_by(_one_key, name=f"{name}-all")
         collect, flush = batch_functions(size, within)
         kind = of if of is not None else self._type
-        step = keyed._process_step(name, collect, StateSpec("list", Any if kind is None else kind), (), OnError.STOP)
+        spec = StateSpec("list", Any if kind is None else kind, hint=OF_HINT)
+        step = keyed._process_step(name, collect, spec, (), OnError.STOP)
         self._flow._builder.amend(step, timers={"within": flush}, verb="batch")
         return keyed._like(isinstance(self, KeyedStream), Port(step.id), list)  # type: ignore[no-any-return]
 
@@ -251,7 +252,7 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
             keyed=self._step.keyed,
             spec=sink,
             sink_options=options,
-            row_encoder=row_encoder(sink, options, build.check_policy(on_error), keyed=self._step.keyed),
+            **encoders(sink, options, build.check_policy(on_error), keyed=self._step.keyed),
             guarantee=None if guarantee is None else Level(guarantee),
             on_error=build.check_policy(on_error),
         )

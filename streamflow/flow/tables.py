@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
@@ -15,10 +15,11 @@ from streamflow.codecs import codec_for
 from streamflow.connect.static import RowCodec, StaticRows
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.flow.state import check_bound
+from streamflow.flow.awaiting import is_async
+from streamflow.flow.state import OF_HINT, check_bound
 from streamflow.graph import SOURCE, OnError, Port, Step
 from streamflow.operators.bind import StateSpec
-from streamflow.operators.tables import Change
+from streamflow.operators.tables import Change, TableHandle
 from streamflow.policy import Policy
 from streamflow.runtime.static_tables import Content
 
@@ -31,8 +32,11 @@ K = TypeVar("K")
 T = TypeVar("T")
 V = TypeVar("V")
 
+Tables = Sequence[TableHandle[Any, Any]]
+"""Tables that a step may look up."""
 
-class Table(Generic[K, V]):
+
+class Table(TableHandle[K, V]):
     """The last value of each key. Made by `KeyedStream.to_table` and `Flow.table`.
 
     GUARANTEE: whoever looks a key up finds the value as of the record's own place in the order of all records.
@@ -40,8 +44,8 @@ class Table(Generic[K, V]):
     """
 
     def __init__(self, flow: Flow, step: Step, kind: Any, key_type: Any) -> None:
+        super().__init__(step.id)
         self._flow = flow
-        self._id = step.id
         self._type = kind
         self._key_type = key_type
 
@@ -118,6 +122,7 @@ class TableVerbs(Generic[K, T]):
             Any if kind is None else kind,
             ttl_ms=None if ttl is None else duration_ms(ttl),
             keys_max=check_bound("max_keys", max_keys),
+            hint=OF_HINT,
         )
         codec_for(spec.type)
         return _table(self._flow, self._port, name, spec, self._key_type, on_error)
@@ -286,6 +291,25 @@ class _Lookup:
     function: Callable[..., Any] | None = None
 
 
+def named_tables(flow: Flow, step: str, function: Callable[..., Any], tables: Sequence[Any]) -> tuple[str, ...]:
+    """The ids of the tables that a step's function may look up.
+
+    Raises:
+        DefinitionError: It cannot look them up.
+    """
+    for table in tables:
+        if not isinstance(table, Table):
+            raise DefinitionError(f"tables= of step {step!r} holds {table!r:.60}, which is no table")
+        if table._flow is not flow:
+            raise DefinitionError(f"step {step!r} looks up table {table.name!r} of another flow")
+    if tables and is_async(function):
+        raise DefinitionError(
+            f"async step {step!r} cannot look up tables: they change while its calls are under way",
+            hint="Look up in a plain step before it, which passes on what it found.",
+        )
+    return tuple(dict.fromkeys(table.id for table in tables))
+
+
 def join_table(stream: Any, table: Table[Any, Any], how: str, options: Mapping[str, Any]) -> Any:
     """Adds the join of a keyed stream with a table, by the stream's key; see `KeyedStream.join`."""
     build.check_options("a join with a table", options, ("name", "on_error"))
@@ -329,7 +353,7 @@ def _add_step(kind: str, stream: Any, table: Any, given: _Lookup) -> Step:
         [stream._port],
         function,
         keyed=stream._step.keyed,
-        reads=(table._id,),
+        reads=(table.id,),
         how=given.how,
         verb=verb,
         **options,

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, TypeVar, overload
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.codecs import codec_for
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
 from streamflow.flow.keyed import KeyedStream
-from streamflow.flow.state import check_bound
+from streamflow.flow.state import AGG_HINT, OF_HINT, check_bound
 from streamflow.graph import OnError, Port
-from streamflow.operators.aggregators import Aggregator, add_one, aggregator, count, reduce, several
+from streamflow.operators.aggregator import Aggregator
+from streamflow.operators.aggregators import add_one, aggregator, count, reduce, several
 from streamflow.operators.bind import StateSpec
 from streamflow.operators.sketches import SketchCodec
 from streamflow.operators.window_forms import entry_type
@@ -30,6 +31,8 @@ A = TypeVar("A")
 R = TypeVar("R")
 
 Emit = Literal["final", "updates"]
+
+_HINTS: Final = {"agg": AGG_HINT, "reduce": OF_HINT}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +190,7 @@ class WindowedStream(Generic[K, T]):
             on_error: What happens when a function of an aggregator raises.
             **named: Aggregators by name; the window's value is a dict of their results.
         """
-        return self._step("agg", one_of(one, named), name, max_keys, on_error)
+        return self._step("agg", one_of(one, named, self._stream._type), name, max_keys, on_error)
 
     def _step(
         self, verb: str, found: Aggregator[Any, Any, Any], name: str, max_keys: int | None, on_error: OnError
@@ -198,7 +201,9 @@ class WindowedStream(Generic[K, T]):
         if codec is None:
             codec_for(held)
         keys_max = check_bound("max_keys", max_keys)
-        spec = StateSpec("map", held, init, codec=codec, sub_type=Any, keys_max=keys_max, form=PaneTable)
+        spec = StateSpec(
+            "map", held, init, codec=codec, sub_type=Any, keys_max=keys_max, form=PaneTable, hint=_HINTS.get(verb, "")
+        )
         step = stream._flow._builder.add(
             "window",
             name,
@@ -224,8 +229,8 @@ class WindowedStream(Generic[K, T]):
         return WindowResult(stream._flow, Port(step.id), Windowed, stream._key_type, stream._type)
 
 
-def one_of(one: Any, named: dict[str, Any]) -> Aggregator[Any, Any, Any]:
-    """The aggregator that a call of ``agg`` means.
+def one_of(one: Any, named: dict[str, Any], record: Any) -> Aggregator[Any, Any, Any]:
+    """The aggregator that a call of ``agg`` means, over records of a type.
 
     Raises:
         DefinitionError: It names none, or both one and several.
@@ -235,7 +240,7 @@ def one_of(one: Any, named: dict[str, Any]) -> Aggregator[Any, Any, Any]:
     for found in (one, *named.values()):
         if found is not None and not isinstance(found, Aggregator):
             raise DefinitionError(f"{found!r:.60} is no aggregator", hint="Use sf.count(), sf.sum(...), ...")
-    return several(named) if one is None else one
+    return several({name: each.over(record) for name, each in named.items()}) if one is None else one.over(record)
 
 
 def _pane(kind: WindowKind) -> tuple[int, int] | None:

@@ -6,46 +6,20 @@ accumulators (of panes, of sessions that meet), ``result`` makes of it what is g
 
 from __future__ import annotations
 
-import bisect
 import keyword
-import typing
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Generic, TypeVar
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeVar
 
 import msgspec
 
-from streamflow.codecs import Codec
 from streamflow.errors import DefinitionError
-from streamflow.keys import canonical
+from streamflow.operators.aggregator import Aggregator, kept_type, of_records, only
+from streamflow.operators.given_types import given_type, storable
 
 T = TypeVar("T")
 A = TypeVar("A")
 R = TypeVar("R")
 N = TypeVar("N")
-
-
-@dataclass(frozen=True, slots=True)
-class Aggregator(Generic[T, A, R]):
-    """How records of type ``T`` become a value of type ``R``.
-
-    GUARANTEE: ``add`` and ``merge`` may change their first argument and return it; they never change the second.
-
-    Args:
-        init: Makes an empty accumulator.
-        add: ``(accumulator, record) -> accumulator``.
-        merge: ``(accumulator, later accumulator) -> accumulator``.
-        result: ``accumulator -> result``; None gives the accumulator itself.
-        type: Type of the accumulator, by which it is stored.
-        codec: Stores it where typed JSON cannot.
-    """
-
-    init: Callable[[], A]
-    add: Callable[[A, T], A]
-    merge: Callable[[A, A], A]
-    result: Callable[[A], R] | None
-    type: Any
-    codec: Codec[Any] | None = None
 
 
 class Mean(msgspec.Struct):
@@ -61,14 +35,6 @@ class Moments(msgspec.Struct):
     n: int = 0
     mean: float = 0.0
     squares: float = 0.0
-
-
-def _given(function: Callable[..., Any]) -> Any:
-    """The type that a function says it returns; Any if it does not say."""
-    try:
-        return typing.get_type_hints(function).get("return", Any)
-    except (NameError, TypeError):
-        return Any
 
 
 def count() -> Aggregator[Any, int, int]:
@@ -96,56 +62,11 @@ def sum(of: Callable[[T], N], *, kind: type[N] | None = None) -> Aggregator[T, A
     def merge(total: Any, other: Any) -> Any:
         return total + other
 
-    return Aggregator(start, add, merge, None, _given(of) if kind is None else kind)
+    def typed(record: Any) -> Any:
+        found = kept_type(of, kind, record)
+        return int if found is bool else found
 
-
-def _extreme(of: Callable[[T], N], better: Callable[[Any, Any], bool]) -> Aggregator[T, list[N], N | None]:
-    def add(kept: list[Any], record: T) -> list[Any]:
-        value = of(record)
-        if not kept:
-            kept.append(value)
-        elif better(value, kept[0]):
-            kept[0] = value
-        return kept
-
-    def merge(kept: list[Any], other: list[Any]) -> list[Any]:
-        if not kept or (other and better(other[0], kept[0])):
-            kept[:] = other
-        return kept
-
-    return Aggregator(list, add, merge, _only, list[_given(of)])  # type: ignore[misc]
-
-
-def _only(kept: list[Any]) -> Any:
-    return kept[0] if kept else None
-
-
-def min(of: Callable[[T], N]) -> Aggregator[T, list[N], N | None]:
-    """The smallest of what ``of`` gives."""
-    return _extreme(of, lambda value, kept: value < kept)
-
-
-def max(of: Callable[[T], N]) -> Aggregator[T, list[N], N | None]:
-    """The largest of what ``of`` gives."""
-    return _extreme(of, lambda value, kept: value > kept)
-
-
-def first(of: Callable[[T], N]) -> Aggregator[T, list[N], N | None]:
-    """What ``of`` gives for the first record, in order of arrival; across panes, that of the earliest pane."""
-
-    def add(kept: list[Any], record: T) -> list[Any]:
-        return kept or [of(record)]
-
-    return Aggregator(list, add, lambda a, b: a or list(b), _only, list[_given(of)])  # type: ignore[misc]
-
-
-def last(of: Callable[[T], N]) -> Aggregator[T, list[N], N | None]:
-    """What ``of`` gives for the last record, in order of arrival; across panes, that of the latest pane."""
-
-    def add(kept: list[Any], record: T) -> list[Any]:
-        return [of(record)]
-
-    return Aggregator(list, add, lambda a, b: list(b) or a, _only, list[_given(of)])  # type: ignore[misc]
+    return of_records(start, add, merge, None, typed)
 
 
 def mean(of: Callable[[T], float]) -> Aggregator[T, Mean, float | None]:
@@ -194,77 +115,12 @@ def variance(of: Callable[[T], float], *, sample: bool = True) -> Aggregator[T, 
     return Aggregator(Moments, add, merge, lambda a: a.squares / (a.n - less) if a.n > less else None, Moments)
 
 
-def collect(of: Callable[[T], N] | None = None, *, kind: type[N] | None = None) -> Aggregator[T, list[N], list[N]]:
-    """All records, or what ``of`` gives for each, as a list in order of arrival; it grows with every record.
-
-    Args:
-        of: What to keep of a record.
-        kind: Type of the items, where it cannot be told from ``of``'s annotation and is more than JSON tells.
-    """
-
-    def add(kept: list[Any], record: T) -> list[Any]:
-        kept.append(record if of is None else of(record))
-        return kept
-
-    def merge(a: list[Any], b: list[Any]) -> list[Any]:
-        a.extend(b)
-        return a
-
-    item = kind if kind is not None else Any if of is None else _given(of)
-    return Aggregator(list, add, merge, None, list[item])  # type: ignore[valid-type]
-
-
-def distinct(of: Callable[[T], Hashable]) -> Aggregator[T, dict[str, int], int]:
-    """The exact number of different values that ``of`` gives, of types that keys may have; it keeps each of them."""
-
-    def add(seen: dict[str, int], record: T) -> dict[str, int]:
-        seen[canonical(of(record)).decode()] = 1
-        return seen
-
-    def merge(a: dict[str, int], b: dict[str, int]) -> dict[str, int]:
-        a.update(b)
-        return a
-
-    return Aggregator(dict, add, merge, len, dict[str, int])
-
-
-def top_k(k: int, by: Callable[[T], Any], *, kind: type[T] | None = None) -> Aggregator[T, list[Any], list[T]]:
-    """The ``k`` records with the largest ``by``, largest first; of equal ones those that came first.
-
-    Args:
-        k: How many.
-        by: Gives what records are compared by.
-        kind: Type of the records, where it is more than JSON tells.
-    """
-    if type(k) is not int or k < 1:
-        raise DefinitionError(f"top_k({k!r}) keeps nothing", hint="Give a whole number above 0.")
-
-    def put(kept: list[Any], rank: Any, record: Any) -> None:
-        if len(kept) < k or rank > kept[-1][0]:
-            # behind those of equal rank, which came before
-            at = bisect.bisect_left(range(len(kept)), True, key=lambda i: kept[i][0] < rank)
-            kept.insert(at, (rank, record))
-            del kept[k:]
-
-    def add(kept: list[Any], record: T) -> list[Any]:
-        put(kept, by(record), record)
-        return kept
-
-    def merge(a: list[Any], b: list[Any]) -> list[Any]:
-        for rank, record in b:
-            put(a, rank, record)
-        return a
-
-    item: Any = tuple[_given(by), Any if kind is None else kind]  # type: ignore[misc]
-    return Aggregator(list, add, merge, lambda kept: [record for _, record in kept], list[item])
-
-
 def reduce(function: Callable[[T, T], T], *, kind: type[T] | None = None) -> Aggregator[T, list[T], T]:
     """Combines records: ``function(so_far, record)``, also used to combine two combined values.
 
     Args:
         function: Must be associative where windows are made of panes or sessions meet.
-        kind: Type of the records, where ``function`` has no annotation and it is more than JSON tells.
+        kind: Type of the records, where neither ``function`` nor the stream tells it and it is more than JSON tells.
     """
 
     def add(kept: list[T], record: T) -> list[T]:
@@ -273,8 +129,11 @@ def reduce(function: Callable[[T, T], T], *, kind: type[T] | None = None) -> Agg
     def merge(a: list[T], b: list[T]) -> list[T]:
         return [function(a[0], b[0])] if a and b else a or list(b)
 
-    item = _given(function) if kind is None else kind
-    return Aggregator(list, add, merge, _only, list[item])  # type: ignore[valid-type]
+    def typed(record: Any) -> Any:
+        found = given_type(function, None) if kind is None else kind
+        return list[storable(record) if found is Any else found]  # type: ignore[misc]
+
+    return of_records(list, add, merge, only, typed)
 
 
 def aggregator(
@@ -291,7 +150,7 @@ def aggregator(
         merge: ``(accumulator, later accumulator) -> accumulator``; may change the first in place and return it.
         result: ``accumulator -> result``; default is the accumulator itself.
     """
-    kind = init if isinstance(init, type) else _given(init)
+    kind = init if isinstance(init, type) else given_type(init, None)
 
     def checked(so_far: A, record: T) -> A:
         found = add(so_far, record)

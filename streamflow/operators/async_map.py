@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections import deque
-from collections.abc import AsyncIterable, Callable, Iterator
-from itertools import islice
+from collections.abc import AsyncIterable, Callable
 from typing import Any, Final
 
 from streamflow.batch import FRAGMENT_ROWS_MAX, Fragment
@@ -19,9 +18,6 @@ from streamflow.operators.line import Failed, Flight
 from streamflow.operators.operator import Shard
 from streamflow.operators.stateful import all_of
 from streamflow.policy import CallLimits
-
-BEGUN_AT_ONCE: Final = 32
-"""Calls begun before the operator looks at the time."""
 
 OPEN_ROWS_MAX: Final = 65_536
 """Rows begun and not let go on, of a step that keeps no order."""
@@ -83,25 +79,31 @@ class AsyncMap(AsyncStage):
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def _next_calls(self) -> list[Call]:
-        room = self._limits.concurrency - self._calls.running
+    def _next_calls(self, most: int) -> list[Call]:
         if self._batches:
-            call = self._next_batch() if room > 0 else None
+            call = self._next_batch() if self._calls.running < self._limits.concurrency else None
             return [] if call is None else [call]
-        room = min(room, self._window - self._line.open, BEGUN_AT_ONCE)
-        return [] if room <= 0 else [self._call(flight, row) for flight, row in islice(self._rows(), room)]
+        return [self._call(*self._next_row()) for _ in range(min(most, self._room()))]
 
-    def _rows(self) -> Iterator[tuple[Flight, int]]:
-        """Takes rows whose calls are to be begun."""
-        while self._unbegun:
-            flight = self._unbegun[0]
-            row = flight.begun
-            flight.begun += 1
-            self._line.open += 1
-            self._unbegun_rows -= 1
-            if flight.begun == flight.rows:
-                self._unbegun.popleft()
-            yield flight, row
+    def _next_call(self) -> Call | None:
+        if self._batches:
+            return super()._next_call()
+        return self._call(*self._next_row()) if self._room() > 0 else None
+
+    def _room(self) -> int:
+        """So many rows may be begun."""
+        return min(self._limits.concurrency - self._calls.running, self._window - self._line.open, self._unbegun_rows)
+
+    def _next_row(self) -> tuple[Flight, int]:
+        """Takes the next row, whose call is to be begun."""
+        flight = self._unbegun[0]
+        row = flight.begun
+        flight.begun += 1
+        self._line.open += 1
+        self._unbegun_rows -= 1
+        if flight.begun == flight.rows:
+            self._unbegun.popleft()
+        return flight, row
 
     def _call(self, flight: Flight, row: int) -> Call:
         part = flight.part
@@ -124,7 +126,7 @@ class AsyncMap(AsyncStage):
             if self._alarm is None:
                 self._alarm = self._clock.call_later(wait, self._time_is_over)
             return None
-        places = list(islice(self._rows(), count))
+        places = [self._next_row() for _ in range(count)]
         self._first_at = self._clock.monotonic()
         return Call(([flight.part.values[row] for flight, row in places],), places)
 

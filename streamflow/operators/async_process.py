@@ -12,7 +12,7 @@ from typing import Any
 from streamflow.batch import END, FRAGMENT_ROWS_MAX, Fragment, Origin
 from streamflow.clock import Clock
 from streamflow.keys import Key
-from streamflow.operators.async_map import BEGUN_AT_ONCE, all_given
+from streamflow.operators.async_map import all_given
 from streamflow.operators.async_stage import AsyncStage
 from streamflow.operators.bind import BoundStage
 from streamflow.operators.calls import Call
@@ -131,10 +131,10 @@ class AsyncProcess(AsyncStage):
 
     # -- calls ------------------------------------------------------------------------------------
 
-    def _next_calls(self) -> list[Call]:
+    def _next_calls(self, most: int) -> list[Call]:
         if self._held is not None and not self._line:
             self._fire(self._held)
-        room = min(self._limits.concurrency - self._calls.running, BEGUN_AT_ONCE, len(self._ready))
+        room = min(self._limits.concurrency - self._calls.running, most, len(self._ready))
         turns = [self._ready.popleft() for _ in range(room)]
         return [Call((turn,), turn) for turn in turns]
 

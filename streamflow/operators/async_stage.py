@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 from streamflow.batch import Fragment
 from streamflow.clock import Clock
@@ -18,6 +18,9 @@ from streamflow.operators.operator import SLICE_SECONDS, Outlet, Shard
 from streamflow.operators.routing import Inlet
 from streamflow.policy import CallLimits
 from streamflow.state.keyed import MISSING
+
+BEGUN_AT_ONCE: Final = 32
+"""Calls begun before the operator looks at the time."""
 
 
 class AsyncStage(ABC):
@@ -68,8 +71,8 @@ class AsyncStage(ABC):
         """Takes a fragment in."""
 
     @abstractmethod
-    def _next_calls(self) -> list[Call]:
-        """The next calls that there is room for, a few at once; empty if there is none."""
+    def _next_calls(self, most: int) -> list[Call]:
+        """The next calls that there is room for, up to so many; empty if there is none."""
 
     @abstractmethod
     def _ended(self, call: Call) -> None:
@@ -83,7 +86,9 @@ class AsyncStage(ABC):
         """Runs until cancelled; raises what a call raised, as `StepError`."""
         retry = self._step.options.get("retry")
         self._calls = Calls(self._step.name, self._function(), self._limits, retry, self._clock, self._call_ended)
-        self._calls.entered = self._entered
+        self._calls.watched = self.bound
+        self._calls.more = self._next_call
+        self._calls.told = self._wake.set
         getting: asyncio.Task[Fragment] | None = None
         try:
             while True:
@@ -126,7 +131,7 @@ class AsyncStage(ABC):
     def _begin(self, until: float) -> bool:
         """Begins as many calls as there is room for, but for no longer than until then."""
         began = False
-        while calls := self._next_calls():
+        while calls := self._next_calls(BEGUN_AT_ONCE):
             began = True
             self.bound.entered = self._clock.monotonic()
             try:
@@ -137,6 +142,9 @@ class AsyncStage(ABC):
                 self._wake.set()
                 break
         return began
+
+    def _next_call(self) -> Call | None:
+        return next(iter(self._next_calls(1)), None)
 
     def _outgoing(self) -> Iterator[tuple[Fragment, tuple[Fragment, ...]]]:
         ready = self._line.ready()
@@ -168,6 +176,3 @@ class AsyncStage(ABC):
             self.bound.blamed = (0, key)
             raise self.bound.fail(error, part, row) from error
         self.bound.lost(0, error, part, row, key)
-
-    def _entered(self, since: float) -> None:
-        self.bound.entered = since

@@ -31,7 +31,7 @@ from streamflow.operators.joins import LEFT, RIGHT, Join
 from streamflow.operators.letters import letter_of, spot_of
 from streamflow.operators.stateful import Fold, Process, all_of
 from streamflow.operators.step_clock import SideClocks, StepClock
-from streamflow.operators.tables import Changelog
+from streamflow.operators.tables import Changelog, Find
 from streamflow.operators.values import FROZEN, own
 from streamflow.operators.window_forms import windows_of
 from streamflow.operators.windows import LATE, Windows
@@ -63,6 +63,7 @@ class StateSpec:
         keys_max: Most keys; a record of one more is an error of the step.
         items_max: Most items that a map or list may hold for one key.
         form: The class of its table.
+        hint: What to do about a value that cannot be stored, where that is not the value's own fault.
     """
 
     kind: str
@@ -75,6 +76,7 @@ class StateSpec:
     keys_max: int | None = None
     items_max: int | None = None
     form: type[Table[Any]] = Table
+    hint: str = ""
 
     def table(self, name: str, key_type: Any) -> Table[Any]:
         """Makes the empty table of a step."""
@@ -87,6 +89,7 @@ class StateSpec:
         table.sub_check.declared = self.sub_type
         table.bound = None if self.keys_max is None else KeyBound(name, self.keys_max)
         table.items_max = self.items_max
+        table.hint = self.hint or table.hint
         return table
 
 
@@ -155,7 +158,7 @@ class BoundStage:
             "NEVER": TIME_MIN - TIME_MAX,
         }
         for x, exit in enumerate(self.stage.exits):
-            if exit.encodes:
+            if exit.encodes or exit.lines:
                 self.env[f"encode{x}"] = self.graph.step(f"{SINK}:{exit.name}").options["row_encoder"]
         for n, step in enumerate(self.stage.steps):
             self.env |= {f"{name}{n}": value for name, value in self._bind(n, step).items()}
@@ -164,7 +167,7 @@ class BoundStage:
         """Names that the loop uses for one step, without the step's number."""
         names: dict[str, Any] = {"f": step.function}
         if step.options.get("context"):
-            names["c"] = Context(self.graph.flow, step.name)
+            names["c"] = Context(self.graph.flow, step.name, tables=self.finds(step))
         match step.kind:
             case "branch":
                 predicates = step.options["predicates"]
@@ -191,12 +194,16 @@ class BoundStage:
                 log = self.changelogs[step.id] = Changelog(step, self._table(step))
                 names |= {"take": log.take, "attempt": log.attempt, "told": log.told}
             case "lookup":
-                names["find"] = self.changelogs[step.reads[0]].find
+                (names["find"],) = self.finds(step).values()
             case "broadcast":
                 names |= {"pairs": partial(self.changelogs[step.reads[0]].pairs, step), "all": all_of}
             case "join":
                 names |= self._bind_join(step)
         return names
+
+    def finds(self, step: Step) -> Mapping[str, Find]:
+        """How a step looks up the tables that it names, by their ids."""
+        return {table: self.changelogs[table].find for table in step.reads}
 
     def _table(self, step: Step) -> Table[Any]:
         spec: StateSpec = step.options["state"]

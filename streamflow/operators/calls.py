@@ -2,7 +2,8 @@
 
 Most awaits of a warm cache or a filled buffer do not wait at all, and a task costs more than all the rest of a record.
 So the first step of a call runs where it is begun, as the task that would go on with it: time-outs and task groups
-that it enters hold on to that task. Only a call that really waits is handed over to the task.
+that it enters hold on to that task. Only a call that really waits is handed over to the task, which then goes on with
+the step's next calls, one after the other.
 """
 
 from __future__ import annotations
@@ -10,16 +11,20 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from asyncio.tasks import _enter_task, _leave_task  # documented for those who run tasks themselves
-from collections.abc import Awaitable, Callable, Coroutine, Generator
+from collections.abc import Awaitable, Callable, Coroutine
 from math import inf
 from typing import Any, Final
 
 from streamflow.clock import Cancellable, Clock, sleep
 from streamflow.errors import StepTimeout
+from streamflow.operators.going import Going, Watched
 from streamflow.policy import CallLimits, Retry
 
 CLOSE_SECONDS: Final = 3.0
 """Calls that are cancelled when the step ends have so long to clean up; the loop's owner hears of what remains."""
+
+TIME_OVER: Final = "the time limit of the step is over"
+"""Why a call is cancelled whose time is over: what it waits for has failed, unlike where it is not wanted any more."""
 
 
 class Call:
@@ -70,15 +75,19 @@ class Calls:
         ended: Callable[[Call], None],
     ) -> None:
         self.running = 0
-        self.entered: Callable[[float], None] = lambda since: None
+        self.watched: Watched = _Unwatched()
+        self.more: Callable[[], Call | None] = lambda: None
+        self.told: Callable[[], None] = lambda: None
         self._step = step
         self._function = function
         self._limits = limits
         self._retry = retry
         self._clock = clock
         self._ended = ended
-        self._spare: _Spare | None = None
-        self._tasks: dict[asyncio.Task[None], _Spare] = {}  # in order: a simulated run must be the same each time
+        self._context = contextvars.copy_context()
+        # dicts for their order: a simulated run must be the same each time
+        self._workers: dict[asyncio.Task[None], _Worker] = {}
+        self._idle: dict[_Worker, None] = {}
         self._waiting: dict[Call, None] = {}
         self._attempts: dict[Call, None] = {}
         self._alarm: Cancellable | None = None
@@ -90,45 +99,62 @@ class Calls:
         """Begins calls: runs each up to where it first waits. No more than there is room for."""
         loop, current = asyncio.get_running_loop(), asyncio.current_task()
         assert current is not None
-        assert self.running + len(calls) <= self._limits.concurrency, f"{self._step}: more calls than may be"
-        self.running += len(calls)
         _leave_task(loop, current)
         try:
             for call in calls:
-                spare = self._spare or self._new_spare(loop)
-                _enter_task(loop, spare.task)
+                worker = self._idle_worker(loop)
+                _enter_task(loop, worker.task)
                 try:
-                    self._first_step(call, spare)
+                    if self._first_step(call, worker):
+                        del self._idle[worker]
+                        worker.given.set_result(None)
                 finally:
-                    _leave_task(loop, spare.task)
+                    _leave_task(loop, worker.task)
         finally:
             _enter_task(loop, current)
 
-    def _first_step(self, call: Call, spare: _Spare) -> None:
+    def _idle_worker(self, loop: asyncio.AbstractEventLoop) -> _Worker:
+        """The worker that waits for a call and was the last to have one, or a new one."""
+        while self._idle:
+            worker = next(reversed(self._idle))
+            if not worker.task.cancelling():
+                return worker
+            del self._idle[worker]
+        worker = _Worker(loop.create_future())
+        worker.task = loop.create_task(self._work(worker), name=f"calls of {self._step}", context=self._context.copy())
+        worker.task.add_done_callback(self._gone)
+        self._workers[worker.task] = worker
+        self._idle[worker] = None
+        return worker
+
+    def _first_step(self, call: Call, worker: _Worker) -> bool:
+        """Begins a call, as the worker's task; whether the worker is to see it through."""
+        self.running += 1
+        assert self.running <= self._limits.concurrency, f"{self._step}: more calls than may be"
         error: Exception | None = None
-        going: _Going | None = None
+        going: Going | None = None
+        context = self._context.copy()
         try:
             coroutine = self._coroutine(call)
-            going = _Going(coroutine, spare.context.run(coroutine.send, None), self)
+            going = Going(coroutine, context, context.run(coroutine.send, None), self._clock, self.watched)
         except StopIteration as end:
             call.done, call.value = True, end.value
             self.running -= 1
             self._ended(call)
-            return
+            return False
         except asyncio.CancelledError:
             error = _cancelled_inside()
         except Exception as caught:
             error = caught
         if error is not None and not self._may_fail_again(call, error):
             self._end(call, None, error)
-            return
+            return False
         call.begun_at = call.attempt_at = self._clock.monotonic()
-        call.task = spare.task
-        self._spare = None
+        call.task = worker.task
         self._waiting[call] = None
         self._limit(call, attempt=going is not None)
-        spare.call, spare.going, spare.error = call, going, error
-        spare.given.set_result(None)
+        worker.call, worker.going, worker.error = call, going, error
+        return True
 
     def _coroutine(self, call: Call) -> Coroutine[Any, Any, Any]:
         made = self._function(*call.arguments)
@@ -138,26 +164,44 @@ class Calls:
             raise TypeError(f"the function of async step {self._step!r} returned {made!r:.60}, which cannot be awaited")
         return _awaited(made)
 
-    def _new_spare(self, loop: asyncio.AbstractEventLoop) -> _Spare:
-        spare = self._spare = _Spare(loop.create_future(), contextvars.copy_context())
-        spare.task = loop.create_task(self._go_on(spare), context=spare.context)
-        self._tasks[spare.task] = spare
-        spare.task.add_done_callback(self._gone)
-        spare.task.set_name(f"call of {self._step}")
-        return spare
-
     # -- after the first wait ---------------------------------------------------------------------
 
-    async def _go_on(self, spare: _Spare) -> None:
-        """Sees a call through that did not end at its first step."""
+    async def _work(self, worker: _Worker) -> None:
+        """Sees calls through that did not end at their first step, one after the other."""
         interrupted = False
+        while True:
+            try:
+                await worker.given
+            except asyncio.CancelledError:
+                if worker.call is None:
+                    raise
+                interrupted = True  # a time limit that the call set itself, and that was over at once
+            await self._see_through(worker, interrupted)
+            while self._goes_on_with_another(worker):
+                await self._see_through(worker, False)
+            if worker.task.cancelling():
+                return  # what was cancelled, by its call or for its time limit, is no place for others
+            worker.call, worker.given, interrupted = None, asyncio.get_running_loop().create_future(), False
+            self._idle[worker] = None
+
+    def _goes_on_with_another(self, worker: _Worker) -> bool:
+        """Begins the next call in the place of the one that has ended: a task of its own would cost more than a call.
+
+        If that ends at once, the step's own loop goes on, which looks at the time.
+        """
+        if self._closing or worker.task.cancelling():
+            return False
+        call = self.more()
+        if call is None:
+            return False
+        self.watched.entered = self._clock.monotonic()
         try:
-            await spare.given
-        except asyncio.CancelledError:
-            if spare.call is None:
-                raise
-            interrupted = True  # a time limit that the call set itself, and that was over at once
-        call, going, error = spare.call, spare.going, spare.error
+            return self._first_step(call, worker)
+        finally:
+            self.watched.entered = 0.0
+
+    async def _see_through(self, worker: _Worker, interrupted: bool) -> None:
+        call, going, error = worker.call, worker.going, worker.error
         assert call is not None
         if going is not None:
             going.interrupted = interrupted
@@ -183,7 +227,7 @@ class Calls:
             counted = False
             going, error = await self._next_attempt(call)
 
-    async def _next_attempt(self, call: Call) -> tuple[_Going | None, Exception | None]:
+    async def _next_attempt(self, call: Call) -> tuple[Going | None, Exception | None]:
         assert self._retry is not None
         wait = self._retry.wait_after(call.failures, call.error or Exception())
         if wait:
@@ -195,7 +239,8 @@ class Calls:
         call.attempt_at = self._clock.monotonic()
         self._limit(call, attempt=True)
         try:
-            return _Going(self._coroutine(call), None, self, begun=False), None
+            coroutine = self._coroutine(call)
+            return Going(coroutine, self._context.copy(), None, self._clock, self.watched, begun=False), None
         except Exception as caught:
             return None, caught
 
@@ -226,11 +271,13 @@ class Calls:
 
     def _gone(self, task: asyncio.Task[None]) -> None:
         """A task has ended: of itself, at the close, or cancelled before it could take over its call."""
-        spare = self._tasks.pop(task)
+        worker = self._workers.pop(task)
+        self._idle.pop(worker, None)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.broken = error
-        if spare.call is not None and not spare.call.done and not self._closing:
-            self._end(spare.call, None, _cancelled_inside())
+            self.told()
+        if worker.call is not None and not worker.call.done and not self._closing:
+            self._end(worker.call, None, _cancelled_inside())
 
     # -- time limits ------------------------------------------------------------------------------
 
@@ -269,7 +316,7 @@ class Calls:
             if call.begun_at + self._limits.deadline_seconds > now:
                 break
             assert call.task is not None
-            call.task.cancel()
+            call.task.cancel(TIME_OVER)
             self._end(call, None, self._over(call))
         for call in list(self._attempts):
             assert self._limits.timeout_seconds is not None
@@ -278,7 +325,7 @@ class Calls:
             del self._attempts[call]
             call.late = True
             assert call.task is not None
-            call.task.cancel()
+            call.task.cancel(TIME_OVER)
         self._set_alarm(now)
 
     def _over(self, call: Call) -> StepTimeout:
@@ -295,68 +342,30 @@ class Calls:
         """Cancels what is under way and waits until it has cleaned up, within `CLOSE_SECONDS`."""
         self._closing = True
         self._silence()
-        tasks = list(self._tasks)
+        tasks = list(self._workers)
         for task in tasks:
             task.cancel()
         if tasks:
             await asyncio.wait(tasks, timeout=CLOSE_SECONDS)
 
 
-class _Spare:
-    """A task that waits for a call to go on with, and the context in which it runs."""
+class _Worker:
+    """A task that sees calls through, or waits for one."""
 
-    __slots__ = ("call", "context", "error", "given", "going", "task")
+    __slots__ = ("call", "error", "given", "going", "task")
 
-    def __init__(self, given: asyncio.Future[None], context: contextvars.Context) -> None:
+    def __init__(self, given: asyncio.Future[None]) -> None:
         self.given = given
-        self.context = context
         self.task: asyncio.Task[None]
         self.call: Call | None = None
-        self.going: _Going | None = None
+        self.going: Going | None = None
         self.error: Exception | None = None
 
 
-class _Going:
-    """Goes on with a coroutine in another place than where its first step was taken.
+class _Unwatched:
+    """Nobody wants to know when users' code has the event loop."""
 
-    Args:
-        coroutine: What was begun, or not yet.
-        waits_for: What its first step waits for; None if it has taken none, or waits for its next turn.
-        calls: Told when the users' code has the event loop.
-    """
-
-    __slots__ = ("_begun", "_calls", "_coroutine", "_waits_for", "interrupted")
-
-    def __init__(self, coroutine: Coroutine[Any, Any, Any], waits_for: Any, calls: Calls, begun: bool = True) -> None:
-        self._coroutine = coroutine
-        self._waits_for = waits_for
-        self._calls = calls
-        self._begun = begun
-        self.interrupted = False
-
-    def __await__(self) -> Generator[Any, Any, Any]:
-        send, throw = self._coroutine.send, self._coroutine.throw
-        calls = self._calls
-        error: BaseException | None = asyncio.CancelledError() if self.interrupted else None
-        waits = self._begun and error is None
-        while True:
-            sent = None
-            if waits:
-                try:
-                    sent = yield self._waits_for
-                except GeneratorExit:
-                    self._coroutine.close()
-                    raise
-                except BaseException as thrown:
-                    error = thrown
-            calls.entered(calls._clock.monotonic())
-            try:
-                self._waits_for = send(sent) if error is None else throw(error)
-            except StopIteration as end:
-                return end.value
-            finally:
-                calls.entered(0.0)
-            error, waits = None, True
+    entered = 0.0
 
 
 async def _awaited(made: Awaitable[Any]) -> Any:

@@ -13,13 +13,17 @@ from streamflow.batch import END, MicroBatch, Origin
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
 from streamflow.keys import Key, canonical, stable_hash
+from streamflow.operators.tables import Find, TableHandle
 from streamflow.operators.values import own
 from streamflow.state.collections import ListState, MapState
+from streamflow.state.keyed import MISSING
 from streamflow.state.timers import Timers
 
 K = TypeVar("K")
 S = TypeVar("S")
 T = TypeVar("T")
+Q = TypeVar("Q")
+V = TypeVar("V")
 
 CALL_OUTPUTS_MAX: Final = 65_536
 """Most side outputs of one call, and most outputs of one call under an error policy other than stop."""
@@ -69,6 +73,7 @@ class Context(Generic[K, S]):
         "_outputs",
         "_side",
         "_step",
+        "_tables",
         "_timers",
         "batch",
         "event_timers",
@@ -78,9 +83,17 @@ class Context(Generic[K, S]):
         "time",
     )
 
-    def __init__(self, flow: str, step: str, timers: Timers | None = None, outputs: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        flow: str,
+        step: str,
+        timers: Timers | None = None,
+        outputs: tuple[str, ...] = (),
+        tables: Mapping[str, Find] | None = None,
+    ) -> None:
         self._flow = flow
         self._step = step
+        self._tables = tables or {}
         self._timers = timers
         self.event_timers: Timers | None = None
         self._outputs = {name: at for at, name in enumerate(outputs, start=1)}
@@ -140,6 +153,27 @@ class Context(Generic[K, S]):
     def uuid(self) -> uuid.UUID:
         """A UUID made from `id`."""
         return uuid.UUID(hex=self.id, version=4)
+
+    def lookup(self, table: TableHandle[Q, V], key: Q | None) -> V | None:
+        """The value of a key of a table, as of this record's place in the order of all records; None if it has none.
+
+        It is the caller's to keep and to change: a copy, unless nobody can change it.
+
+        Args:
+            table: A table that the step names.
+            key: Any key, not only the record's own; None finds nothing.
+
+        Raises:
+            DefinitionError: The step does not name the table.
+            TypeError: The key is of another type than the table's.
+        """
+        find = self._tables.get(table.id)
+        if find is None:
+            raise DefinitionError(
+                f"step {self._step!r} looks up a table that it does not name", hint="Name it: tables=[...]."
+            )
+        found = find(key, self.batch.now_ms)
+        return None if found is MISSING else found
 
     def timer(self, name: str, *, after: Duration | None = None, at: datetime.datetime | None = None) -> None:
         """Sets the key's timer ``name``, replacing it if it is set; its handler is given by ``on_timer(name)``.

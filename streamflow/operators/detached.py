@@ -34,6 +34,7 @@ class Spot(msgspec.Struct, frozen=True, array_like=True):
     key: bytes | None = None
     headers: dict[str, str] | None = None
     payload: bytes = b""
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +67,9 @@ class Waiting:
         positions, ids = ([spot.position], None) if original and spot.position is not None else (None, [self.id])
         if original and spot.position is None:
             ids = [spot.id]
+        times = None if spot.timestamp_ms is None else [spot.timestamp_ms]
         return spot.source, SourceBatch(
-            spot.partition, [spot.payload], positions, ids, headers=headers, keys=[spot.key]
+            spot.partition, [spot.payload], positions, ids, headers=headers, keys=[spot.key], timestamps_ms=times
         )
 
 
@@ -204,6 +206,7 @@ def _spot(ctx: Context[Any, Any]) -> Spot:
         None if records.keys is None else records.keys[at],
         None if headers is None else dict(headers),
         as_bytes(records.payloads[at]),
+        None if records.timestamps_ms is None else records.timestamps_ms[at],
     )
 
 

@@ -20,12 +20,16 @@ from streamflow.state.keyed import Table
 GRID_PARTS: Final = 16
 """Records that nobody waits for are freed together, up to this part of the interval after their last match."""
 
+NOTHING: Final[Held[Any, Any]] = Held()
+"""What a record matches that nothing matches."""
+
 
 class IntervalJoin(Join):
     """Matches each record with those of the other side that are there, within the interval.
 
     A record that is behind the watermark of its own partition when it comes is late. So two that match do so whichever
-    comes first, and one that nothing matched is told of when the watermark has passed the last match it could have.
+    comes first, and one that nothing matched is told of when the watermark has passed the last match it could have: at
+    once where that lies before it.
     """
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
@@ -34,6 +38,7 @@ class IntervalJoin(Join):
         super().__init__(step, table, clock)
         self.clocks = clock.left, clock.right
         self.reaches = kind.reaches_us
+        self.stays = kind.stays_us
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]
         self._tells = any(self.preserved)
@@ -55,6 +60,8 @@ class IntervalJoin(Join):
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
             last_us = time_us + my_reach
             if time_us < mark_us or last_us < my_clock.at_us:
+                if my_reach < 0 and time_us >= mark_us and time_us >= my_clock.at_us:
+                    return self._take_last(side, key, time_us)
                 return self.is_late()
             waiting = all_waiting.get(key)
             if waiting is None:
@@ -83,6 +90,21 @@ class IntervalJoin(Join):
             return found
 
         return take
+
+    def _take_last(self, side: int, key: Key, time_us: int) -> Any:
+        """Takes a record that only those before it can match, which have come: it need not wait."""
+        other = 1 - side
+        waiting = self.waiting.get(key)
+        if waiting is None:
+            self.check(key)
+        times = () if waiting is None else waiting.times[other]
+        start = bisect_left(times, max(time_us, self.clocks[other].at_us) - self.reaches[other])
+        stop = bisect_right(times, time_us + self.reaches[side], start)
+        if waiting is not None and start < stop:
+            if self._tells:
+                self._match(other, key, waiting, start, stop)
+            return tuple(zip(times[start:stop], waiting.held[other][start:stop], strict=True))
+        return ((time_us, NOTHING),) if self.preserved[side] else None
 
     def _match(self, side: int, key: Key, waiting: Waiting, start: int, stop: int) -> None:
         """Notes that records have matched."""
@@ -130,7 +152,7 @@ class IntervalJoin(Join):
         for at, held in enumerate(waiting.held[side][:count]):
             if not held.matched:
                 about = waiting.address(side, at)
-                yield key, (held.left, held.right), about[1] + self.reaches[side], about
+                yield key, (held.left, held.right), about[1] + self.stays[side], about
 
     def arm(self, key: Key, waiting: Waiting) -> None:
         waiting.armed_us = self._next_us(waiting)

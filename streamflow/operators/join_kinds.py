@@ -7,7 +7,8 @@ from typing import Any, ClassVar, Final, Generic, TypeVar
 
 import msgspec
 
-from streamflow.operators.window_kinds import Calendar, Sliding, Tumbling, span
+from streamflow.batch import TIME_MIN
+from streamflow.operators.window_kinds import Calendar, Session, Sliding, Tumbling, span
 
 L = TypeVar("L")
 R = TypeVar("R")
@@ -20,7 +21,8 @@ PRESERVED: Final = {"inner": (False, False), "left": (True, False), "right": (Fa
 class Interval:
     """A left and a right record match if the right one is no more than so much earlier, or later, than the left one.
 
-    Both ends are part of it. All times are microseconds.
+    Both ends are part of it. All times are microseconds. One of them may be below 0: then the right record is at least
+    so much later, or earlier; together they are not.
     """
 
     before_us: int
@@ -30,16 +32,25 @@ class Interval:
     def __str__(self) -> str:
         if self.before_us == self.after_us:
             return f"within {span(self.before_us)}"
+        if self.after_us < 0:
+            return f"{span(self.before_us)} to {span(-self.after_us)} before"
+        if self.before_us < 0:
+            return f"{span(-self.before_us)} to {span(self.after_us)} after"
         return f"within {span(self.before_us)} before and {span(self.after_us)} after"
 
     @property
     def reaches_us(self) -> tuple[int, int]:
-        """How much later than a record its last match can be: of a left one, and of a right one."""
+        """How much later than a record its last match can be: of a left one, and of a right one; below 0 earlier."""
         return self.after_us, self.before_us
+
+    @property
+    def stays_us(self) -> tuple[int, int]:
+        """How much later than a record it is certain that nothing matches it: of a left one, and of a right one."""
+        return max(0, self.after_us), max(0, self.before_us)
 
     def last_end(self, time_us: int) -> int:
         """The watermark at which no record of that time can match anything any more."""
-        return time_us + max(self.before_us, self.after_us) + 1
+        return time_us + max(self.stays_us) + 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +79,7 @@ class AsOf:
         return time_us + 1
 
 
-JoinKind = Interval | AsOf | Tumbling | Calendar | Sliding
+JoinKind = Interval | AsOf | Tumbling | Calendar | Sliding | Session
 
 
 class Held(msgspec.Struct, Generic[L, R], omit_defaults=True):
@@ -87,7 +98,7 @@ class Told(Held[L, R], Generic[L, R], omit_defaults=True):
 class Placed(Held[L, R], Generic[L, R], omit_defaults=True):
     """One of a window join: the end of the first window that it counts in, where it was late for those before."""
 
-    since_us: int = 0
+    since_us: int = TIME_MIN
 
 
 class Dated(Held[L, R], Generic[L, R], omit_defaults=True):

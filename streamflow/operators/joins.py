@@ -138,12 +138,20 @@ class Join(ABC):
             TypeError: The key is of another type than those before.
             StateFull: It would be one key more than ``max_keys`` allows.
         """
-        if key.__class__ is not self._check.kind:
-            self._check.check(key)
+        self.check(key)
         if self.table.bound is not None:
             self.table.bound.admit(key)
         waiting = self.waiting[key] = Waiting()
         return waiting
+
+    def check(self, key: Key) -> None:
+        """Refuses a key of another type than those before.
+
+        Raises:
+            TypeError: It is.
+        """
+        if key.__class__ is not self._check.kind:
+            self._check.check(key)
 
     def keep(self, side: int, key: Key, waiting: Waiting, time_us: int, held: Any) -> None:
         """Lets a record wait."""

@@ -64,6 +64,7 @@ def letter_of(kind: str, name: str, place: str, error: BaseException, spot: Spot
         None if records.keys is None else records.keys[at],
         None if records.headers is None else records.headers[at],
         as_bytes(payload),
+        None if records.timestamps_ms is None else records.timestamps_ms[at],
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final
 
 from streamflow.batch import END, Fragment, Origin
@@ -196,13 +196,15 @@ class Line:
             yield from finished
 
 
-def _given(outcome: Outcome, origin: Origin) -> Iterator[tuple[int, Any, Origin]]:
+def _given(outcome: Outcome, origin: Origin) -> Iterable[tuple[int, Any, Origin]]:
     """The rows of a call: port, value, origin."""
     if outcome.__class__ is tuple:
         assert isinstance(outcome, tuple)
-        for value in outcome:
-            yield 0, value, origin
-        return
+        return [(0, value, origin) for value in outcome]
+    return _expanded(outcome, origin)
+
+
+def _expanded(outcome: Outcome, origin: Origin) -> Iterator[tuple[int, Any, Origin]]:
     sided = isinstance(outcome, Sided)
     assert isinstance(outcome, Sided | list)
     for j, value in enumerate(outcome.outputs if isinstance(outcome, Sided) else outcome):

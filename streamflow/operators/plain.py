@@ -97,7 +97,7 @@ class _Plain:
         out = []
         for x, (keyed, edge, timed, placed) in enumerate(exits):
             rows = [left] if left is not None and left[0] == x else []
-            if x < len(self.bound.stage.exits) and self.bound.stage.exits[x].encodes and not traced:
+            if x < len(self.bound.stage.exits) and not traced:
                 rows = [self._encoded(x, row) for row in rows]
             values, keys = [row.value for _, row, *_ in rows], [row.key for _, row, *_ in rows]
             ports, origins = [port for _, _, port, _ in rows], [row.origin for _, row, *_ in rows]
@@ -111,11 +111,14 @@ class _Plain:
         return self.bound.stage.exits
 
     def _encoded(self, x: int, left: _Left) -> _Left:
-        row = left[1]
+        exit, row = self.bound.stage.exits[x], left[1]
+        if not exit.encodes and not exit.lines:
+            return left
         self.bound.blamed = (len(self.bound.stage.steps) + x, row.value)
         frame = self.bound.env[f"encode{x}"](row.value)
         self.bound.blamed = None
-        return (left[0], replace(row, value=frame), *left[2:])
+        # lines are made of many rows at once; it was encoded here to find out which of them cannot be
+        return left if exit.lines else (left[0], replace(row, value=frame), *left[2:])
 
     def _enter(self, entry: Entry, row: _Row, part: Fragment, at: int) -> Iterator[_Left]:
         if entry.into:

@@ -102,11 +102,13 @@ class Process:
             bound.tables[self.event_timers.table.name] = self.event_timers.table
             self.clock = bound.clocks[step.name] = clock_of(bound.graph, step)
         self._flow = bound.graph.flow
+        self._finds = bound.finds(step)
         self.context = self.new_context()
 
     def new_context(self) -> Context[Any, Any]:
         """A context for a call."""
-        context: Context[Any, Any] = Context(self._flow, self.step.name, self.timers, self.step.options["outputs"])
+        name, outputs = self.step.name, self.step.options["outputs"]
+        context: Context[Any, Any] = Context(self._flow, name, self.timers, outputs, self._finds)
         context.event_timers = self.event_timers
         return context
 

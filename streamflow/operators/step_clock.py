@@ -79,7 +79,7 @@ def side_clocks_of(graph: Graph, step: Step) -> SideClocks:
     """Makes the clocks of an interval join: each side is over when the latest record can match nothing more."""
     group = watermark_groups(graph).index(sources_of(graph, step))
     latest = _latest_into(graph, step)
-    after_us, before_us = step.options["join"].reaches_us
+    after_us, before_us = step.options["join"].stays_us
     return SideClocks(
         StepClock(group, lambda time_us: latest(time_us) + after_us + 1),
         StepClock(group, lambda time_us: latest(time_us) + before_us + 1),

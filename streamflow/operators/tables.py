@@ -6,7 +6,7 @@ record finds the table as of its own place in the one order of all records.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -17,7 +17,27 @@ from streamflow.operators.values import FROZEN, own
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.keyed import MISSING, Table
 
+K = TypeVar("K")
 V = TypeVar("V")
+
+Find = Callable[[Key | None, int], Any]
+"""Gives the value of a key at a processing time, to be kept by whoever asks; `MISSING` if there is none."""
+
+
+class TableHandle(Generic[K, V]):
+    """A table as users hold it; steps name it by this, and get to its entries when they run.
+
+    Args:
+        id: Id of the step that fills it.
+    """
+
+    def __init__(self, id: str) -> None:
+        self._id = id
+
+    @property
+    def id(self) -> str:
+        """Id of the step that fills it."""
+        return self._id
 
 
 class Change(msgspec.Struct, Generic[V], frozen=True):

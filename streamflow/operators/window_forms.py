@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from streamflow.graph import Graph, Step
-from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.count_windows import CountPane, CountWindows, GlobalWindows
 from streamflow.operators.early_sliding_windows import CountedPane, EarlySlidingWindows
 from streamflow.operators.session_windows import SessionState, SessionWindows

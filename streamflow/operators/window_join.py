@@ -29,9 +29,9 @@ class WindowJoin(Join):
     """
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
-        self._clock = clock_of(graph, step)
-        super().__init__(step, table, self._clock)
-        self.kind: Aligned = step.options["join"]
+        self.step_clock = clock_of(graph, step)
+        super().__init__(step, table, self.step_clock)
+        self.kind: Any = step.options["join"]
         self.due = Due()
         self.preserved = PRESERVED[step.options["how"]]
 
@@ -39,7 +39,7 @@ class WindowJoin(Join):
         return Placed if side == LEFT else partial(Placed, None)
 
     def taker(self, side: int) -> Take:
-        all_waiting, clock, kind, held_of = self.waiting, self._clock, self.kind, self.holder(side)
+        all_waiting, clock, kind, held_of = self.waiting, self.step_clock, self.kind, self.holder(side)
 
         def take(key: Key, value: Any, time_us: Any, mark_us: Any) -> Any:
             bound = max(mark_us, clock.at_us)
@@ -55,25 +55,25 @@ class WindowJoin(Join):
                 end_us = held.since_us = kind.end_behind(bound)
             self.keep(side, key, waiting, time_us, held)
             if end_us < waiting.armed_us:
-                self._look_at(end_us, key, waiting)
+                self.look_at(end_us, key, waiting)
             return None
 
         return take
 
     def closing(self) -> Iterator[Fired | None]:
         """Gives the pairs of windows that the clock has passed, by (end, key, left record, right record)."""
-        for end_us, key, _ in self.due.take(self._clock.at_us):
+        for end_us, key, _ in self.due.take(self.step_clock.at_us):
             waiting = self.waiting.get(key)
             if waiting is not None and waiting.armed_us == end_us:
-                yield from self._pairs(key, waiting, end_us)
+                yield from self.pairs(key, waiting, start_of(self.kind, end_us), end_us)
                 for side, times in enumerate(waiting.times):
                     self.drop(side, key, waiting, bisect_right(times, end_us, key=self.kind.last_end))
                 if not self.closed(key, waiting):
-                    self._look_at(self._next_end(waiting, end_us), key, waiting)
+                    self.look_at(self._next_end(waiting, end_us), key, waiting)
             yield None
 
-    def _pairs(self, key: Key, waiting: Waiting, end_us: int) -> Iterator[Fired]:
-        start_us = start_of(self.kind, end_us)
+    def pairs(self, key: Key, waiting: Waiting, start_us: int, end_us: int) -> Iterator[Fired]:
+        """Gives the pairs of one window, or the records of one side where the other has none."""
         lefts, rights = (_inside(waiting, side, start_us, end_us) for side in (LEFT, RIGHT))
         # a record that is late for this window may be all that the key has
         if lefts and not rights and self.preserved[LEFT]:
@@ -86,9 +86,10 @@ class WindowJoin(Join):
             yield key, row, end_us - 1, (start_us, end_us, at)
 
     def arm(self, key: Key, waiting: Waiting) -> None:
-        self._look_at(self._next_end(waiting, self._clock.at_us), key, waiting)
+        self.look_at(self._next_end(waiting, self.step_clock.at_us), key, waiting)
 
-    def _look_at(self, end_us: int, key: Key, waiting: Waiting) -> None:
+    def look_at(self, end_us: int, key: Key, waiting: Waiting) -> None:
+        """Asks for a look at a key."""
         waiting.armed_us = end_us
         self.due.arm(end_us, key, None)
 

@@ -16,7 +16,7 @@ import msgspec
 from streamflow.batch import Watermark
 from streamflow.graph import Graph, Step
 from streamflow.keys import Key
-from streamflow.operators.aggregators import Aggregator
+from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.due import Due
 from streamflow.operators.step_clock import clock_of
 from streamflow.operators.values import FROZEN, own

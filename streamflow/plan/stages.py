@@ -57,6 +57,7 @@ class Exit:
         keyed: Whether rows carry keys.
         encodes: Whether the loop makes frames of the rows.
         placed: Whether rows that go to a sink carry their origin: it puts aside those that it refuses.
+        lines: Whether lines are made of its rows, of many at once, behind the loop.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Exit:
     keyed: bool
     encodes: bool = False
     placed: bool = False
+    lines: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,9 +198,10 @@ def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]
     sinks = [sink for sink in graph.of_kind(SINK) if stage_of[sink.inputs[0].step] == index]
     boundary = any(step.traits.boundary and stage_of[step.id] == index for step in graph.steps)
     for sink in sinks:
-        encodes = not boundary and sink.options.get("row_encoder") is not None
+        early = not boundary and sink.options.get("row_encoder") is not None
+        lines = early and sink.options.get("line_encoder") is not None
         placed = sink.options["on_error"] is OnError.DEAD_LETTER
-        exits.append(Exit(sink.name, None, sink.keyed and not encodes, encodes, placed))
+        exits.append(Exit(sink.name, None, sink.keyed and not early, early and not lines, placed, lines))
     return tuple(exits)
 
 

@@ -4,17 +4,40 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 import msgspec
 
-from streamflow.batch import ClockOf, EventClock, Partition, Position, Taken
+from streamflow.batch import ClockOf, EventClock, Headers, Partition, Position, SourceBatch, Taken
 
 PUSHED: Final = "@push"
 """Name of the internal source by which records enter from inside the process."""
 
 _pack = msgspec.msgpack.Encoder().encode
+
+
+class Envelope(NamedTuple):
+    """Where a dead letter's record came from, and what its broker held beside the value."""
+
+    partition: Partition = ""
+    position: int | None = None
+    id: str = ""
+    key: bytes | None = None
+    headers: Headers | None = None
+    timestamp_ms: int | None = None
+
+    def records(self, payload: bytes) -> SourceBatch:
+        """The record as it came, with these bytes: what follows from it is known by the same identity."""
+        return SourceBatch(
+            self.partition,
+            [payload],
+            None if self.position is None else [self.position],
+            [self.id] if self.position is None else None,
+            headers=None if self.headers is None else [self.headers],
+            keys=None if self.key is None else [self.key],
+            timestamps_ms=None if self.timestamp_ms is None else [self.timestamp_ms],
+        )
 
 
 @dataclass(slots=True)
@@ -28,6 +51,7 @@ class Pushed:
         done: Resolves with the epoch that holds it, after its COMMIT.
         letter: The dead letter that it was; its epoch takes that out of the store.
         id: Its identity, whatever becomes of the process before it is committed: `Context.id` is made of it.
+        envelope: What is known of the record that it was; None if it is a new one.
     """
 
     source: str
@@ -36,6 +60,11 @@ class Pushed:
     done: asyncio.Future[int]
     letter: int | None = None
     id: str = field(default_factory=lambda: uuid4().hex)
+    envelope: Envelope | None = None
+
+    def entry(self) -> tuple[Any, ...]:
+        """It for the store, from which a replay takes it."""
+        return (self.source, self.payload, self.id, *([] if self.envelope is None else [self.envelope]))
 
 
 @dataclass(slots=True)
@@ -66,4 +95,4 @@ class Cut:
         return _pack(self.journal)
 
     def encoded_pushes(self) -> bytes:
-        return _pack([(push.source, push.payload, push.id) for push in self.pushed]) if self.pushed else b""
+        return _pack([push.entry() for push in self.pushed]) if self.pushed else b""

@@ -2,17 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Hashable, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable
 
 from streamflow.batch import DeadLetter
-from streamflow.codecs import Codec, JsonCodec, Prepared
-from streamflow.errors import DecodeError, StepError
-from streamflow.graph import SOURCE, Graph
-from streamflow.operators.context import Message
-from streamflow.runtime.cut import Pushed
-from streamflow.state.store import Checkpoint
+from streamflow.errors import StepError
 
 
 class DeadLetters:
@@ -67,44 +60,3 @@ class DeadLetters:
     def revived(self, count: int) -> None:
         """So many have left the store."""
         self.stored -= count
-
-
-async def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed]) -> list[Pushed]:
-    """The records that are to be taken in again, as pushes that take their letter out of the store.
-
-    Args:
-        graph: The flow.
-        checkpoint: Says which.
-        pushes: What is pushed already; a letter that an earlier life of the shard has pushed is among them.
-
-    Raises:
-        StepError: One cannot be decoded, or the flow has its source no more.
-    """
-    waiting = {push.letter for push in pushes}
-    found = []
-    for letter, source, payload in checkpoint.requeued:
-        if letter not in waiting:
-            found.append(await revived(graph, letter, source, payload))
-    return found
-
-
-async def revived(graph: Graph, letter: int, source: str, payload: bytes) -> Pushed:
-    """A dead letter's record, as a push that takes the letter out of the store; raises as `requeued`."""
-    value = await _decoded(graph, letter, source, payload)
-    return Pushed(source, value, payload, asyncio.get_running_loop().create_future(), letter)
-
-
-async def _decoded(graph: Graph, letter: int, source: str, payload: bytes) -> object:
-    hint = f"Requeue it with other bytes (--fix), or drop it: streamflow dead TARGET drop {letter}."
-    step = next((step for step in graph.of_kind(SOURCE) if step.name == source), None)
-    if step is None:
-        raise DecodeError(f"dead letter {letter} belongs to source {source!r}, which is gone", step=source, hint=hint)
-    codec: Codec[Any] = step.options["spec"].codec or JsonCodec[object](object)
-    try:
-        prepare = codec.prepare_decoding if isinstance(codec, Prepared) else None
-        if prepare is not None:
-            await prepare([payload])
-        value = codec.decode(payload)
-    except Exception as error:
-        raise DecodeError(f"dead letter {letter} cannot be decoded: {error}", step=source, hint=hint) from error
-    return Message(value, None, {}, None, None) if step.options["message"] else value

@@ -12,6 +12,7 @@ from streamflow.connect.contracts import takes_nulls
 from streamflow.errors import StreamflowError
 from streamflow.graph import Step
 from streamflow.operators.context import Message
+from streamflow.runtime.cut import Envelope
 from streamflow.runtime.refusals import undecodable
 
 LeaveOut = Callable[[SourceBatch, int, str, StreamflowError, Exception], None]
@@ -32,6 +33,14 @@ class Ready:
     marks: list[int] | None = None
     known: bool = False
     above: tuple[Ahead, ...] = ()
+
+
+def as_read(step: Step, value: Any, envelope: Envelope | None) -> Any:
+    """A value that enters from inside, as its source gives values: with what came with it, where the source does so."""
+    if not step.options["message"]:
+        return value
+    known = envelope or Envelope()
+    return Message(value, known.key, known.headers or {}, known.position, known.timestamp_ms)
 
 
 class Decoding:

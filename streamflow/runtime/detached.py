@@ -170,6 +170,7 @@ class DetachedCalls:
         if spec.limits.cache is not None:
             function = cached(function, spec.limits.cache, self._clock)
         calls = Calls(spec.step, function, spec.limits, spec.retry, self._clock, self._ended)
+        calls.told = self._wake.set
         try:
             while True:
                 self._wake.clear()

@@ -19,7 +19,7 @@ from streamflow.plan import Stage
 from streamflow.runtime.acknowledging import Acknowledging
 from streamflow.runtime.channel import Channel
 from streamflow.runtime.cut import PUSHED, Pushed
-from streamflow.runtime.dead import DeadLetters, requeued
+from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.epoch import Committer, Gate, Parts
 from streamflow.runtime.event_time import EventTimes, event_times_of
 from streamflow.runtime.idleness import idle_watches
@@ -28,13 +28,15 @@ from streamflow.runtime.internal import Internal
 from streamflow.runtime.job import Job
 from streamflow.runtime.journal import JournalIntake
 from streamflow.runtime.mishaps import Mishaps
-from streamflow.runtime.outbox import Outbox, Publisher, Staging, new_sink
+from streamflow.runtime.outbox import Outbox, Publisher, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
 from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps, time_orders
+from streamflow.runtime.requeue import requeued
 from streamflow.runtime.resources import opened
 from streamflow.runtime.stages import Operator, make_operator, set_loop
+from streamflow.runtime.staging import Staging
 from streamflow.runtime.standing import standing, tell_deaths
 from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.taps import Tap, Taps
@@ -107,7 +109,8 @@ class Engine:
             with paused_collector():
                 await job.store.load(self._install, self._installed)
             job.point("state.loaded")
-            self._pushes = [*await requeued(job.plan.graph, self.checkpoint, self._pushes), *self._pushes]
+            again = await requeued(job.plan.graph, self.checkpoint, self._pushes, job.clock.now_ms())
+            self._pushes = [*again, *self._pushes]
             async with opened(job.resources):
                 try:
                     await self._preload()
@@ -227,7 +230,7 @@ class Engine:
             )
             for step in graph.of_kind(SINK)
         }
-        encoded = {exit.name for stage in job.plan.stages for exit in stage.exits if exit.encodes}
+        exits = {exit.name: exit for stage in job.plan.stages for exit in stage.exits if exit.edge is None}
         self.stagings = {
             step.name: Staging(
                 step,
@@ -235,7 +238,7 @@ class Engine:
                 self.outboxes[step.name].next_seq,
                 checkpoint.epoch + 1,
                 world=self.world,
-                encoded=step.name in encoded,
+                exit=exits[step.name],
             )
             for step in graph.of_kind(SINK)
         }

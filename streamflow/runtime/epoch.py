@@ -22,9 +22,10 @@ from streamflow.keys import stable_hash
 from streamflow.runtime.cut import Cut
 from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.intake import Intake
-from streamflow.runtime.outbox import Outbox, Staged, Staging
+from streamflow.runtime.outbox import Outbox
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.pump import World
+from streamflow.runtime.staging import Staged, Staging
 from streamflow.runtime.taps import Taps
 from streamflow.state.keyed import Table
 from streamflow.state.store import Delta, Epoch, Store

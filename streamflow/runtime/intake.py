@@ -111,7 +111,7 @@ class Intake:
             self._wakeup.set()
 
     def preload(self, pushes: Sequence[Pushed]) -> None:
-        """Hands in what enters before any record of a source."""
+        """Hands in what enters before any record of a source, and before time brings anything about."""
         self._pushes.extend(pushes)
         self._preloads += len(pushes)
 
@@ -190,7 +190,7 @@ class Intake:
 
     def _just_ended(self) -> list[str]:
         """Timed sources that have ended since the last number."""
-        if self._times is None or self._stopping:
+        if self._times is None or self._stopping or self._preloads:
             return []
         return [
             pump.name
@@ -200,7 +200,7 @@ class Intake:
 
     def _got_further(self) -> list[tuple[Any, ...]]:
         """Which orders have got further than the last number said: their index and their horizon."""
-        if self._stopping:
+        if self._stopping or self._preloads:
             return []
         for order in self._orders:
             order.look()
@@ -255,7 +255,7 @@ class Intake:
 
     def _may_fire(self) -> bool:
         if not self._fires:
-            caught_up = all(pump.caught_up() for pump in self.pumps)
+            caught_up = not self._preloads and all(pump.caught_up() for pump in self.pumps)
             self._fires = caught_up and not any(order.ready for order in self._orders)
         return self._fires
 
@@ -293,8 +293,10 @@ class Intake:
                 self._pacer.pending()
             self._acted_ms = self._now_ms
         rows = self._nothing_taken()
-        silent, self._silent = self._silent, []
-        self._turn(silent, ())
+        silent: list[tuple[str, Partition]] = []
+        if not self._preloads:
+            silent, self._silent = self._silent, []
+            self._turn(silent, ())
         if take:
             loading = self._preloads > 0
             if not loading:
@@ -442,7 +444,9 @@ class Intake:
         ready, source = self._stamped_push(push, records), PUSHED
         # its number goes to another record if the process dies before the commit: no identity rests on that
         ready.records = SourceBatch(push.source, [push.payload], ids=[push.id])
-        if push.source in self._places:
+        if push.envelope is not None:
+            source, ready.records = push.source, push.envelope.records(push.payload)
+        elif push.source in self._places:
             source, ready.records = self._places[push.source].place(push.value, push.payload)
         rows.add(source, ready, self._ports[push.source])
 
@@ -450,7 +454,9 @@ class Intake:
         ready = Ready(records, [push.value])
         times = None if self._times is None else self._times.sources.get(push.source)
         if times is not None:
-            own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[self._now_ms])
+            known = push.envelope and push.envelope.timestamp_ms
+            at_ms = self._now_ms if known is None else known
+            own = SourceBatch(PUSHES, [push.payload], [0], timestamps_ms=[at_ms])
             try:
                 ready.times, ready.marks = times.stamp(own, ready.values, self._now_ms)
             except TimeRefused:

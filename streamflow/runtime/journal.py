@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -18,8 +18,8 @@ from streamflow.clock import Clock
 from streamflow.codecs import Prepared
 from streamflow.errors import DeterminismError
 from streamflow.runtime.channel import Channel
-from streamflow.runtime.cut import PUSHED, Pushed
-from streamflow.runtime.decoding import Ready
+from streamflow.runtime.cut import PUSHED, Envelope, Pushed
+from streamflow.runtime.decoding import Ready, as_read
 from streamflow.runtime.intake import Intake, Start
 from streamflow.runtime.ordering import Given, TimeOrder
 from streamflow.runtime.pacing import Pacer
@@ -59,6 +59,15 @@ class RecordedNumber:
     turned: Turned = NOTHING_TURNED
 
 
+class RecordedPush(NamedTuple):
+    """One record that was pushed: source, payload, identity, and what is known of the record that it was."""
+
+    source: str
+    payload: bytes
+    id: str = ""
+    envelope: Envelope | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class RecordedEpoch:
     """One epoch as its store tells it.
@@ -66,12 +75,12 @@ class RecordedEpoch:
     Args:
         epoch: Its number.
         numbers: Its micro-batches; the last one carries the barrier.
-        pushed: Source, payload and identity of the records that were pushed.
+        pushed: The records that were pushed.
     """
 
     epoch: int
     numbers: tuple[RecordedNumber, ...]
-    pushed: tuple[tuple[str, bytes, str], ...] = ()
+    pushed: tuple[RecordedPush, ...] = ()
 
 
 def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
@@ -83,8 +92,8 @@ def read_epoch(epoch: int, journal: bytes, pushed: bytes) -> RecordedEpoch:
     return RecordedEpoch(epoch, numbers, tuple(_push(*push) for push in _unpack(pushed or b"\x90")))
 
 
-def _push(source: str, payload: bytes, id: str = "") -> tuple[str, bytes, str]:
-    return source, payload, id
+def _push(source: str, payload: bytes, id: str = "", envelope: Sequence[Any] | None = None) -> RecordedPush:
+    return RecordedPush(source, payload, id, None if envelope is None else Envelope(*envelope))
 
 
 def _turned(turned: Any = ((), (), ())) -> Turned:
@@ -227,17 +236,19 @@ class JournalIntake(Intake):
             )
         return found
 
-    async def _prepare(self, pushed: Sequence[tuple[str, bytes, str]]) -> None:
-        for source, payload, _ in pushed:
-            codec = self._by_name[source].step.options["spec"].codec
+    async def _prepare(self, pushed: Sequence[RecordedPush]) -> None:
+        for push in pushed:
+            codec = self._by_name[push.source].step.options["spec"].codec
             if isinstance(codec, Prepared):
-                await codec.prepare_decoding([payload])
+                await codec.prepare_decoding([push.payload])
 
-    def _enter_recorded_push(self, push: tuple[str, bytes, str], rows: Taking) -> None:
-        source, payload, id = push
-        codec = self._by_name[source].step.options["spec"].codec
+    def _enter_recorded_push(self, push: RecordedPush, rows: Taking) -> None:
+        source, payload, id, envelope = push
+        step = self._by_name[source].step
+        codec = step.options["spec"].codec
         value = msgspec.json.decode(payload) if codec is None else codec.decode(payload)
-        recorded = Pushed(source, value, payload, asyncio.get_running_loop().create_future(), id=id)
+        done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        recorded = Pushed(source, as_read(step, value, envelope), payload, done, id=id, envelope=envelope)
         self._enter_push(recorded, rows)
         self._cut.pushed.append(recorded)
 

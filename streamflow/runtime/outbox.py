@@ -1,8 +1,8 @@
-"""The way out: staging before the commit, outbox behind it, and the publisher that empties it.
+"""The way out behind the commit: the outbox, and the publisher that empties it.
 
-Staging encodes rows as they arrive and cuts them into numbered chunks. COMMIT makes an epoch's chunks true. Only
-then do they enter the outbox, from which the publisher takes runs of them. What does not fit in memory, before the
-commit or behind it, rests in the store until it is published.
+`streamflow.runtime.staging` encodes rows as they arrive and cuts them into numbered chunks. COMMIT makes an epoch's
+chunks true. Only then do they enter the outbox, from which the publisher takes runs of them. What does not fit in
+memory, before the commit or behind it, rests in the store until it is published.
 """
 
 from __future__ import annotations
@@ -10,35 +10,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from hashlib import blake2b
-from typing import Any, Final, Protocol
+from dataclasses import replace
+from typing import Final, Protocol
 
-from streamflow.batch import (
-    Chunk,
-    DeadLetter,
-    Fragment,
-    Progress,
-    pack_frames,
-    pack_parts,
-    size_table,
-    split_table,
-    unpack_frames,
-)
+from streamflow.batch import Chunk, DeadLetter, Progress, pack_frames, unpack_frames
 from streamflow.clock import sleep
 from streamflow.connect.contracts import LossNoticing, Sink, SinkContext
 from streamflow.errors import RecordRejected, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
-from streamflow.operators.bind import refused_by_sink
-from streamflow.operators.letters import letter_of, spot_of
+from streamflow.operators.letters import letter_of
 from streamflow.runtime.pump import STEADY_SECONDS, World
+from streamflow.runtime.staging import Staging
 
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024
 """Most that one call of ``publish`` gets."""
-
-TABLES_BYTES_MAX: Final = 1024 * 1024
-"""Sizes of frames that wait for their digest."""
 
 NOTE_BYTES: Final = 64 * 1024 * 1024
 """Progress is stored after so many bytes even if no epoch ends: recovery need not look at more than that."""
@@ -112,180 +98,6 @@ class Outbox:
             gone = self.chunks.popleft()
             self.size_bytes -= gone.size_bytes
             self.memory_bytes -= len(gone.payload)
-
-
-class OutputDigest:
-    """Digest of what one sink got in one epoch, however it was cut into chunks."""
-
-    def __init__(self) -> None:
-        self._sizes: Any = blake2b(digest_size=16)
-        self._frames: Any = blake2b(digest_size=16)
-        self._tables = bytearray()
-
-    def add(self, chunk: Chunk) -> None:
-        """Takes the next chunk."""
-        table, joined = split_table(chunk.payload)
-        self._tables += table
-        # each update gives the interpreter away, and waits for it beside a busy loop: so there are few
-        if len(self._tables) > TABLES_BYTES_MAX:
-            self._take_tables()
-        self._frames.update(joined)
-
-    def parts(self) -> tuple[bytes, bytes]:
-        """What stands for everything that was added."""
-        self._take_tables()
-        return self._sizes.digest(), self._frames.digest()
-
-    def _take_tables(self) -> None:
-        self._sizes.update(self._tables)
-        self._tables = bytearray()
-
-
-@dataclass(slots=True)
-class Staged:
-    """A closed epoch of one sink.
-
-    Args:
-        sink: The sink.
-        ahead: The chunks that were written ahead, at rest.
-        chunks: Those behind them, to be committed.
-        digest: Digest of those written ahead.
-    """
-
-    sink: str
-    ahead: list[Chunk] = field(default_factory=list)
-    chunks: list[Chunk] = field(default_factory=list)
-    digest: OutputDigest = field(default_factory=OutputDigest)
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(chunk.size_bytes for chunk in (*self.ahead, *self.chunks))
-
-
-class Staging:
-    """The end of a path: encodes rows at once and cuts numbered chunks, up to the barrier.
-
-    GUARANTEE: a sink's sequence numbers have no gap; the bytes behind a number never change.
-    BOUND: ``epoch_bytes_max`` and a chunk in memory; what passes it is spilled to the store.
-
-    Args:
-        step: The sink's step.
-        encoder: The sink that encodes; replaced when the sink is opened again.
-        next_seq: Number of the next frame.
-        epoch: The epoch in the making.
-        encoded: Whether rows come as frames already, made in the step's loop.
-    """
-
-    def __init__(
-        self,
-        step: Step,
-        encoder: Sink,
-        next_seq: int,
-        epoch: int,
-        *,
-        world: World,
-        encoded: bool,
-    ) -> None:
-        self.step = step
-        self.encoder = encoder
-        self._world = world
-        self._encoded = encoded
-        self._seq = next_seq
-        self._epoch = epoch
-        self._count = 0
-        self._tables: list[bytes] = []
-        self._joined: list[bytes] = []
-        self._joined_bytes = 0
-        self._staged = Staged(step.name)
-        self._chunks_bytes = self._ahead_bytes = 0
-        self._sealed: dict[int, Staged] = {}
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes staged for the epoch in the making, spilled ones included."""
-        return self._joined_bytes + self._chunks_bytes + self._ahead_bytes
-
-    async def put(self, part: Fragment) -> None:
-        """Takes a fragment; closes the epoch's chunks at a barrier."""
-        if part.values:
-            # a number that is traced comes with values, for its frames hold headers
-            frames = part.values if self._encoded and part.origins is None else self._encode(part)
-            # joined while they are at hand: thousands of small objects kept until the chunk is cut cost more
-            joined = b"".join(frames)
-            self._count += len(frames)
-            self._tables.append(size_table(frames))
-            self._joined.append(joined)
-            self._joined_bytes += len(joined)
-            if self._joined_bytes >= self._world.settings.chunk_bytes:
-                self._cut()
-                if self._chunks_bytes > self._world.settings.epoch_bytes_max:
-                    await self._spill()
-        if part.last and part.batch.barrier is not None:
-            self._close(part.batch.barrier)
-
-    def take(self, epoch: int) -> Staged:
-        """The closed epoch."""
-        return self._sealed.pop(epoch)
-
-    async def _spill(self) -> None:
-        """Writes the epoch's chunks ahead and keeps only what they are."""
-        staged = self._staged
-        chunks, staged.chunks = staged.chunks, []
-        await self._world.spill(chunks)
-        for chunk in chunks:
-            staged.digest.add(chunk)
-            staged.ahead.append(chunk.at_rest())
-            # hashing a chunk takes long enough to ask whether others want to run
-            await asyncio.sleep(0)
-        self._ahead_bytes += self._chunks_bytes
-        self._chunks_bytes = 0
-
-    def _cut(self) -> None:
-        if self._count:
-            index = len(self._staged.ahead) + len(self._staged.chunks)
-            payload = pack_parts(self._count, self._tables, self._joined)
-            chunk = Chunk(self.step.name, self._epoch, index, self._seq, self._count, payload)
-            self._staged.chunks.append(chunk)
-            self._chunks_bytes += len(payload)
-            self._seq += chunk.count
-            self._count, self._tables, self._joined, self._joined_bytes = 0, [], [], 0
-
-    def _close(self, epoch: int) -> None:
-        assert epoch == self._epoch, f"{self.step.name}: barrier {epoch} in epoch {self._epoch}"
-        self._cut()
-        self._sealed[epoch], self._staged = self._staged, Staged(self.step.name)
-        self._world.dead.seal(self.step.id, epoch)
-        self._chunks_bytes = self._ahead_bytes = 0
-        self._epoch += 1
-
-    def _encode(self, part: Fragment) -> Sequence[bytes]:
-        try:
-            frames = self.encoder.encode(part)
-        except Exception:
-            return self._encode_singly(part)
-        assert len(frames) == len(part.values), f"{self.step.name}: {len(part.values)} rows, {len(frames)} frames"
-        return frames
-
-    def _encode_singly(self, part: Fragment) -> list[bytes]:
-        """Finds the row that cannot be encoded."""
-        found: list[bytes] = []
-        for row, value in enumerate(part.values):
-            keys = None if part.keys is None else part.keys[row : row + 1]
-            origins = None if part.origins is None else part.origins[row : row + 1]
-            one = Fragment(part.batch, [value], False, keys, origins=origins)
-            try:
-                found += self.encoder.encode(one)
-            except Exception as error:
-                refused = refused_by_sink(self.step.name, value, f"number {part.batch.number}", error)
-                policy, place = self.step.options["on_error"], f"number {part.batch.number}"
-                if policy is OnError.STOP:
-                    raise refused from error
-                if policy is OnError.DEAD_LETTER:
-                    self._world.dead.add(
-                        self.step.id, letter_of("sink", self.step.name, place, refused, spot_of(part, row))
-                    )
-                self._world.skipped(self.step.name, place, refused)
-        return found
 
 
 class Records(Protocol):

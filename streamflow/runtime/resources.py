@@ -11,6 +11,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import CircuitOpen, DefinitionError, StreamflowError
+from streamflow.operators.calls import TIME_OVER
 
 T = TypeVar("T")
 
@@ -48,7 +49,8 @@ def circuit_breaker(*, failures: int = 5, reset: Duration = "30s") -> BreakerSpe
 class Breaker:
     """The circuit of one open resource.
 
-    GUARANTEE: once open it lets nobody through before its time is over, and then one call at a time until one succeeds.
+    GUARANTEE: once open it lets nobody through before its time is over, and then one call at a time until one succeeds;
+    how a call ends that began before the circuit opened changes nothing any more.
     """
 
     def __init__(self, spec: BreakerSpec, name: str, now: Callable[[], float]) -> None:
@@ -56,6 +58,7 @@ class Breaker:
         self._name = name
         self._now = now
         self._failures = 0
+        self._openings = 0
         self._open_until: float | None = None
         self._trying = False
 
@@ -66,14 +69,17 @@ class Breaker:
             return "closed"
         return "half-open" if self._now() >= self._open_until else "open"
 
-    def enter(self) -> None:
+    def enter(self) -> int:
         """A call is to begin.
+
+        Returns:
+            What to give back at its end: how often the circuit had opened when it began.
 
         Raises:
             CircuitOpen: It must not.
         """
         if self._open_until is None:
-            return
+            return self._openings
         wait = self._open_until - self._now()
         if wait > 0 or self._trying:
             raise CircuitOpen(
@@ -81,15 +87,27 @@ class Breaker:
                 hint=f"The next attempt may be made in {max(wait, 0):.1f} s; on_error=sf.retry(...) waits for it.",
             )
         self._trying = True
+        return self._openings
 
-    def succeeded(self) -> None:
-        self._failures, self._open_until, self._trying = 0, None, False
+    def succeeded(self, ticket: int) -> None:
+        """A call has ended well."""
+        if ticket == self._openings:
+            self._failures, self._open_until, self._trying = 0, None, False
 
-    def failed(self) -> None:
+    def failed(self, ticket: int) -> None:
+        """A call has failed."""
+        if ticket != self._openings:
+            return
         self._failures += 1
         self._trying = False
         if self._failures >= self._spec.failures or self._open_until is not None:
+            self._openings += 1
             self._open_until = self._now() + self._spec.reset_seconds
+
+    def left(self, ticket: int) -> None:
+        """A call was given up, which says nothing of the resource: another one may try."""
+        if ticket == self._openings:
+            self._trying = False
 
 
 class Resource(Generic[T]):
@@ -135,6 +153,9 @@ class Resource(Generic[T]):
     async def use(self) -> AsyncIterator[T]:
         """What was opened, behind its circuit breaker: an exception in the body counts as its failure.
 
+        A body that is cancelled counts neither way, but for one thing: the time limit of the step (``timeout=``,
+        ``deadline=``) is a failure, else a resource that hangs would never be left alone.
+
         Raises:
             CircuitOpen: It is left alone for now.
         """
@@ -142,14 +163,16 @@ class Resource(Generic[T]):
         if breaker is None:
             yield value
             return
-        breaker.enter()
+        ticket = breaker.enter()
         try:
             yield value
-        except BaseException:
-            # also a call that was cancelled for its time limit
-            breaker.failed()
+        except Exception:
+            breaker.failed(ticket)
             raise
-        breaker.succeeded()
+        except BaseException as cancelled:
+            (breaker.failed if cancelled.args == (TIME_OVER,) else breaker.left)(ticket)
+            raise
+        breaker.succeeded(ticket)
 
     @property
     def circuit(self) -> str:

@@ -50,6 +50,7 @@ class Supervisor:
         _inside.set(self)  # seen by every task that follows from this one, and so by every step
         fenced_at = float("-inf")
         attempt = careful = 0
+        found_late: FoundLate | None = None
         while True:
             job = self._make_job()
             engine = self.engine = Engine(job, self._pushes, careful=careful)
@@ -64,6 +65,8 @@ class Supervisor:
             try:
                 await prepare_encoding(step.options["spec"] for step in job.plan.graph.of_kind(SINK))
                 await engine.run()
+                if found_late is not None and self._stopping and engine.careful:
+                    raise found_late  # stopped before the record was met again: what is known must not end in silence
                 return
             except (Unavailable, Fenced, FoundLate) as error:
                 now = job.clock.monotonic()
@@ -79,15 +82,18 @@ class Supervisor:
                 if self._stopping or fenced_again or (late and engine.careful):
                     raise
                 careful = max(1, engine.intake.records) if late else 0
+                found_late = error if isinstance(error, FoundLate) else found_late
                 fenced_at = now if fenced else fenced_at
-                wait = job.settings.reopen_seconds(attempt - 1)
+                # nothing out there has to recover before a record can be looked for
+                wait = 0.0 if late else job.settings.reopen_seconds(attempt - 1)
                 job.instrument.restarting(error, wait)
                 self.restarts += 1
                 self._pushes, self._lives = engine.waiting_pushes(), False
             finally:
                 announce.cancel()
                 self._settle(engine)
-            await sleep(job.clock, wait)
+            if wait:
+                await sleep(job.clock, wait)
 
     async def _announce(self, engine: Engine) -> None:
         await engine.ready.wait()

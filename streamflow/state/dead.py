@@ -18,15 +18,16 @@ from streamflow.state.tally import Tally
 
 _HEAD: Final = (
     "INSERT INTO dead(id, epoch, at_ms, kind, name, error, traceback, source, partition, position, message, key, "
-    "headers, payload, requeued, crc)"
+    "headers, timestamp_ms, payload, requeued, crc)"
 )
 _ROW: Final = (
     "(?, ?, ?, ?, CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), CAST(? AS TEXT), ?, "
-    "CAST(? AS TEXT), ?, ?, ?, ?, ?)"
+    "CAST(? AS TEXT), ?, ?, ?, ?, ?, ?)"
 )
 _COLUMNS: Final = (
     "id, epoch, at_ms, kind, CAST(name AS BLOB), CAST(error AS BLOB), CAST(traceback AS BLOB), CAST(source AS BLOB), "
-    "CAST(partition AS BLOB), position, CAST(message AS BLOB), key, headers, payload, requeued, crc"
+    "CAST(partition AS BLOB), position, CAST(message AS BLOB), key, headers, timestamp_ms, payload, "
+    "requeued, crc"
 )
 
 __all__ = ["LISTED_MAX", "StoredLetter", "delete_dead", "mark_requeued", "read_dead", "write_dead"]
@@ -59,7 +60,8 @@ def write_dead(
 def _fields(epoch: int, at_ms: int, letter: DeadLetter) -> tuple[Any, ...]:
     names = map(text, (letter.name, letter.error, letter.traceback, letter.source, letter.partition))
     headers = json.dumps(dict(letter.headers)) if letter.headers else ""
-    return (epoch, at_ms, letter.kind, *names, letter.position, text(letter.id), letter.key, headers)
+    place = (letter.position, text(letter.id))
+    return (epoch, at_ms, letter.kind, *names, *place, letter.key, headers, letter.timestamp_ms)
 
 
 def _crc(fields: Sequence[Any], payload: bytes, requeued: bytes | None) -> int:
@@ -133,8 +135,8 @@ def read_dead(
 
 
 def _letter(id: int, epoch: int, at_ms: int, kind: str, *rest: Any) -> StoredLetter:
-    *texts, position, message, key, headers, payload, requeued, crc = rest
-    fields = (epoch, at_ms, kind, *texts, position, message, key, headers)
+    *texts, position, message, key, headers, timestamp_ms, payload, requeued, crc = rest
+    fields = (epoch, at_ms, kind, *texts, position, message, key, headers, timestamp_ms)
     if crc != _crc(fields, payload, requeued):
         raise CorruptStateError(f"dead letter {id} does not match its checksum", hint=RESTORE)
     name, error, traceback, source, partition = map(text_back, texts)
@@ -150,6 +152,7 @@ def _letter(id: int, epoch: int, at_ms: int, kind: str, *rest: Any) -> StoredLet
         key,
         json.loads(headers) if headers else None,
         payload,
+        timestamp_ms,
     )
     return StoredLetter(id, epoch, at_ms, found, requeued)
 

@@ -135,7 +135,8 @@ class _Round:
         self._deltas = Total()
         self._ids: list[int] = []
         self._latest: dict[tuple[bytes, bytes], Fields] = {}
-        self._groups: dict[int, dict[tuple[bytes, bytes], Entry]] = {}
+        # plain tuples: unlike those of a class, the collector leaves them alone
+        self._groups: dict[int, dict[tuple[bytes, bytes], tuple[Any, ...]]] = {}
         for delta, size in connection.execute("SELECT id, bytes FROM state_delta WHERE step = ? ORDER BY id", (step,)):
             if self._ids and self.size_bytes + size > FOLD_ROUND_BYTES:
                 break
@@ -161,7 +162,7 @@ class _Round:
         latest = iter(self._latest.items())
         while grouped := list(islice(latest, _MERGE_ENTRIES)):
             for address, fields in grouped:
-                self._groups.setdefault(key_group(address[0]), {})[address] = entry_of(fields)
+                self._groups.setdefault(key_group(address[0]), {})[address] = tuple(entry_of(fields))
             yield
         self._latest = {}
 
@@ -177,7 +178,7 @@ class _Round:
         for group in sorted(self._groups):
             entries = self._groups.pop(group)
             for address in sorted(entries):
-                yield group, entries[address]
+                yield group, Entry(*entries[address])
 
     def delete_deltas(self) -> Total:
         """Deletes what is now in rows; returns by how much less there is."""

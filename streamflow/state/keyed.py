@@ -18,6 +18,7 @@ from streamflow.errors import CorruptStateError, EncodeError, FoundLate
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
 from streamflow.state.bounds import KeyBound
 from streamflow.state.deletions import Deletions
+from streamflow.state.differences import difference
 from streamflow.state.key_check import KeyCheck
 from streamflow.state.loading import NO_SUBS, migrated, read_columns
 from streamflow.state.row_text import text_of
@@ -75,6 +76,8 @@ class Table(Generic[V]):
         self.undo: dict[Any, _Before] | None = None
         self.bound: KeyBound | None = None
         self.items_max: int | None = None
+        self.hint = "Keep plain values in state: str, int, float, list, dict, dataclasses, msgspec Structs."
+        """What to do about a value that cannot be stored."""
         self.indexes = subs
         """Whether ``index`` is kept; a step that knows its sub-keys by itself does without it once it is loaded."""
         self.in_place = False
@@ -398,11 +401,8 @@ class Table(Generic[V]):
             if checked or b"null" in encoded:
                 self._check(encoded, value)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise EncodeError(
-                f"state of step {self.name!r} cannot be stored for key {key!r:.60}: {error}",
-                step=self.name,
-                hint="Keep plain values in state: str, int, float, list, dict, dataclasses, msgspec Structs.",
-            ) from error
+            told = f"state of step {self.name!r} cannot be stored for key {key!r:.60}: {error}"
+            raise EncodeError(told, step=self.name, hint=self.hint) from error
         return encoded
 
     def _check(self, encoded: bytes, value: V) -> None:
@@ -412,7 +412,7 @@ class Table(Generic[V]):
         compares = type(value).__eq__ is not object.__eq__
         same = again == value if compares else self.codec.encode(again) == encoded
         if not same or type(again) is not type(value):
-            raise ValueError(f"{value!r:.80} comes back from its codec as {again!r:.80}")
+            raise ValueError(difference(value, again))
 
     # -- recovery ---------------------------------------------------------------------------------
 

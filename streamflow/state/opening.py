@@ -18,7 +18,7 @@ from typing import Any, Final
 from streamflow.errors import CheckpointError, CorruptStateError, StateError
 
 APPLICATION_ID: Final = 0x73664C57  # "sfLW"
-FORMAT: Final = 4
+FORMAT: Final = 5
 BUSY_SECONDS: Final = 5.0
 """How long a commit waits for a foreign program that holds SQLite's write lock."""
 CACHE_KIB: Final = 32 << 10

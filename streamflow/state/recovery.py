@@ -53,9 +53,7 @@ def read_checkpoint(connection: sqlite3.Connection, ledger: Ledger) -> Checkpoin
         digest=bytes(digest),
         clocks=_read_clocks(connection, ledger),
         dead=ledger.content.total("dead").rows,
-        requeued=[
-            (found.id, found.letter.source, found.requeued or b"") for found in read_dead(connection, requeued=True)
-        ],
+        requeued=read_dead(connection, requeued=True),
         retyped=frozenset(names[step] for step in ledger.retyped),
     )
 

@@ -1,4 +1,4 @@
--- The state file, format 4: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
+-- The state file, format 5: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
 -- which shows the last committed epoch. Texts in `state`, `state_delta` and `seen` are JSON.
 
 -- flow, incarnation, generation, clean (1, or minus the lives since that ended without a commit), hash, fingerprint, created_ms, and content: what the other tables must hold
@@ -62,7 +62,8 @@ CREATE TABLE outbox(
 CREATE TABLE dead(
   id INTEGER PRIMARY KEY, epoch INTEGER NOT NULL, at_ms INTEGER NOT NULL, kind TEXT NOT NULL, name TEXT NOT NULL,
   error TEXT NOT NULL, traceback TEXT NOT NULL, source TEXT NOT NULL, partition TEXT NOT NULL, position INTEGER,
-  message TEXT NOT NULL, key BLOB, headers TEXT NOT NULL, payload BLOB NOT NULL, requeued BLOB, crc INTEGER NOT NULL
+  message TEXT NOT NULL, key BLOB, headers TEXT NOT NULL, timestamp_ms INTEGER, payload BLOB NOT NULL, requeued BLOB,
+  crc INTEGER NOT NULL
 );
 
 -- how far each sink's broker is known to be

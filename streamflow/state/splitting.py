@@ -12,7 +12,9 @@ from streamflow.errors import CorruptStateError
 from streamflow.state.opening import RESTORE
 from streamflow.state.store import Entry
 
-_decode = msgspec.json.Decoder(list[list[msgspec.Raw]]).decode
+# tuples of texts hold no cycles, and the collector does not look at them: lists that live as long as a round of the
+# fold made it run full collections, which stop the event loop for as long as the process is large
+_decode = msgspec.json.Decoder(list[tuple[msgspec.Raw, ...]]).decode
 # numbers are passed over, not read: they may have any length
 _scan: Final = json.JSONDecoder(parse_int=len, parse_float=len).raw_decode
 _NEVER: Final = b"null"
@@ -69,10 +71,10 @@ def entry_of(fields: Fields) -> Entry:
         raise CorruptStateError(f"an entry's expiry is {expires[:40]!r}", hint=RESTORE) from error
 
 
-def _split(payload: bytes) -> list[list[bytes]]:
+def _split(payload: bytes) -> list[tuple[bytes, ...]]:
     """Cuts ``[[a,b,...],...]``, written without white space in between, at its outer commas: slow and exact."""
     text = payload.decode("utf-8", "surrogatepass")
-    rows: list[list[bytes]] = []
+    rows: list[tuple[bytes, ...]] = []
     at = 1
     while text[at] == "[":
         fields: list[bytes] = []
@@ -80,7 +82,7 @@ def _split(payload: bytes) -> list[list[bytes]]:
             _, end = _scan(text, at + 1)
             fields.append(text[at + 1 : end].encode("utf-8", "surrogatepass"))
             at = end
-        rows.append(fields)
+        rows.append(tuple(fields))
         at += 2 if text[at + 1] == "," else 1
     if text[at:] != "]":
         raise ValueError(f"unexpected text at {at}")

@@ -202,7 +202,7 @@ class Checkpoint:
         digest: Digest of the last epoch.
         clocks: Event time of the partitions and groups of sources.
         dead: Number of dead letters.
-        requeued: Dead letters that are to be taken in again: id, source and payload.
+        requeued: Dead letters that are to be taken in again.
         retyped: Tables whose value type changed and whose step migrates: loaded values go through its function.
         deaths: Openings in a row before this one that ended without a commit and without a close.
     """
@@ -217,7 +217,7 @@ class Checkpoint:
     pending: Mapping[str, Sequence[Chunk]]
     digest: bytes = b""
     dead: int = 0
-    requeued: Sequence[tuple[int, str, bytes]] = ()
+    requeued: Sequence[StoredLetter] = ()
     retyped: Set[str] = frozenset()
     clocks: Mapping[ClockOf, EventClock] = field(default_factory=dict)
     deaths: int = 0

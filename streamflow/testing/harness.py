@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from streamflow.batch import Headers
 from streamflow.clock import Duration, VirtualClock, duration_ms
 from streamflow.codecs import Codec, unprepared
-from streamflow.connect.contracts import row_encoder, takes_nulls
+from streamflow.connect.contracts import encoders, takes_nulls
 from streamflow.connect.memory import MemoryTopic
 from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import SINK, SOURCE, Graph, Port, Step
@@ -287,7 +287,7 @@ class FlowTest:
         self._topics[step.id] = topic
         options = {**step.options, "spec": topic}
         if step.kind == SINK:
-            options["row_encoder"] = row_encoder(topic, step.options["sink_options"], step.options["on_error"])
+            options |= encoders(topic, step.options["sink_options"], step.options["on_error"])
         return dataclasses.replace(step, options=options)
 
 

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from streamflow import keys
-from streamflow.batch import Progress, pack_frames, split_table, unpack_frames
+from streamflow.batch import Progress, pack_frames, pack_lines, split_table, unpack_frames
 from streamflow.cli import target
 from streamflow.cli.failing import UsageError
 from streamflow.clock import DURATION_MS_MAX, duration_ms
@@ -184,11 +184,13 @@ def test_keys(long_run: bool) -> None:
 def test_packed_frames(long_run: bool) -> None:
     def decode(data: bytes) -> None:
         frames = unpack_frames(data)
-        assert pack_frames(frames) == data
+        lines = b"".join(frame + b"\n" for frame in frames)
+        assert data in (pack_frames(frames), pack_lines(len(frames), [lines]))
         table, joined = split_table(data)
         assert 4 + len(table) + len(joined) == len(data)
 
     corpus = [pack_frames(frames) for frames in ([], [b""], [b"a", b"bc"], [b"x" * 300] * 3, [b"", b"y", b""])]
+    corpus += [pack_lines(2, [b"a\nbc\n"]), pack_lines(3, [b"\n1\n", b"23\n"])]
     fuzz(Case("frames", decode, corpus, (ValueError,)), long_run)
 
 

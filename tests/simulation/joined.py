@@ -1,4 +1,4 @@
-"""The cell of joins: two sources in disorder, joined by interval and in windows, late records of both sides."""
+"""The cell of joins: two sources in disorder, by intervals, in windows and in sessions, late records of both sides."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import streamflow as sf
 from streamflow.flow import Flow
 from tests.simulation.cell import Inputs, Outputs, key, topic
 from tests.simulation.windowed import LATENESS, second
-from tests.unit.operators.join_reference import Record, in_windows, interval
+from tests.unit.operators.join_reference import Record, in_sessions, in_windows, interval
 
 WITHIN = (2, 4)
+BEFORE = (5, -1)
 WINDOW = (10, 5, 0)
+GAP = 3
 
 
 def joins() -> Flow:
@@ -27,6 +29,11 @@ def joins() -> Flow:
     near.map(_pair, name="a-pair").to(topic("near", list[Any]))
     near.late.left.to(topic("late-left"))
     near.late.right.to(topic("late-right"))
+    before, after = BEFORE
+    earlier = left.join(right, within=(f"{before}s", f"{after}s"), how="outer", name="earlier")
+    earlier.map(_pair, name="an-earlier-pair").to(topic("earlier", list[Any]))
+    visits = left.join(right, window=sf.session(f"{GAP}s"), how="right", name="visits")
+    visits.map(_row, name="a-visit").to(topic("visits", list[Any]))
     size, every, _ = WINDOW
     together = left.map_batch(lambda values: values, name="batch").key_by(key, name="batch-key")
     together_in = together.join(
@@ -41,7 +48,7 @@ def _pair(ctx: sf.Context[str, Any], pair: tuple[int | None, int | None]) -> lis
     return [ctx.key, *pair, round(ctx.event_time.timestamp())]
 
 
-def _row(row: sf.Windowed[str, tuple[int, int | None]]) -> list[Any]:
+def _row(row: sf.Windowed[str, tuple[int | None, int | None]]) -> list[Any]:
     return [row.key, round(row.start.timestamp()), round(row.end.timestamp()), *row.value]
 
 
@@ -54,6 +61,8 @@ def check_joins(inputs: Inputs, outputs: Outputs) -> None:
     pairs, late = interval(records, LATENESS, WITHIN, "outer")
     _same(outputs["near"], pairs)
     assert [list(outputs["late-left"]), list(outputs["late-right"])] == late
+    _same(outputs["earlier"], interval(records, LATENESS, BEFORE, "outer")[0])
+    _same(outputs["visits"], in_sessions(records, LATENESS, GAP, "right")[0])
     _same(outputs["together"], in_windows(records, LATENESS, WINDOW, "left")[0])
 
 

@@ -10,31 +10,27 @@ from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
-from streamflow.batch import TIME_MIN, Chunk, Fragment, Progress
+from streamflow.batch import Chunk, Fragment, Progress
 from streamflow.connect.memory_log import TopicLog
 from streamflow.connect.memory_sink import MemorySink
 from streamflow.connect.memory_source import MemorySource
 from streamflow.connect.recovery import progress_at, unpublished
 from streamflow.operators import bind, context
-from streamflow.operators.asof_join import AsOfJoin
 from streamflow.operators.context import Context
-from streamflow.operators.interval_join import IntervalJoin
-from streamflow.operators.joins import Waiting
 from streamflow.operators.routing import Merge
-from streamflow.operators.window_join import WindowJoin
 from streamflow.runtime import epoch as committing
 from streamflow.runtime.cut import Cut
-from streamflow.runtime.epoch import Committer
 from streamflow.runtime.intake import Intake
-from streamflow.runtime.outbox import Outbox, Publisher, Staging
+from streamflow.runtime.outbox import Outbox, Publisher
 from streamflow.runtime.pump import Pump
+from streamflow.runtime.staging import Staging
 from streamflow.state import commit as writing
 from streamflow.state import fold
 from streamflow.state.content import Total
 from streamflow.state.keyed import MISSING, Table
 from streamflow.state.ledger import Ledger
 from streamflow.state.sqlite import SqliteStore
-from tests.simulation import ordered_mutants
+from tests.simulation import joined_mutants, ordered_mutants
 
 Plant = Callable[[ExitStack], None]
 
@@ -77,7 +73,7 @@ def swap(stack: ExitStack, owner: Any, name: str, make: Callable[[Any], Any]) ->
 @mutant
 def positions_committed_ahead_of_state(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             for pump in self._intake.pumps:
                 if pump.name in cut.positions:
                     cut.positions[pump.name] = dict(pump._taken)
@@ -85,7 +81,7 @@ def positions_committed_ahead_of_state(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant
@@ -105,7 +101,7 @@ def read_ahead_counted_as_taken(stack: ExitStack) -> None:
 @mutant
 def publish_before_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             deltas = await self._encode()
             for staging in self._parts.stagings:
                 staged = staging._sealed[cut.epoch]
@@ -115,7 +111,7 @@ def publish_before_commit(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 def _given(value: Any) -> Any:
@@ -325,13 +321,13 @@ def progress_noted_before_it_is_made(stack: ExitStack) -> None:
 @mutant_in("queue")
 def acknowledged_before_the_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             self.acknowledge(cut.epoch, cut.taken())
             await original(self, cut)
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant_in("queue")
@@ -342,7 +338,7 @@ def committed_ids_forgotten(stack: ExitStack) -> None:
 @mutant_in("pushes")
 def pushes_answered_before_the_commit(stack: ExitStack) -> None:
     def commit(original: Any) -> Any:
-        async def mutated(self: Committer, cut: Cut) -> None:
+        async def mutated(self: committing.Committer, cut: Cut) -> None:
             for push in cut.pushed:
                 if not push.done.done():
                     push.done.set_result(cut.epoch)
@@ -350,7 +346,7 @@ def pushes_answered_before_the_commit(stack: ExitStack) -> None:
 
         return mutated
 
-    swap(stack, Committer, "_commit", commit)
+    swap(stack, committing.Committer, "_commit", commit)
 
 
 @mutant_in("pushes")
@@ -452,48 +448,8 @@ def first_baseline_not_stored(stack: ExitStack) -> None:
     swap(stack, Publisher, "__init__", init)
 
 
-# -- joins -----------------------------------------------------------------------------------------
-
-
-@mutant_in("joins")
-def a_match_noted_in_memory_only(stack: ExitStack) -> None:
-    def match(self: IntervalJoin, side: int, key: Any, waiting: Waiting, start: int, stop: int) -> None:
-        for held in waiting.held[side][start:stop]:
-            held.matched = True
-
-    stack.enter_context(patch.object(IntervalJoin, "_match", match))
-
-
-@mutant_in("joins")
-def lateness_in_a_join_judged_by_the_watermark_of_all(stack: ExitStack) -> None:
-    def taker(original: Any) -> Any:
-        def mutated(self: IntervalJoin, side: int) -> Any:
-            take = original(self, side)
-            return lambda key, value, time_us, mark_us: take(key, value, time_us, TIME_MIN)
-
-        return mutated
-
-    swap(stack, IntervalJoin, "taker", taker)
-
-
-@mutant_in("joins")
-def a_join_forgets_when_to_look_again(stack: ExitStack) -> None:
-    for form in (IntervalJoin, WindowJoin):
-        stack.enter_context(patch.object(form, "arm", lambda *_: None))
-
-
-@mutant_in("looking-back")
-def what_waits_for_the_watermark_is_forgotten_by_a_restart(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(AsOfJoin, "installed", lambda _: None))
-
-
-@mutant_in("tables")
-def records_do_not_wait_for_static_tables(stack: ExitStack) -> None:
-    stack.enter_context(patch.object(Intake, "preload", Intake.push))
-
-
-for _plant in ordered_mutants.MUTANTS:
-    mutant_in(ordered_mutants.CELL)(_plant)
+for _plant, _cell in (*joined_mutants.MUTANTS, *ordered_mutants.MUTANTS):
+    mutant_in(_cell)(_plant)
 
 EQUIVALENT = frozenset({"first baseline not stored"})
 """What no schedule over memory topics can tell from the right code; the real brokers' tests hold these."""

@@ -96,11 +96,12 @@ def a_silent_partition_is_not_waited_for(stack: ExitStack) -> None:
 
 
 MUTANTS = (
-    released_ranges_forgotten,
-    resumes_behind_what_is_held,
-    released_ranges_read_again,
-    event_time_of_what_is_held_is_committed,
-    watermark_ahead_of_what_is_held,
-    equal_times_released_before_they_are_complete,
-    a_silent_partition_is_not_waited_for,
+    (released_ranges_forgotten, CELL),
+    (resumes_behind_what_is_held, CELL),
+    (released_ranges_read_again, CELL),
+    (event_time_of_what_is_held_is_committed, CELL),
+    (watermark_ahead_of_what_is_held, CELL),
+    (equal_times_released_before_they_are_complete, CELL),
+    (a_silent_partition_is_not_waited_for, CELL),
 )
+"""With the cell that can show each."""

@@ -1,7 +1,8 @@
-"""Cells of tables, static and from a changelog, and of what looks back in event time: as-of joins, dedup."""
+"""Cells of tables, joined and looked up in steps, and of what looks back in event time: as-of joins, dedup."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from typing import Any
 
 import streamflow as sf
@@ -46,6 +47,13 @@ def tables() -> Flow:
     static = flow.table(_content, name="static", of=int)
     named = source.join_broadcast(static, by=lambda value: f"s{value % STATIC_ROWS}", name="named")
     named.map(list, name="named-pair").to(topic("named", list[Any]))
+
+    @others.key_by(key, name="step-key").process(state=list, tables=[table, static])
+    def in_step(ctx: sf.Context[str, list[int | None]], value: int) -> list[list[Any]]:
+        ctx.state.append(ctx.lookup(table, ctx.key))
+        return [[value, *ctx.state[-3:], ctx.lookup(static, f"s{value % STATIC_ROWS}")]]
+
+    in_step.to(topic("in-step", list[Any]))
     return flow
 
 
@@ -58,6 +66,12 @@ def check_tables(inputs: Inputs, outputs: Outputs) -> None:
     assert list(outputs["found"]) == found
     assert list(outputs["behind"]) == [pair for pair in found if pair[1] is not None]
     assert list(outputs["walked"]) == [list(pair) for pair in walked_through(records, _goes_with)]
+    seen: dict[str, list[int | None]] = defaultdict(list)
+    in_step: list[list[Any]] = []
+    for value, rate in looked_up(records, lambda record: record.key):
+        seen[key(value)].append(rate)
+        in_step.append([value, *seen[key(value)][-3:], (value % STATIC_ROWS) ** 2])
+    assert list(outputs["in-step"]) == in_step
     # nobody came before the static table was there
     assert list(outputs["named"]) == [[value, (value % STATIC_ROWS) ** 2] for value in inputs["a"]]
 

@@ -27,5 +27,5 @@ def test_killed_here_and_there() -> None:
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_killed_everywhere() -> None:
-    """Every step and every crash point; of the kills on the way back, which `--sweep` plays all, one in twelve."""
-    assert sweep(1, 12) > 8000
+    """Every step and every crash point; of the kills on the way back, which `--sweep` plays all, one in twenty-four."""
+    assert sweep(1, 24) > 8000

@@ -192,6 +192,7 @@ async def host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str,
     assert_type(await run.table(accounts).get("ann"), Account | None)
     assert_type(run.subscribe(accounts), sf.Subscription[Alert])
     assert_type(await run.push(orders, Order("ann", 1)), int)
+    assert_type(await run.requeue(17, fix=bytes.strip), int)
     flow = sf.Flow("f")
     async with flow.running() as inside:
         assert_type(inside, Running)

@@ -47,6 +47,10 @@ def build() -> sf.Flow:
     assert_type(in_windows, sf.JoinResult[str, Order, Payment, sf.Windowed[str, tuple[Order, Payment]]])
     in_any = orders.join(payments, window=sf.sliding("1h", "10m"), how="outer", name="w-outer")
     assert_type(in_any, sf.JoinResult[str, Order, Payment, sf.Windowed[str, tuple[Order | None, Payment | None]]])
+    visits = orders.join(payments, window=sf.session("30m"), how="left", name="visits")
+    assert_type(visits, sf.JoinResult[str, Order, Payment, sf.Windowed[str, tuple[Order, Payment | None]]])
+    earlier = orders.join(payments, within=("10m", "-5m"), name="earlier")
+    assert_type(earlier, sf.JoinResult[str, Order, Payment, tuple[Order, Payment]])
     assert_type(in_any.map(lambda row: row.value), sf.KeyedStream[str, tuple[Order | None, Payment | None]])
 
     @left.map(name="told")

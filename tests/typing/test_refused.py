@@ -53,6 +53,7 @@ def wrong(flow: sf.Flow) -> None:
     @keyed.process(state=Account)
     def accounts(ctx: sf.Context[str, Account], order: Order) -> list[str]:
         ctx.emit(sf.Output("side", int), "text")  # type: ignore[misc]
+        ctx.lookup(table, order.user)  # type: ignore[misc]
         return [order.user]
 
     @accounts.on_timer("t")  # type: ignore[arg-type]
@@ -62,6 +63,7 @@ def wrong(flow: sf.Flow) -> None:
 
 async def wrong_host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str, Account, str]) -> None:
     await run.push(orders, "text")  # type: ignore[misc]
+    await run.requeue(17, fix=str.strip)  # type: ignore[arg-type]
     await run.table(accounts).get(1)  # type: ignore[arg-type]
 
 

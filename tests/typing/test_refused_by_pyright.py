@@ -57,6 +57,7 @@ def wrong(flow: sf.Flow) -> None:
     @keyed.process(state=Account)
     def accounts(ctx: sf.Context[str, Account], order: Order) -> list[str]:
         ctx.emit(sf.Output("side", int), "text")  # pyright: ignore[reportArgumentType]
+        ctx.lookup(table, order.user)  # pyright: ignore[reportArgumentType]
         return [order.user]
 
     @accounts.on_timer("t")  # pyright: ignore[reportArgumentType]
@@ -66,6 +67,7 @@ def wrong(flow: sf.Flow) -> None:
 
 async def wrong_host(run: Running, orders: sf.Stream[Order], accounts: sf.Process[str, Account, str]) -> None:
     await run.push(orders, "text")  # pyright: ignore[reportArgumentType]
+    await run.requeue(17, fix=str.strip)  # pyright: ignore[reportArgumentType]
     await run.table(accounts).get(1)  # pyright: ignore[reportArgumentType]
 
 

@@ -89,6 +89,32 @@ def build() -> sf.Flow:
         yield f"{order.id} at {price.cents if price else 'no price'}"
 
     assert_type(told, sf.KeyedStream[str, str])
+
+    @by_user.process(state=list[int], tables=[table, names])
+    def totals(ctx: sf.Context[str, list[int]], order: Order) -> Iterator[int]:
+        found = ctx.lookup(table, ctx.key)
+        assert_type(found, Price | None)
+        assert_type(ctx.lookup(names, order.country), str | None)
+        ctx.state.append(found.cents if found else 0)
+        yield sum(ctx.state)
+
+    assert_type(totals, sf.Process[str, list[int], int])
+
+    @totals.on_timer("t")
+    def later(ctx: sf.Context[str, list[int]]) -> Iterator[int]:
+        price = ctx.lookup(table, ctx.key)
+        yield price.cents if price else 0
+
+    @orders.map(tables=[names])
+    def named(ctx: sf.Context[None, None], order: Order) -> str:
+        return ctx.lookup(names, order.country) or "nowhere"
+
+    assert_type(named, sf.Stream[str])
+
+    def is_known(ctx: sf.Context[str, None], order: Order) -> bool:
+        return ctx.lookup(table, ctx.key) is not None
+
+    assert_type(by_user.filter(is_known, tables=[table]), sf.KeyedStream[str, Order])
     return flow
 
 

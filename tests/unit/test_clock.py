@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamflow.clock import SystemClock, VirtualClock, duration_ms, sleep
+from streamflow.clock import SystemClock, VirtualClock, duration_ms, signed_ms, sleep
 from streamflow.errors import SettingsError
 
 
@@ -24,6 +24,23 @@ from streamflow.errors import SettingsError
 )  # fmt: skip
 def test_durations(text, expected):
     assert duration_ms(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("5s", 5000), ("-5s", -5000), (" -1.5 s ", -1500), ("-0s", 0), (datetime.timedelta(milliseconds=-3), -3),
+        (datetime.timedelta(days=1), 86_400_000), (datetime.timedelta(0), 0),
+    ],
+)  # fmt: skip
+def test_durations_with_a_sign(text, expected):
+    assert signed_ms(text) == expected
+
+
+@pytest.mark.parametrize("value", ["--5s", "-", "+5s", "5-s", -5, None, datetime.timedelta(microseconds=-1)])
+def test_what_is_no_duration_with_a_sign(value):
+    with pytest.raises(SettingsError, match="is not a duration"):
+        signed_ms(value)
 
 
 @pytest.mark.parametrize(

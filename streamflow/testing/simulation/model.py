@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamflow.batch import Chunk, Progress
 from streamflow.codecs import Codec, unprepared
-from streamflow.connect.contracts import Guarantee, Sink, SinkOptions, Source, row_encoder
+from streamflow.connect.contracts import EncodeLines, Guarantee, Sink, SinkOptions, Source, encoders
 from streamflow.connect.memory import MemoryTopic
 from streamflow.graph import SINK, SOURCE, Graph, Step
 from streamflow.plan import make_plan
@@ -71,6 +71,9 @@ class Slot:
     def row_encoder(self, options: SinkOptions) -> Callable[[Any], bytes] | None:
         return self._like.row_encoder(options)
 
+    def line_encoder(self, options: SinkOptions) -> EncodeLines | None:
+        return self._like.line_encoder(options)
+
     def source(self) -> Source:
         assert self._network is not None
         return SimulatedSource(self.topic.source(), self._network)
@@ -115,5 +118,5 @@ class Model:
         (self.sources if step.kind == SOURCE else self.sinks)[step.name] = slot
         options = {**step.options, "spec": slot}
         if step.kind == SINK:
-            options["row_encoder"] = row_encoder(slot, step.options["sink_options"], step.options["on_error"])
+            options |= encoders(slot, step.options["sink_options"], step.options["on_error"])
         return dataclasses.replace(step, options=options)

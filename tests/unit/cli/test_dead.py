@@ -87,6 +87,29 @@ def test_requeued_as_they_are_they_come_back(project, poisoned):
     assert all(one["letter"] > 2 for one in data)
 
 
+def test_what_went_elsewhere_too_is_requeued_only_if_that_is_said(project):
+    project.path("in.txt").write_text("1oo\n")
+    beside = 'lines.to(sf.jsonl("beside.jsonl"), name="beside")\n'
+    module = project.write(POISON + beside)
+    assert project("run", module).exit_code == 0
+    mend = ["--fix", f"{module}:mend"]
+    result = project("dead", module, "requeue", "1", *mend)
+    assert_refused(result, 5, "what source 'lines' gives also goes to 'beside'")
+    assert "--everywhere" in result.stderr
+    assert project("dead", module, "requeue", "1", *mend, "--everywhere").exit_code == 0
+    assert project("run", module).exit_code == 0
+    assert project.lines("out.jsonl") == ["100"]
+    assert project.lines("beside.jsonl") == ['"1oo"', '"100"']
+
+
+def test_what_cannot_be_taken_in_is_refused_at_once_and_not_by_the_next_run(project, poisoned):
+    spoilt = 'def spoilt(payload: bytes) -> bytes:\n    return b"\\xff"\n'
+    project.path("spoilt.py").write_text(spoilt)
+    assert_refused(project("dead", poisoned, "requeue", "1", "--fix", "spoilt:spoilt"), 1, "letter 1 cannot be decoded")
+    assert project("run", poisoned).exit_code == 0
+    assert len(json.loads(project("dead", poisoned, "--json").stdout)) == 2
+
+
 def test_dropped_and_exported(project, poisoned):
     assert project("dead", poisoned, "export", "letters.jsonl").stdout == "2 dead letters written to letters.jsonl\n"
     assert [json.loads(line)["letter"] for line in project.lines("letters.jsonl")] == [1, 2]
@@ -107,6 +130,7 @@ def test_dropped_and_exported(project, poisoned):
         (["drop", "1", "--all"], 2, "needs numbers, or --all"),
         (["drop", "17"], 5, "no dead letter 17"),
         (["drop", "1", "--fix", "m:f"], 2, "--fix belongs to requeue"),
+        (["drop", "1", "--everywhere"], 2, "--everywhere belongs to requeue"),
         (["requeue", "17"], 5, "no dead letter 17"),
         (["requeue", "1", "--fix", "nothing:there"], 2, "no module"),
         (["list", "1"], 2, "takes nothing more"),

@@ -132,7 +132,11 @@ def enriched() -> sf.Flow:
     versions = two.key_by(tens, name="version-key")
     keyed.join_asof(versions, within="1h", allowed_lateness="5s", name="as-of").sample(fraction=0.1)
     one.dedup(tens, within="1h", time="event", name="once")
+    keyed.process(state=int, tables=[table, flow.table(names, name="more")])(asking)
     return flow
+
+
+def asking(ctx: sf.Context[str, int], n: int) -> None: ...
 
 
 def test_tables_and_what_looks_them_up_are_named_with_what_they_keep():
@@ -146,6 +150,7 @@ def test_tables_and_what_looks_them_up_are_named_with_what_they_keep():
         "inner join as of its time, no more than 1h old, allowed lateness 5s, keeps left records until the watermark",
         "remembers by event time for 1h",
         "static table from names",
+        "looks up tables 'table', 'more'; state 'asking': int per str",
     ):
         assert words in found, words
     assert drawn["names"] == "table state 'names': str per str"
@@ -154,10 +159,11 @@ def test_tables_and_what_looks_them_up_are_named_with_what_they_keep():
 
 def test_diagrams_and_data_show_which_table_a_step_looks_up():
     graph = enriched().graph()
-    assert mermaid(graph).count("-.->") == 2
-    assert dot(graph).count("[style=dashed]") == 2
+    assert mermaid(graph).count("-.->") == 4
+    assert dot(graph).count("[style=dashed]") == 4
     data = {step["id"]: step for step in as_data(graph, [])["steps"]}
     assert (data["step:known"]["reads"], data["step:named"]["reads"]) == (["step:table"], ["step:names"])
+    assert data["step:asking"]["reads"] == ["step:table", "step:more"]
 
 
 def test_the_guarantee_of_a_path_holds_for_the_sources_of_a_table():

@@ -47,7 +47,8 @@ def interval(
 ) -> tuple[list[Pair], list[list[int]]]:
     """An interval join: what it gives, in any order, and the numbers of the late records of each side."""
     before, after = within
-    reach = (after, before)
+    # what is behind its last match when it comes is alone from its own time on
+    certain = max(0, after), max(0, before)
     taken: list[Record] = []
     late: list[list[int]] = [[], []]
     matched: set[int] = set()
@@ -65,7 +66,7 @@ def interval(
                 matched |= {left.number, right.number}
         taken.append(record)
     alone = (record for record in taken if record.side in KEPT[how] and record.number not in matched)
-    rows += [(one.key, *by_side(one.side, one.number, None), one.at + reach[one.side]) for one in alone]
+    rows += [(one.key, *by_side(one.side, one.number, None), one.at + certain[one.side]) for one in alone]
     return rows, late
 
 
@@ -92,4 +93,35 @@ def in_windows(
             rows += [(key, start, end, left, None) for left in lefts]
         elif rights and RIGHT in KEPT[how]:
             rows += [(key, start, end, None, right) for right in rights]
+    return rows, late
+
+
+def in_sessions(
+    records: Sequence[Record], lateness: int, gap: int, how: str
+) -> tuple[list[PairInWindow], list[list[int]]]:
+    """A session join: what it gives, by (end, key, left, right), and the numbers of the late records of each side."""
+    late: list[list[int]] = [[], []]
+    held: dict[str, list[tuple[int, int, Record]]] = defaultdict(list)
+    for at, (record, mark) in enumerate(marks(records, lateness)):
+        if record.at < mark:
+            late[record.side].append(record.number)
+        else:
+            held[record.key].append((record.at, at, record))
+    sessions: list[list[Record]] = []
+    for one_key in held.values():
+        before: int | None = None
+        for at, _, record in sorted(one_key, key=lambda found: found[:2]):
+            if before is None or at - before > gap:
+                sessions.append([])
+            sessions[-1].append(record)
+            before = at
+    rows: list[PairInWindow] = []
+    for session in sorted(sessions, key=lambda session: (session[-1].at, session[0].key)):
+        bounds = session[0].key, session[0].at, session[-1].at + gap
+        lefts, rights = ([one.number for one in session if one.side == side] for side in (LEFT, RIGHT))
+        if not rights and LEFT in KEPT[how]:
+            rows += [(*bounds, left, None) for left in lefts]
+        if not lefts and RIGHT in KEPT[how]:
+            rows += [(*bounds, None, right) for right in rights]
+        rows += [(*bounds, left, right) for left in lefts for right in rights]
     return rows, late

@@ -16,14 +16,15 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
-from tests.unit.operators.join_reference import LEFT, RIGHT, Record, in_windows, interval
+from tests.unit.operators.join_reference import LEFT, RIGHT, Record, in_sessions, in_windows, interval
 
 BASE = 1_767_225_600
 LATENESS = 2
 PARTITIONS = ("a", "b")
 HOWS: tuple[Any, ...] = ("inner", "left", "right", "outer")
-INTERVALS = [(4, 4), (6, 1), (0, 3), (0, 0)]
+INTERVALS = [(4, 4), (6, 1), (0, 3), (0, 0), (7, -3), (-1, 5), (2, -2), (-6, 12)]
 WINDOWS = [(10, 10, 0), (7, 7, 3), (10, 4, 0), (9, 3, 1)]
+SESSIONS = [1, 3, 6, 12]
 CUTS = {
     "one by one": Settings(fragment_rows_max=1),
     "sevens": Settings(fragment_rows_max=7, channel_fragments=1),
@@ -98,6 +99,9 @@ def joins_of(flow: sf.Flow, turn: int) -> tuple[list[Any], Joins]:
             kind = sf.tumbling(f"{size}s", offset=f"{offset}s")
         how, name = HOWS[(at + turn) % 4], f"window-{size}-{every}-{offset}"
         found[name] = how, left.join(right, window=kind, how=how, name=name)
+    for at, gap in enumerate(SESSIONS):
+        how, name = HOWS[(at + turn) % 4], f"session-{gap}"
+        found[name] = how, left.join(right, window=sf.session(f"{gap}s"), how=how, name=name)
     return sources, found
 
 
@@ -142,6 +146,12 @@ def check(records: Sequence[Record], gave: dict[str, Gave], turn: int, about: st
         name, how = "window-" + "-".join(map(str, window)), HOWS[(at + turn) % 4]
         pairs, late = in_windows(records, LATENESS, window, how)
         _check(gave[name], pairs, late, f"{about} {name} {how}")
+    for at, gap in enumerate(SESSIONS):
+        name, how = f"session-{gap}", HOWS[(at + turn) % 4]
+        pairs, late = in_sessions(records, LATENESS, gap, how)
+        _check(gave[name], pairs, late, f"{about} {name} {how}")
+        ends = [row[2] for row in gave[name].rows]
+        assert ends == sorted(ends), f"{about} {name} {how}"
 
 
 def _check(gave: Gave, rows: Sequence[Any], late: list[list[int]], about: str) -> None:

@@ -76,6 +76,47 @@ async def test_both_ends_of_the_interval_are_part_of_it(plain: bool) -> None:
 
 
 @BOTH
+@pytest.mark.parametrize(
+    ("within", "seconds"),
+    [(("10s", "-5s"), (89.999, 90, 95, 95.001)), (("-5s", "10s"), (104.999, 105, 110, 110.001))],
+    ids=["before", "after"],
+)
+async def test_an_interval_may_lie_on_one_side(within: Any, seconds: Any, plain: bool) -> None:
+    f = Flow(within=within, lateness="30s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.payments, *[Payment("a", second) for second in seconds])
+        await t.send(f.orders, Order("a", 100))
+        await t.send(f.orders, Order("b", 100))
+        await t.crash()
+        await t.send(f.payments, *[Payment("b", second) for second in seconds])
+        assert short(t.out(f.paid)) == [(100, seconds[1]), (100, seconds[2])] * 2
+
+
+@BOTH
+async def test_what_is_behind_its_last_match_when_it_comes_does_not_wait(plain: bool) -> None:
+    f = Flow(within=("10s", "-5s"), how="outer", lateness="3s")
+    timed = f.paid.map(_time)
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.payments, Payment("a", 90), Payment("x", 97))
+        await t.send(f.orders, Order("a", 97))  # the watermark is at 94, its last match could be at 92
+        assert short(t.out(f.paid)) == [(97, 90)]
+        await t.send(f.orders, Order("b", 96), Order("late", 93))
+        assert short(t.out(f.paid))[1:] == [(96, None)]
+        assert [order.at for order in t.out(f.paid.late.left)] == [93]
+        assert t.state(f.paid).keys() == {"a", "x"}  # orders have no entries
+        await t.send(f.orders, Order("c", 100))  # the payment at 97 may be of an order up to 107
+        await t.send(f.payments, Payment("y", 111))
+        await t.crash()
+        await t.send(f.orders, Order("d", 111))
+        # the order's last match could be at 106, the payment's at 107
+        assert short(t.out(f.paid))[2:] == [(100, None), (111, None), (None, 97)]
+        await t.advance("31s")
+        assert short(t.out(f.paid))[5:] == [(None, 111)]
+        assert t.out(timed) == [97, 96, 100, 111, 107, 121]
+        assert t.state(f.paid) == {}
+
+
+@BOTH
 async def test_it_does_not_matter_which_of_the_two_comes_first(plain: bool) -> None:
     f = Flow(within=("2s", "5s"), lateness="20s")
     async with FlowTest(f.flow, Settings(plain=plain)) as t:
@@ -254,6 +295,55 @@ async def test_a_window_that_all_records_of_a_key_are_late_for_gives_nothing(pla
         assert [row for row in in_windows(t.out(f.paid)) if row[0] == "a"] == [("a", 24, 27, None), ("a", 27, 27, None)]
 
 
+@BOTH
+async def test_a_session_is_what_both_sides_make_together(plain: bool) -> None:
+    f = Flow(window=sf.session("5s"), how="outer", lateness="10s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", 20), Order("a", 10))
+        await t.send(f.payments, Payment("a", 15), Payment("a", 26))  # 10, 15 and 20 are no more than 5 s apart
+        await t.crash()
+        await t.send(f.payments, Payment("b", 35.001))
+        assert t.out(f.paid) == []
+        await t.send(f.orders, Order("c", 36))  # the watermark is at 25.001
+        assert in_windows(t.out(f.paid)) == [("a", 10, 10, 15), ("a", 10, 20, 15)]
+        await t.send(f.orders, Order("late", 25.5))  # behind its watermark, though a session of it would be open
+        assert [order.id for order in t.out(f.paid.late.left)] == ["late"]
+        assert t.state(f.paid).keys() == {"a", "b", "c"}
+        await t.advance("31s")
+        assert in_windows(t.out(f.paid))[2:] == [
+            ("a", 26, None, 26),
+            ("b", 35, None, 35.001),
+            ("c", 36, 36, None),
+        ]
+        assert [row.end.timestamp() - BASE for row in t.out(f.paid)] == pytest.approx([25, 25, 31, 40.001, 41])
+        assert t.state(f.paid) == {}
+
+
+@BOTH
+async def test_a_record_between_two_sessions_makes_them_one(plain: bool) -> None:
+    f = Flow(window=sf.session("5s"), lateness="60s")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", 10), Order("a", 20), Order("a", 26))
+        await t.crash()
+        await t.send(f.payments, Payment("a", 15))
+        await t.advance("31s")
+        assert in_windows(t.out(f.paid)) == [("a", 10, 10, 15), ("a", 10, 20, 15)]
+
+
+@BOTH
+@pytest.mark.parametrize("window", [sf.tumbling("10s"), sf.session("5s")], ids=str)
+async def test_windows_before_1970_are_windows_too(window: Any, plain: bool) -> None:
+    f = Flow(window=window, how="left")
+    async with FlowTest(f.flow, Settings(plain=plain)) as t:
+        await t.send(f.orders, Order("a", -BASE - 100), Order("b", -BASE - 98))
+        await t.send(f.payments, Payment("a", -BASE - 99))
+        await t.advance("31s")
+        assert [(row.key, *short([row.value])[0]) for row in t.out(f.paid)] == [
+            ("a", -BASE - 100, -BASE - 99),
+            ("b", -BASE - 98, None),
+        ]
+
+
 async def test_windows_that_follow_the_calendar() -> None:
     f = Flow(window=DAYS)
     async with FlowTest(f.flow) as t:
@@ -397,8 +487,13 @@ def test_what_cannot_be_joined_is_refused_when_the_graph_is_built() -> None:
         wrong.join(f.by_payment, within="5s", window=sf.tumbling("5s"), name="x")
     with pytest.raises(DefinitionError, match="how='full'"):
         wrong.join(f.by_payment, within="5s", how="full", name="x")
-    with pytest.raises(DefinitionError, match="windows that are session"):
-        wrong.join(f.by_payment, window=sf.session("5s"), name="x")
+    for within in (("5s", "-6s"), ("-6s", "5s"), "-1s"):
+        with pytest.raises(DefinitionError, match="ends before it begins"):
+            wrong.join(f.by_payment, within=within, name="x")
+    with pytest.raises(DefinitionError, match="is no interval"):
+        wrong.join(f.by_payment, within=("5s", "6s", "7s"), name="x")
+    with pytest.raises(DefinitionError, match="windows that are 5 records every 5"):
+        wrong.join(f.by_payment, window=sf.count_window(5), name="x")
     unkeyed: Any = f.orders
     unchecked: Any = f.by_order
     with pytest.raises(DefinitionError, match="a join takes no max_key=") as caught:

@@ -99,11 +99,24 @@ async def tables(records: Sequence[Record], how: Settings, crashes: int) -> dict
         "where": left.join_broadcast(table, where=lambda record, value: goes_with(record.number, value), how="left"),
         "behind": behind.join(late, how="left", name="join-behind"),
     }
+
+    @lefts.process(state=list, tables=[table])
+    def in_step(ctx: sf.Context[str, list[int]], record: Record) -> list[tuple[Record, int | None, int]]:
+        found = ctx.lookup(table, ctx.key)
+        ctx.state.append(record.number)
+        return [(record, found, len(ctx.state))]
+
+    @left.map(tables=[table])
+    def any_key(ctx: sf.Context[None, None], record: Record) -> tuple[Record, int | None]:
+        return record, ctx.lookup(table, key_or_none(record))
+
+    streams |= {"in step": in_step.map(lambda row: row[:2]), "any key": any_key}
+    counted = in_step.map(lambda row: (row[0].key, row[2]), name="counted")
     changed = table.changes.map(lambda change: (change.before, change.after))
     keyed = table.changes.process(state=int, name="keyed")(lambda ctx, change: [(ctx.key, change.before, change.after)])
     t = await fed(flow, how, [(source, _in_one_partition(record)) for record in records], crashes, 1)
     found = {name: _numbers(t.out(stream)) for name, stream in streams.items()}
-    return found | {"changes": t.out(keyed), "changed": t.out(changed)}
+    return found | {"changes": t.out(keyed), "changed": t.out(changed), "counted": t.out(counted)}
 
 
 def _in_one_partition(record: Record) -> Record:
@@ -113,12 +126,17 @@ def _in_one_partition(record: Record) -> Record:
 def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
     left = looked_up(records, lambda record: record.key)
     changed = changes(records)
+    any_key = looked_up(records, key_or_none)
+    lefts = [record.key for record in records if record.side == LEFT]
     return {
         "inner": [pair for pair in left if pair[1] is not None],
         "left": left,
-        "by": looked_up(records, key_or_none),
+        "by": any_key,
         "where": walked_through(records, goes_with),
         "behind": left,
+        "in step": left,
+        "any key": any_key,
+        "counted": [(key, lefts[: at + 1].count(key)) for at, key in enumerate(lefts)],
         "changes": changed,
         "changed": [row[1:] for row in changed],
     }

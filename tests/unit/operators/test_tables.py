@@ -287,6 +287,36 @@ async def test_static_content_is_there_before_the_first_record_and_changes_at_a_
         assert t.state(table) == content
 
 
+async def test_what_time_brings_about_waits_for_static_content_as_records_do() -> None:
+    rows = 600
+    content = dict.fromkeys(map(str, range(rows)), 1)
+    flow = sf.Flow("waits")
+    days = flow.source(sf.MemoryTopic[int]("days", value=int), time=lambda day: day * 86_400_000, idle=None)
+    words = flow.source(sf.MemoryTopic[str]("words", value=str))
+    table = flow.table(lambda: dict(content), name="content", of=int)
+
+    @words.key_by(str).process(state=int)
+    def later(ctx: sf.Context[str, int], word: str) -> list[str]:
+        ctx.timer("due", after="1h")
+        return []
+
+    @later.on_timer("due")
+    def due(ctx: sf.Context[str, int]) -> Iterable[str]:
+        yield ctx.key
+
+    fired = later.join(table)
+    closed = days.key_by(lambda _: str(rows - 1)).window(sf.tumbling("1d")).count(name="n").join(table)
+    async with FlowTest(flow, Settings(fragment_rows_max=64)) as t:
+        await t.send(words, str(rows - 1))
+        await t.send(days, 20_000)
+        content = dict.fromkeys(content, 2)
+        t.clock.advance_to(t.clock.now_ms() + 3_600_001)
+        t.topic("days").close_input()
+        await t.crash()
+        assert [found for _, found in t.out(fired)] == [2]
+        assert [found for _, found in t.out(closed)] == [2]
+
+
 def _loaders(path: Path) -> Iterable[tuple[str, dict[str, Any]]]:
     def rows() -> list[list[Any]]:
         return [["a", 1], ["b", 2]]

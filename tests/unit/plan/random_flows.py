@@ -222,12 +222,12 @@ def grow(pick: Pick, flow: Flow, streams: list[Stream[Any]], at: int, how: How) 
 def joined_by(left: Any, right: Any, pick: Pick, options: dict[str, Any]) -> Any:
     """A join of two streams of integers, of some kind."""
     how = ("inner", "left", "right", "outer")[pick(4)]
-    windows = (sf.tumbling("4ms"), sf.sliding("6ms", "2ms"))
-    within = ("3ms", ("0ms", "2ms"))
-    kind = pick(4)
-    if kind < 2:
+    windows = (sf.tumbling("4ms"), sf.sliding("6ms", "2ms"), sf.session("2ms"))
+    within = ("3ms", ("0ms", "2ms"), ("4ms", "-1ms"), ("-1ms", "2ms"))
+    kind = pick(7)
+    if kind < 4:
         return left.join(right, within=within[kind], how=how, **options)
-    return left.join(right, window=windows[kind - 2], how=how, **options)
+    return left.join(right, window=windows[kind - 4], how=how, **options)
 
 
 def value_or_none(value: Any) -> int | None:
@@ -236,7 +236,7 @@ def value_or_none(value: Any) -> int | None:
 
 
 def looked_up(stream: Any, other: Any, pick: Pick, steps: Steps) -> list[Stream[Any]]:
-    """Two ways of looking a table up, and its changes."""
+    """Joins with a table, a step and its timer that look it up, and its changes."""
     how, name = ("inner", "left")[pick(2)], steps.name
     ttl = (None, "3ms")[pick(2)]
     table = other.map(value_or_none, name=f"{name}-v").to_table(name=name, ttl=ttl, on_error=steps.policy)
@@ -247,8 +247,19 @@ def looked_up(stream: Any, other: Any, pick: Pick, steps: Steps) -> list[Stream[
     else:
         where = lambda record, value: (steps.risk(record) + value) % 2  # noqa: E731
         again = stream.join_broadcast(table, where=where, how=how, name=f"{name}-b", on_error=steps.policy)
+
+    @stream.process(state=int, tables=[table], name=f"{name}-s", on_error=steps.policy)
+    def in_step(ctx: sf.Context[Any, int], value: Any) -> Iterator[int]:
+        ctx.state += 1
+        ctx.timer("soon", after="2ms")
+        yield steps.risk(value) + (ctx.lookup(table, ctx.key) or 0) + ctx.state
+
+    @in_step.on_timer("soon")
+    def soon(ctx: sf.Context[Any, int]) -> Iterator[int]:
+        yield (ctx.lookup(table, ctx.key) or 0) - ctx.state
+
     changes = table.changes.map(lambda change: (change.before or 0, change.after or 0), name=f"{name}-c")
-    return [pairs.map(number, name=f"{name}-{n}") for n, pairs in enumerate((joined, again))] + [changes]
+    return [pairs.map(number, name=f"{name}-{n}") for n, pairs in enumerate((joined, again))] + [changes, in_step]
 
 
 def by_time(stream: Any, others: list[Any], pick: Pick, steps: Steps) -> list[Stream[Any]]:

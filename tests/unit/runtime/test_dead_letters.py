@@ -13,7 +13,7 @@ import pytest
 
 import streamflow as sf
 from streamflow.batch import DeadLetter
-from streamflow.errors import DecodeError, RecordRejected, StateError, StepError
+from streamflow.errors import DecodeError, DefinitionError, RecordRejected, StateError, StepError
 from streamflow.runtime.engine import Engine
 from streamflow.state.reader import dead_letters
 from tests.unit.operators.test_async_map import flow_in, send, topics
@@ -263,6 +263,73 @@ async def test_what_cannot_be_decoded_is_not_taken_in_again(tmp_path):
         await run.requeue(found.id, payload=b"5")
         await until(lambda: sink.values == [1, 5])
         assert await run.dead_letters() == []
+
+
+def mend(data: bytes) -> bytes:
+    if data == b"9":
+        raise ValueError("9 cannot be mended")
+    return data + b"1"
+
+
+async def test_a_fix_makes_of_the_bytes_what_is_taken_in(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    flow.source(source).map(boom, on_error=sf.dead_letter).to(sink)
+    async with flow.running() as run:
+        send(source, 3, 9, 6, 1)
+        await until(lambda: sink.values == [1])
+        three, nine, six = await run.dead_letters()
+        await run.requeue(three.id, fix=mend)
+        with pytest.raises(StepError, match=f"mend raised ValueError for dead letter {nine.id}: 9 cannot be mended"):
+            await run.requeue(nine.id, fix=mend)
+        with pytest.raises(StepError, match=f"lambda> gave '6' for dead letter {six.id}") as caught:
+            await run.requeue(six.id, fix=lambda data: data.decode())  # type: ignore[arg-type, return-value]
+        assert caught.value.hint == "It must give bytes."
+        with pytest.raises(DefinitionError, match="not both"):
+            await run.requeue(six.id, payload=b"7", fix=mend)
+        await run.requeue(six.id, fix=mend)
+        await until(lambda: sink.values == [1, 31, 61])
+        assert [found.id for found in await run.dead_letters()] == [nine.id]
+
+
+async def test_a_letter_that_many_take_at_once_is_taken_once(tmp_path):
+    """The store is asked, and a codec may have to be prepared: others get there meanwhile."""
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    mended = False
+
+    def picky(v: int) -> int:
+        if v == 3 and not mended:
+            raise ValueError(v)
+        return v
+
+    flow.source(source).map(picky, on_error=sf.dead_letter).to(sink)
+    async with flow.running() as run:
+        send(source, 3, 1)
+        await until(lambda: sink.values == [1])
+        (found,) = await run.dead_letters()
+        mended = True
+        tries = [run.requeue(found.id), run.requeue(found.id), run.drop(found.id), run.requeue(found.id)]
+        done = await asyncio.gather(*tries, return_exceptions=True)
+        assert isinstance(done[0], int)
+        assert [str(error) for error in done[1:]] == [f"dead letter {found.id} is being taken in again"] * 3
+        await until(lambda: sink.values == [1, 3])
+        assert await run.dead_letters() == []
+
+
+async def test_a_letter_that_is_being_dropped_is_not_taken_in(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    flow.source(source).map(boom, on_error=sf.dead_letter).to(sink)
+    async with flow.running() as run:
+        send(source, 3, 1)
+        await until(lambda: sink.values == [1])
+        (found,) = await run.dead_letters()
+        done = await asyncio.gather(run.drop(found.id), run.requeue(found.id), return_exceptions=True)
+        assert str(done[1]) == f"dead letter {found.id} is being dropped"
+        assert await run.dead_letters() == []
+        send(source, 2)
+        await until(lambda: sink.values == [1, 2])
 
 
 async def test_a_letter_is_dropped_while_the_flow_runs(tmp_path):

@@ -10,7 +10,7 @@ import pytest
 import streamflow as sf
 from streamflow.runtime.cut import Pushed
 from streamflow.runtime.engine import Engine
-from streamflow.runtime.journal import read_epoch
+from streamflow.runtime.journal import RecordedPush, read_epoch
 from tests.unit.operators.test_async_map import flow_in, topics
 from tests.unit.runtime.test_engine import until
 
@@ -46,5 +46,5 @@ async def test_a_record_pushed_after_a_crash_has_another_identity_than_the_one_t
 def test_pushes_of_older_state_files_can_be_read():
     from msgspec.msgpack import encode
 
-    assert read_epoch(1, b"\x90", encode([("in", b"1")])).pushed == (("in", b"1", ""),)
-    assert read_epoch(1, b"\x90", encode([("in", b"1", "abc")])).pushed == (("in", b"1", "abc"),)
+    assert read_epoch(1, b"\x90", encode([("in", b"1")])).pushed == (RecordedPush("in", b"1"),)
+    assert read_epoch(1, b"\x90", encode([("in", b"1", "abc")])).pushed == (RecordedPush("in", b"1", "abc"),)

@@ -187,26 +187,121 @@ async def test_a_circuit_opens_and_one_attempt_closes_it(tmp_path):
 def test_a_breaker_case_by_case():
     now = 0.0
     breaker = Breaker(BreakerSpec(2, 10), "r", lambda: now)
-    breaker.failed()
-    breaker.succeeded()
-    breaker.failed()
+    breaker.failed(breaker.enter())
+    breaker.succeeded(breaker.enter())
+    breaker.failed(breaker.enter())
     assert breaker.state == "closed"
-    breaker.failed()
+    breaker.failed(breaker.enter())
     assert breaker.state == "open"
     with pytest.raises(CircuitOpen, match="left alone after 2 failures"):
         breaker.enter()
     now = 10.0
     assert breaker.state == "half-open"
-    breaker.enter()
+    trial = breaker.enter()
     with pytest.raises(CircuitOpen):  # one at a time
         breaker.enter()
-    breaker.failed()
+    breaker.failed(trial)
     assert breaker.state == "open"
     now = 20.0
-    breaker.enter()
-    breaker.succeeded()
+    breaker.succeeded(breaker.enter())
     breaker.enter()
     assert breaker.state == "closed"
+
+
+def test_a_call_that_began_before_the_circuit_opened_changes_nothing():
+    now = 0.0
+    breaker = Breaker(BreakerSpec(2, 10), "r", lambda: now)
+    before = [breaker.enter() for _ in range(6)]
+    for ticket in before[:2]:
+        breaker.failed(ticket)
+    breaker.succeeded(before[2])  # long after the failures, but not of a call that began behind them
+    assert breaker.state == "open"
+    now = 10.0
+    trial = breaker.enter()
+    breaker.failed(before[3])
+    assert breaker.state == "half-open"
+    breaker.left(before[4])
+    with pytest.raises(CircuitOpen):  # the trial is still under way
+        breaker.enter()
+    breaker.succeeded(trial)
+    assert breaker.state == "closed"
+    breaker.failed(before[5])
+    breaker.failed(breaker.enter())
+    assert breaker.state == "closed"  # one failure in a row
+
+
+def test_a_trial_that_is_given_up_leaves_its_place_to_another():
+    now = 0.0
+    breaker = Breaker(BreakerSpec(1, 10), "r", lambda: now)
+    breaker.failed(breaker.enter())
+    now = 10.0
+    breaker.left(breaker.enter())
+    assert breaker.state == "half-open"
+    breaker.succeeded(breaker.enter())
+    assert breaker.state == "closed"
+
+
+async def test_a_call_that_ends_well_behind_the_failures_of_others_does_not_close_the_circuit(tmp_path):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    client = flow.resource(object, name="c", breaker=sf.circuit_breaker(failures=3, reset="30s"))
+    gate = asyncio.Event()
+    ended: list[int] = []
+
+    @flow.source(source).map(concurrency=10, on_error=sf.skip)
+    async def called(v: int) -> int:
+        try:
+            async with client.use():
+                await asyncio.sleep(0)
+                if v:
+                    raise ConnectionError("down")
+                await gate.wait()
+                return v
+        finally:
+            ended.append(v)
+
+    called.to(sink)
+    async with flow.running():
+        send(source, 0, 1, 2, 3)
+        await until(lambda: len(ended) == 3)
+        assert client.circuit == "open"
+        gate.set()
+        await until(lambda: sink.values == [0])
+        assert client.circuit == "open"
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline", ""])
+async def test_a_call_over_its_time_limit_is_a_failure_and_one_that_is_cancelled_otherwise_is_not(tmp_path, limit):
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    client = flow.resource(object, name="c", breaker=sf.circuit_breaker(failures=1, reset="30s"))
+    cancelled = 0
+
+    async def hang(v: int) -> int:
+        nonlocal cancelled
+        try:
+            async with client.use():
+                await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled += 1
+            raise
+        return v
+
+    async def called(v: int) -> int:
+        if not limit:
+            task = asyncio.create_task(hang(v))
+            await asyncio.sleep(0.01)
+            task.cancel()  # somebody else was faster
+            await asyncio.wait([task])
+            return v
+        return await hang(v)
+
+    limits: dict[str, Any] = {limit: "20ms"} if limit else {}
+    flow.source(source).map(called, on_error=sf.skip, **limits).to(sink)
+    async with flow.running():
+        send(source, 1)
+        await until(lambda: cancelled == 1)
+        assert client.circuit == ("open" if limit else "closed")
 
 
 @pytest.mark.parametrize("failures", [0, "many", 1.5])

@@ -1,7 +1,8 @@
-"""What the fold does for the loop: small rows of deltas, and the interpreter given away now and then."""
+"""What the fold does for the loop: small rows of deltas, the interpreter given away, nothing for the collector."""
 
 from __future__ import annotations
 
+import gc
 import itertools
 import sqlite3
 from collections.abc import Iterator
@@ -58,4 +59,23 @@ async def test_a_fold_that_takes_no_time_does_not_pause(tmp_path, monkeypatch):
     await store.commit(epoch(1, deltas=list(slices())))
     await fold_all(store)
     assert pauses == []
+    await store.close()
+
+
+async def test_a_fold_holds_nothing_that_the_garbage_collector_looks_at(tmp_path):
+    """What survives young collections brings about full ones, and these stop the loop."""
+    store = new_store(tmp_path / "orders.db")
+    await store.open(MANIFEST)
+    ticks = itertools.count()
+    store._folder = Folder(store._ledger, lambda: next(ticks) * 1e-4)
+    for number in (1, 2):
+        await store.commit(epoch(number, deltas=list(slices())))
+    gc.collect()
+    before, slices_done, most = len(gc.get_objects()), 0, 0
+    while await store.fold():
+        gc.collect(1)
+        slices_done += 1
+        most = max(most, len(gc.get_objects()) - before)
+    assert slices_done > 4  # with all the keys in memory in between
+    assert most < KEYS / 10
     await store.close()
