@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests import property_runs
 from tests.blocking import BlockingDetector
 from tests.brokers import KAFKA, NATS, RABBITMQ, KafkaServer, NatsServer, RabbitServer, use_broker
 from tests.brokers.required import missing_lines, need
@@ -15,6 +16,10 @@ from tests.unpickling import UnpicklingDetector
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--long", action="store_true", help="run the long tests, and more rounds of some others; no more")
     parser.addoption("--longest", action="store_true", help="the same, with what takes too long for `make faults`")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    property_runs.choose(config)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -51,19 +51,23 @@ def write_window(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
 
 
 def _write_session(w: LoopWriter, n: int, step: Step, scope: Scope) -> None:
-    """Writes the common case of a session: a record behind the start of the only one of its key, which is open."""
-    key, time, gap_us = scope.key, scope.time, step.options["gap_us"]
+    """Writes the common case of a session: a record behind the start of the only one of its key, which is open.
+
+    A record in front of its last one may be too late although the session is open, as `SessionWindows.take` says.
+    """
+    key, time, mark, gap_us = scope.key, scope.time, scope.mark, step.options["gap_us"]
     w.line(f"x{n} = near{n}({key})")
     with w.block(
         f"if x{n} is not None and x{n}[0] <= {time} and (e{n} := (a{n} := x{n}[1]).last_us + {gap_us}) >= {time} "
-        f"and e{n} >= {scope.mark} and e{n} >= done{n}:"
+        f"and e{n} >= {mark} and e{n} >= done{n} "
+        f"and ({time} > a{n}.last_us or {mark} <= {time} + {gap_us} >= done{n}):"
     ):
         added = f"a{n}.value + 1" if step.options["counts"] else f"add{n}(a{n}.value, {scope.value})"
         w.line(f"a{n}.value = {added}")
         with w.block(f"if {time} > e{n} - {gap_us}:"):
             w.line(f"a{n}.last_us = {time}")
     with w.block("else:"):
-        w.line(f"r{n} = take{n}({key}, {scope.value}, {time}, {scope.mark}, now)")
+        w.line(f"r{n} = take{n}({key}, {scope.value}, {time}, {mark}, now)")
         _given(w, n, step, scope)
 
 

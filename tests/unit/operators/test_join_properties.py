@@ -8,12 +8,14 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-from hypothesis import Phase, given, settings
+import pytest
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.property_runs import examples
 from tests.unit.operators.join_reference import LEFT, RIGHT, Record, in_sessions, in_windows, interval
 
 BASE = 1_767_225_600
@@ -29,7 +31,8 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+FEW = examples(12)
+LONG_TOO = pytest.mark.usefixtures("long_run")
 
 Joins = dict[str, tuple[str, Any]]
 """How each join joins, and its result."""
@@ -159,6 +162,7 @@ def _check(gave: Gave, rows: Sequence[Any], late: list[list[int]], about: str) -
 
 @given(records=inputs(), turn=st.integers(0, 3))
 @FEW
+@LONG_TOO
 def test_joins_give_what_their_definition_says_whatever_the_cut(records: list[Record], turn: int) -> None:
     for name, how in CUTS.items():
         check(records, asyncio.run(run(records, how, turn)), turn, name)
@@ -166,5 +170,6 @@ def test_joins_give_what_their_definition_says_whatever_the_cut(records: list[Re
 
 @given(records=inputs(), turn=st.integers(0, 3))
 @FEW
+@LONG_TOO
 def test_joins_give_what_their_definition_says_through_crashes(records: list[Record], turn: int) -> None:
     check(records, asyncio.run(run(records, Settings(), turn, crashes=3)), turn, "crashes")

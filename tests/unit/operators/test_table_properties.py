@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.property_runs import examples
 from tests.unit.operators.join_reference import LEFT, RIGHT
 from tests.unit.operators.table_reference import (
     Record,
@@ -36,7 +37,8 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = settings(max_examples=12, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+FEW = examples(12)
+LONG_TOO = pytest.mark.usefixtures("long_run")
 
 
 @st.composite
@@ -142,6 +144,7 @@ def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
 @FEW
+@LONG_TOO
 @given(inputs(), st.integers(0, 2))
 def test_tables_are_found_as_of_each_records_place(how: Settings, records: list[Record], crashes: int) -> None:
     assert asyncio.run(tables(records, how, crashes)) == _expected(records)
@@ -222,6 +225,7 @@ def _expected_by_time(records: Sequence[Record]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
 @FEW
+@LONG_TOO
 @given(inputs(), st.integers(0, 2))
 def test_what_goes_by_event_time_is_as_defined(how: Settings, records: list[Record], crashes: int) -> None:
     found, wanted = asyncio.run(by_time(records, how, crashes)), _expected_by_time(records)

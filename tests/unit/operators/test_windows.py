@@ -222,6 +222,20 @@ async def test_late_records_take_sessions_back_that_have_told(plain: bool) -> No
 
 
 @BOTH
+@pytest.mark.parametrize("crash", [False, True])
+async def test_a_record_that_is_late_joins_no_open_session_whatever_is_at_hand(plain: bool, crash: bool) -> None:
+    flow, records, sums = flow_of(lambda keyed: keyed.window(sf.session("5s")).count(name="counts"), lateness="2s")
+    async with FlowTest(flow, Settings(plain=plain)) as t:
+        await t.send(records, ("k", 25), ("k", 30), ("k", 33), settle=crash)
+        if crash:
+            await t.crash()
+        await t.send(records, ("k", 25), ("k", 26))  # the watermark is at 31: what is alone at 25 is over
+        assert t.out(sums.late) == [("k", 25)]
+        await t.advance("31s")
+        assert short(t.out(sums)) == [("k", 25, 38, 4)]
+
+
+@BOTH
 async def test_a_session_that_a_late_record_begins_is_told_at_once(plain: bool) -> None:
     flow, records, counts = flow_of(
         lambda keyed: keyed.window(sf.session("5s"), allowed_lateness="20s").count(name="counts")

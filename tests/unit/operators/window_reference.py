@@ -134,7 +134,10 @@ def starts_of(at: int, size: int, every: int, offset: int) -> range:
 
 @dataclass(frozen=True)
 class Telling:
-    """When aligned windows tell: after how many records, or seconds, besides; and for how long they take late ones."""
+    """When aligned windows tell: after how many records, or seconds, besides; and for how long they take late ones.
+
+    Without ``final`` they do not tell when they close.
+    """
 
     size: int
     every: int
@@ -142,6 +145,7 @@ class Telling:
     records: int | None = None
     seconds: int | None = None
     allowed: int = 0
+    final: bool = True
 
 
 def told(
@@ -167,7 +171,7 @@ def told(
         for (key, start), numbers in windows.items():
             end = start + how.size
             if clock < end <= time.clock:
-                due.append((end, key, start))
+                due += [(end, key, start)] if how.final else []
             elif time.clock < end and how.seconds is not None and len(numbers) > last[key, start]:
                 checks = (at for at in range(start + how.seconds, end, how.seconds) if clock < at <= time.clock)
                 due += [(at, key, start) for at in [next(checks, None)] if at is not None]
@@ -197,6 +201,16 @@ def _last_end(at: float, how: Telling) -> int:
     return starts_of(int(at), how.size, how.every, how.offset)[-1] + how.size
 
 
+@dataclass
+class Session:
+    """Records of a key that are near to each other."""
+
+    key: str
+    first: int
+    last: int
+    numbers: list[int]
+
+
 def sessions(
     records: Sequence[Record], lateness: int, gap: int, allowed: int = 0, marks: Sequence[float] | None = None
 ) -> tuple[Found, list[int]]:
@@ -204,27 +218,47 @@ def sessions(
 
     Those that are over for no longer than ``allowed`` count as open.
     """
-    found: list[dict[str, Any]] = []
+    found: list[Session] = []
     late = []
     for record, at_mark in before(records, lateness) if marks is None else zip(records, marks, strict=True):
-        mark = at_mark - allowed
-        if record.at + gap < mark:
+        if not joined(found, record, gap, at_mark - allowed):
             late.append(record.number)
-            continue
-        near = [
-            session
-            for session in found
-            if session["key"] == record.key
-            and session["first"] - gap <= record.at <= session["last"] + gap
-            and session["last"] + gap >= mark
-        ]
-        for session in near:
-            found.remove(session)
-        times = [record.at, *(session["first"] for session in near), *(session["last"] for session in near)]
-        numbers = sorted([record.number, *(number for session in near for number in session["numbers"])])
-        found.append({"key": record.key, "first": min(times), "last": max(times), "numbers": numbers})
-    rows = sorted((session["last"] + gap, session["key"], session["first"], session["numbers"]) for session in found)
+    rows = sorted((session.last + gap, session.key, session.first, session.numbers) for session in found)
     return [(key, first, end, numbers) for end, key, first, numbers in rows], late
+
+
+def joined(found: list[Session], record: Record, gap: int, mark: float) -> list[Session]:
+    """Puts a record into the sessions of a flow: gives those that it joined, then theirs; nothing if it is late."""
+    if record.at + gap < mark:
+        return []
+    near = [
+        session
+        for session in found
+        if session.key == record.key
+        and session.first - gap <= record.at <= session.last + gap
+        and session.last + gap >= mark
+    ]
+    for session in near:
+        found.remove(session)
+    times = [record.at, *(session.first for session in near), *(session.last for session in near)]
+    numbers = sorted([record.number, *(number for session in near for number in session.numbers)])
+    found.append(Session(record.key, min(times), max(times), numbers))
+    return [*sorted(near, key=lambda session: session.first), found[-1]]
+
+
+def session_updates(
+    records: Sequence[Record], gap: int, allowed: int, marks: Sequence[float]
+) -> list[tuple[str, int, int, list[int] | None]]:
+    """All that sessions tell with every record: what was told with other bounds is taken back, by None, before."""
+    found: list[Session] = []
+    rows: list[tuple[str, int, int, list[int] | None]] = []
+    for record, mark in zip(records, marks, strict=True):
+        for session in (met := joined(found, record, gap, mark - allowed)):
+            if session is met[-1]:
+                rows.append((session.key, session.first, session.last + gap, session.numbers))
+            elif (session.first, session.last) != (met[-1].first, met[-1].last):
+                rows.append((session.key, session.first, session.last + gap, None))
+    return rows
 
 
 def counted(

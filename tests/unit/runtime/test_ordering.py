@@ -9,7 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streamflow as sf
@@ -19,11 +19,13 @@ from streamflow.graph import Graph
 from streamflow.plan.order import joint_orders
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.property_runs import examples
 from tests.unit.operators.window_reference import Record, in_joint_order
 
 LATENESS = 3
 PARTITIONS = ("p", "q")
-FEW = settings(max_examples=6, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+FEW = examples(6)
+LONG_TOO = pytest.mark.usefixtures("long_run")
 
 
 def timed(flow: Flow, name: str, **more: Any) -> sf.Stream[Record]:
@@ -97,6 +99,7 @@ async def arrived(records: Sequence[Record], how: Settings, crashes: Sequence[in
 
 @given(lanes=partitions(), seed=st.integers(0, 9))
 @FEW
+@LONG_TOO
 def test_the_order_follows_from_what_partitions_hold(lanes: list[list[Record]], seed: int) -> None:
     records = arrivals(lanes, seed)
     expected = in_joint_order(records, LATENESS)
