@@ -63,12 +63,16 @@ class PoisonTrial:
                 await asyncio.sleep(rng.uniform(0.0, 0.25))
                 flow.kill()
             await self.publish(payloads[share * kills :])
-            flow.start()
-            await self._until_all_are_there(flow, len(wanted(kinds)))
-            await flow.stop_cleanly()
+            await self.finish(flow, kinds)
         finally:
             flow.stop()
         assert flow.kills == kills
+
+    async def finish(self, flow: FlowProcess, kinds: Sequence[str]) -> None:
+        """A last life to the end; then every result must be there once, in order, and every letter once."""
+        flow.start()
+        await self._until_all_are_there(flow, len(wanted(kinds)))
+        await flow.stop_cleanly()
         found = [(result["n"], result["count"]) for result in await self.results()]
         assert found == wanted(kinds), f"{self.setup.broker}: {flow.log}"
         letters = [stored.letter for stored in dead_letters(self.setup.state)[1]]
