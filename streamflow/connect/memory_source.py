@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
-from streamflow.connect.contracts import Guarantee, Probe, SourceContext
+from streamflow.connect.contracts import MORE, Guarantee, Probe, SourceContext
 from streamflow.connect.memory_log import READ_RECORDS_MAX, PartitionLog, TopicLog, record_id
 from streamflow.errors import Unavailable
 
@@ -59,7 +59,10 @@ class MemorySource:
 
     async def ends(self) -> Mapping[Partition, Position | None]:
         self._log.check_reachable()
-        return dict.fromkeys(self._log.partitions, None) if self._ids else self._log.ends()
+        if not self._ids:
+            return self._log.ends()
+        parts = self._log.partitions.items()
+        return {name: None if self._offset(name) >= part.end else MORE for name, part in parts}
 
     def pause(self, partitions: Set[Partition]) -> None:
         self._paused = frozenset(partitions)
@@ -111,8 +114,7 @@ class MemorySource:
         """Returns unacknowledged records; one whose id is in a checkpoint is acknowledged instead."""
         identity = self._log.identity
         part = self._log.partitions[name]
-        at = self._next[name]
-        offset = max(part.first, at.at) if at.identity == identity else part.first
+        offset = self._offset(name)
         fresh: Sequence[int] = ()
         while offset < part.end and not fresh:
             stop = min(part.end, offset + READ_RECORDS_MAX)
@@ -120,6 +122,11 @@ class MemorySource:
             fresh, offset = self._without_seen(name, part, waiting), stop
         self._next[name] = Position(offset, identity)
         return part.batch_of_ids(name, identity, fresh) if fresh else None
+
+    def _offset(self, name: Partition) -> int:
+        """Where to look on for records that are not acknowledged."""
+        first, at = self._log.partitions[name].first, self._next[name]
+        return max(first, at.at) if at.identity == self._log.identity else first
 
     def _without_seen(self, name: Partition, part: PartitionLog, offsets: Sequence[int]) -> Sequence[int]:
         if not self._seen:

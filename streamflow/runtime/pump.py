@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from streamflow.batch import Ahead, Chunk, Partition, Position, SourceBatch, Taken
 from streamflow.clock import Clock, sleep
 from streamflow.codecs import Prepared
-from streamflow.connect.contracts import EpochBound, Source, SourceContext
+from streamflow.connect.contracts import MORE, EpochBound, Source, SourceContext
 from streamflow.errors import Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.instrument import Instrument
@@ -90,7 +90,7 @@ class Pump:
         self._records = self._bytes = 0
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
-        self._uses_ids = self._fruitful = False
+        self._uses_ids = self._fruitful = self._preparing = False
         self._over: set[Partition] = set()
         self._decoding = Decoding(step, ctx.message_bytes_max, self._leave_out)
         self._ahead = 0
@@ -145,7 +145,7 @@ class Pump:
         if self._goal is None:
             return False
         return all(
-            goal is None or (partition in self._taken and self._taken[partition].at >= goal.at)
+            goal in (None, MORE) or (partition in self._taken and self._taken[partition].at >= goal.at)
             for partition, goal in self._goal.items()
         )
 
@@ -225,7 +225,9 @@ class Pump:
                 self._wake()
                 continue
             if self._prepare is not None:
+                self._preparing = True
                 await self._prepare(batch.payloads)
+                self._preparing = False
             self._fruitful = True
             self._put(batch)
             self._wake()
@@ -282,6 +284,8 @@ class Pump:
 
     def _holds_back(self, partition: Partition) -> bool:
         """Whether some of a partition may have been read and not taken, or is not being read."""
+        if self._preparing:
+            return True
         if not self.ordered:
             return bool(self._buffer)
         # what is buffered of others may wait for this very partition to turn idle
@@ -433,6 +437,7 @@ class Pump:
             await _quietly_close(source)
 
     def _drop(self) -> None:
+        self._preparing = False
         self._buffer.clear()
         self._over.clear()  # what was dropped is read again, to its end
         self._records = self._bytes = 0
