@@ -5,34 +5,23 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from streamflow.batch import Ahead, Chunk, Partition, Position, SourceBatch, Taken
-from streamflow.clock import Clock, sleep
+from streamflow.batch import Ahead, Partition, Position, SourceBatch, Taken
+from streamflow.clock import sleep
 from streamflow.codecs import Prepared
 from streamflow.connect.contracts import MORE, EpochBound, Source, SourceContext
 from streamflow.errors import Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
-from streamflow.instrument import Instrument
 from streamflow.operators.letters import letter_of
-from streamflow.points import Point
 from streamflow.runtime.decoding import Decoding, Ready
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.known import Known
 from streamflow.runtime.rate import Allowance
 from streamflow.runtime.refusals import without_time
-from streamflow.runtime.settings import Settings
-
-if TYPE_CHECKING:
-    from streamflow.runtime.dead import DeadLetters
-
-SOURCES: Final = "sources"
-"""Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
-
-STEADY_SECONDS: Final = 10.0
-"""A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
+from streamflow.runtime.world import SOURCES, STEADY_SECONDS, World
 
 
 class Pump:
@@ -481,20 +470,6 @@ class Pump:
                 todo.append(Ready(records.cut(at, at + 1), []))
                 todo.append(Ready(records.cut(0, at), values[:at]))
         return [ready for ready in stamped if len(ready.records)]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the parts of a shard share: time, settings, whom to tell, the committer, crash points, dead letters."""
-
-    clock: Clock
-    settings: Settings
-    instrument: Instrument
-    skipped: Callable[[str, str, Exception], None]
-    pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
-    spill: Callable[[Sequence[Chunk]], Awaitable[None]]
-    point: Point
-    dead: DeadLetters
 
 
 def _size_bytes(payloads: Sequence[Any]) -> int:

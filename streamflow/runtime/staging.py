@@ -15,7 +15,7 @@ from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
 from streamflow.operators.letters import letter_of, place_of, spot_of
 from streamflow.plan import Exit
-from streamflow.runtime.pump import World
+from streamflow.runtime.world import World
 
 TABLES_BYTES_MAX: Final = 1024 * 1024
 """Sizes of frames that wait for their digest."""
