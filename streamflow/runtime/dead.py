@@ -84,8 +84,16 @@ async def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed
     found = []
     for letter, source, payload in checkpoint.requeued:
         if letter not in waiting:
-            found.append(await revived(graph, letter, source, payload))
+            push = await revived(graph, letter, source, payload)
+            push.done.add_done_callback(_heard)
+            found.append(push)
     return found
+
+
+def _heard(done: asyncio.Future[int]) -> None:
+    """Nobody waits for what was requeued at rest: if the flow ends first, its own error is all there is to say."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def revived(graph: Graph, letter: int, source: str, payload: bytes) -> Pushed:
