@@ -49,6 +49,6 @@ def test_lines_that_are_cut_off_or_too_many_are_refused():
 
 
 def test_the_parts_of_lines_do_not_show_where_payloads_were_cut():
-    table, joined = split_table(pack_lines(3, [b"1\n2\n3\n"]))
-    parts = [split_table(pack_lines(1, [b"1\n"])), split_table(pack_lines(2, [b"2\n3\n"]))]
-    assert (b"".join(part[0] for part in parts), b"".join(part[1] for part in parts)) == (table, joined)
+    whole = split_table(pack_lines(3, [b"1\n2\n3\n"]))
+    first, second = split_table(pack_lines(1, [b"1\n"])), split_table(pack_lines(2, [b"2\n3\n"]))
+    assert [b"".join(parts) for parts in zip(first, second, strict=True)] == list(whole) == [b"", b"1\n2\n3\n"]
