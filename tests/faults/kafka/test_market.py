@@ -59,8 +59,8 @@ class KafkaMarketTrial(MarketTrial):
 async def test_partitions_out_of_order_give_the_ordered_run(
     server: KafkaServer, tmp_path: Path, long_run: bool
 ) -> None:
-    kills, with_runs = 15 if long_run else 5, 0
-    for seed in range(4 if long_run else 1):
+    kills, with_runs = 10 if long_run else 5, 0
+    for seed in range(2 if long_run else 1):
         folder = tmp_path / f"{seed}"
         folder.mkdir()
         async with Outsider(server) as outsider, Producer(server) as producer:
