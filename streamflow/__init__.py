@@ -28,6 +28,7 @@ from streamflow.operators.windows import Windowed
 from streamflow.policy import cache, retry
 from streamflow.runtime.resources import Resource, circuit_breaker
 from streamflow.runtime.settings import Settings
+from streamflow.runtime.watermarks import Watermarks
 from streamflow.state.collections import ListState, MapState
 from streamflow.state.store import StoredLetter
 
@@ -72,6 +73,7 @@ __all__ = [
     "Subscription",
     "Table",
     "Tls",
+    "Watermarks",
     "WindowResult",
     "Windowed",
     "WindowedStream",

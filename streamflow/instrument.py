@@ -16,7 +16,10 @@ class Instrument:
         """Intake formed a micro-batch."""
 
     def watermark(self, sources: str, at_us: int) -> None:
-        """The watermark of a source, or of several that a step goes by (names joined by ``+``), has moved."""
+        """The watermark of a source, or of several that a step goes by (names joined by ``+``), has moved at intake."""
+
+    def step_watermark(self, step: str, at_us: int) -> None:
+        """Event time has moved at a step that goes by it: what lies before has been acted on."""
 
     def late(self, step: str, records: int) -> None:
         """So many records of a number were late for a window step; they are in its stream ``late``."""

@@ -23,6 +23,7 @@ from streamflow.runtime.event_time import microseconds
 from streamflow.runtime.requeue import fixed, revived
 from streamflow.runtime.resources import health
 from streamflow.runtime.supervisor import Supervisor
+from streamflow.runtime.watermarks import Watermarks, watermarks_of
 from streamflow.state.store import Store, StoredLetter
 
 K = TypeVar("K")
@@ -134,6 +135,10 @@ class Running:
     def alive(self) -> bool:
         """Whether the flow runs: it has started and not ended."""
         return self._task is not None and not self._task.done()
+
+    def watermarks(self) -> Watermarks:
+        """Up to where event time is complete, per source and per step that goes by it."""
+        return watermarks_of(self._supervisor.engine)
 
     async def health(self) -> Mapping[str, str]:
         """Per resource an empty text, or what is wrong with it."""

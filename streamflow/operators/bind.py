@@ -118,6 +118,7 @@ class BoundStage:
     Attributes:
         until: When its loop should pause, so that others can run.
         entered: Since when its loop has been at work without a pause; 0 while it is not.
+        at: Is told how far event time is at a step, when that has moved.
     """
 
     graph: Graph
@@ -140,6 +141,8 @@ class BoundStage:
     entered: float = 0.0
     _acted: tuple[int, int] = (0, 0)
     _marks: tuple[Watermark, ...] = ()
+    at: Callable[[str, int], None] = lambda step, at_us: None
+    _told: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.env |= {
@@ -294,6 +297,14 @@ class BoundStage:
             return False
         self._marks = batch.watermarks
         return True
+
+    def tell_clocks(self) -> None:
+        """Tells how far event time is at the steps where it has moved."""
+        for name, clock in self.clocks.items():
+            at_us = clock.at_us
+            if at_us != self._told.get(name, TIME_MIN):
+                self._told[name] = at_us
+                self.at(name, at_us)
 
     def ticks(self, batch: MicroBatch) -> bool:
         """Whether this is the first fragment of a number with a later time than the last one acted on."""

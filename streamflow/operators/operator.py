@@ -126,6 +126,7 @@ class Sync:
             if windows.late:
                 self.shard.late(name, windows.late)
                 windows.late = 0
+        self.bound.tell_clocks()
         epoch = part.batch.barrier
         if epoch is not None:
             for table in self.bound.tables.values():

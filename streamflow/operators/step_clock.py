@@ -59,6 +59,11 @@ class SideClocks:
         self.left = left
         self.right = right
 
+    @property
+    def at_us(self) -> int:
+        """Up to where both sides are complete."""
+        return min(self.left.at_us, self.right.at_us)
+
     def advance(self, watermarks: Sequence[Watermark]) -> bool:
         """Moves both on; says whether there is anything to act on."""
         moved = self.left.advance(watermarks)

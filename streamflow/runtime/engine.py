@@ -75,6 +75,8 @@ class Engine:
             BoundStage(job.plan.graph, stage, self.mishaps.skipped, job.clock.monotonic, self.dead.add)
             for stage in job.plan.stages
         ]
+        for bound in self.bound:
+            bound.at = job.instrument.step_watermark
         self.tables = {name: table for stage in self.bound for name, table in stage.tables.items()}
         self.checkpoint: Checkpoint | None = None
         self.commits = 0

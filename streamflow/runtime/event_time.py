@@ -231,6 +231,12 @@ class EventTimes:
         for (place, _), mark in zip(self._groups, self.watermarks, strict=True):
             told(place.source, mark.at_us)
 
+    def watermark_of(self, source: str) -> int:
+        """The watermark of one source; numbers carry one for each that is timed."""
+        return next(
+            mark.at_us for (place, _), mark in zip(self._groups, self.watermarks, strict=True) if place.source == source
+        )
+
     def advance(self) -> bool:
         """Moves the watermarks to where the sources are; says whether any moved."""
         before = self.watermarks

@@ -21,6 +21,7 @@ from streamflow.plan import make_plan
 from streamflow.runtime.engine import Engine, Job
 from streamflow.runtime.settings import Settings
 from streamflow.runtime.supervisor import Supervisor
+from streamflow.runtime.watermarks import Watermarks, watermarks_of
 from streamflow.state.executor import InlineExecutor
 from streamflow.state.files import copy_as_found
 from streamflow.state.sqlite import SqliteStore
@@ -180,6 +181,10 @@ class FlowTest:
     def state(self, stream: Stream[Any] | Table[Any, Any]) -> dict[Any, Any]:
         """All state of a step, or all of a table, as it is seen now."""
         return self.engine.tables[stream._step.name].snapshot()
+
+    def watermarks(self) -> Watermarks:
+        """Up to where event time is complete, per source and per step that goes by it."""
+        return watermarks_of(self.engine)
 
     @property
     def engine(self) -> Engine:
