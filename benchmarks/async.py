@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import uvloop
 
 import streamflow as sf
+from benchmarks import straggler
 from benchmarks.answering import CALL_SECONDS, Calls, Service, Sleeps
 
 CONCURRENCY = 100
@@ -148,6 +149,7 @@ def main() -> None:
     found = compare("a service in another process", Service, everything, own)
     longer = RECORDS / found["ordered, one of 2 s"].rate - RECORDS / found["ordered map"].rate
     print(f"    one call of {STRAGGLER_SECONDS:g} s makes the whole run {longer:.2f} s longer")
+    straggler.main()
     compare("asyncio.sleep(0.005) on asyncio's loop", Sleeps, ways, own)
     compare("asyncio.sleep(0.005) on uvloop", Sleeps, ways, uvloop.new_event_loop)
 

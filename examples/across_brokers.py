@@ -4,6 +4,7 @@ Shows: sources and a sink on three brokers in one flow, exactly-once by one comm
 you like: each alert is there once.
 
     make brokers-up
+    pip install rstream                               the client that makes and reads the stream of alerts
     python -m examples.across_brokers feed            makes topic and streams, sends 1,000 orders and their payments
     streamflow run examples.across_brokers:flow       until Ctrl-C
     python -m examples.across_brokers alerts          prints the alerts that there are
@@ -18,12 +19,6 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-import aiokafka
-import aiokafka.admin
-import aiokafka.errors
-import nats
-import rstream
 
 import streamflow as sf
 from streamflow_kafka import Kafka
@@ -100,7 +95,7 @@ alerts = RabbitMQ(RABBITMQ_URL, stream_port=STREAM_PORT).stream("shop-alerts", v
 accounts.to(alerts, name="alerts")
 
 
-# What follows is the world outside of the flow, with the plain client of each broker.
+# What follows is the world outside of the flow, with the plain client of each broker; rstream is no part of an extra.
 
 
 async def feed(count: int = 1000) -> set[str]:
@@ -117,11 +112,15 @@ async def feed(count: int = 1000) -> set[str]:
 
 
 async def send_orders(orders: list[Order]) -> None:
-    admin: Any = aiokafka.admin.AIOKafkaAdminClient(bootstrap_servers=KAFKA_URL)
+    import aiokafka
+    from aiokafka.admin import AIOKafkaAdminClient, NewTopic
+    from aiokafka.errors import TopicAlreadyExistsError
+
+    admin: Any = AIOKafkaAdminClient(bootstrap_servers=KAFKA_URL)
     await admin.start()
     try:
-        await admin.create_topics([aiokafka.admin.NewTopic("shop-orders", 3, 1)])
-    except aiokafka.errors.TopicAlreadyExistsError:
+        await admin.create_topics([NewTopic("shop-orders", 3, 1)])
+    except TopicAlreadyExistsError:
         pass
     finally:
         await admin.close()
@@ -132,6 +131,8 @@ async def send_orders(orders: list[Order]) -> None:
 
 
 async def send_payments(payments: list[Payment]) -> None:
+    import nats
+
     client = await nats.connect(NATS_URL)
     jetstream = client.jetstream()
     await jetstream.add_stream(name="SHOP_PAYMENTS", subjects=["shop.payments"])
@@ -142,12 +143,16 @@ async def send_payments(payments: list[Payment]) -> None:
 
 
 async def make_alerts() -> None:
+    import rstream
+
     async with rstream.Producer(**stream_login()) as producer:
         await producer.create_stream("shop-alerts", exists_ok=True)
 
 
 async def read_alerts(seconds: float = 1.0, count_max: int = sys.maxsize) -> list[Alert]:
     """Reads the stream of alerts from its beginning, until none has come for some time."""
+    import rstream
+
     found: asyncio.Queue[Alert] = asyncio.Queue()
 
     def take(message: Any, _: Any) -> None:

@@ -50,6 +50,8 @@ class SourceBatch:
         timestamps_ms: The broker's time per record, in milliseconds since the epoch.
         resume: Where to resume once all records are taken, if that is beyond the last record's position: behind what
             the broker holds there besides records. Such a batch may have no records at all.
+        last: Whether nothing will ever come behind them in this partition: a bounded source says so of a partition
+            that ends before others. Such a batch may have no records either.
     """
 
     partition: Partition
@@ -61,6 +63,7 @@ class SourceBatch:
     keys: Sequence[bytes | None] | None = None
     timestamps_ms: Sequence[int] | None = None
     resume: int | None = None
+    last: bool = False
 
     def __len__(self) -> int:
         return len(self.payloads)

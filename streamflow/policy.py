@@ -52,6 +52,9 @@ class Retry:
         """What decides when no attempt is left: ``sf.retry(3).then(sf.skip)``; without it the flow stops."""
         return replace(self, last=OnError(policy))
 
+    def __str__(self) -> str:
+        return f"sf.retry({self.times})" + ("" if self.last is OnError.STOP else f".then(sf.{self.last})")
+
     def wait_after(self, failures: int, error: BaseException) -> float | None:
         """Seconds to wait before the next attempt; None if there is none."""
         if failures > self.times or not isinstance(error, self.on):

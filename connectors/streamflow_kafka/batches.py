@@ -24,6 +24,7 @@ _MAGIC: Final = 2
 _CODEC_MASK: Final = 0x07
 _TRANSACTIONAL: Final = 0x10
 _CONTROL: Final = 0x20
+_READ_AGAIN: Final = "They are read again; if this repeats, look at the broker's disk."
 
 
 class RawBatch(NamedTuple):
@@ -49,6 +50,7 @@ def split(data: bytes, where: str) -> list[RawBatch]:
 
     Raises:
         ConnectorError: A batch has a format older than Kafka 0.11.
+        Unavailable: A batch is shorter than its own header, so nobody knows where the next one begins.
     """
     found: list[RawBatch] = []
     view, at = memoryview(data), 0
@@ -58,6 +60,10 @@ def split(data: bytes, where: str) -> list[RawBatch]:
             raise ConnectorError(
                 f"{where}: records at offset {base} have message format {magic}, from before Kafka 0.11",
                 hint="Copy the topic with a current client, or let retention delete these records.",
+            )
+        if length < _HEADER.size - _PREFIX_BYTES:
+            raise Unavailable(
+                f"{where}: the records at offset {base} arrived damaged (a batch of {length} bytes)", hint=_READ_AGAIN
             )
         end = at + _PREFIX_BYTES + length
         if end > len(data):
@@ -135,7 +141,7 @@ class Batches:
             while self._aborted and self._aborted[0][1] <= raw.base:
                 self._aborting.add(self._aborted.popleft()[0])
         if raw.attributes & _CONTROL:
-            if ControlRecord.parse(next(batch).key) == ABORT_MARKER:
+            if self._aborts(raw, batch):
                 self._aborting.discard(raw.producer)
             return False
         if raw.attributes & _TRANSACTIONAL and raw.producer in self._aborting:
@@ -144,12 +150,19 @@ class Batches:
         self._records = chain(self._inflated(raw, batch))
         return True
 
+    def _aborts(self, raw: RawBatch, control: Any) -> bool:
+        """Whether a control batch ends a transaction that was aborted."""
+        try:
+            return bool(ControlRecord.parse(next(control).key) == ABORT_MARKER)
+        except Exception as error:
+            raise self._refused(raw.base, f"is no control batch: {error}") from error
+
     def _checked(self, raw: RawBatch) -> Any:
         batch = DefaultRecordBatch(raw.data)
         if not batch.validate_crc():
             raise Unavailable(
                 f"{self._where}: the records at offset {raw.base} arrived damaged (their checksum is wrong)",
-                hint="They are read again; if this repeats, look at the broker's disk.",
+                hint=_READ_AGAIN,
             )
         return batch
 

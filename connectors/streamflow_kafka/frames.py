@@ -48,11 +48,13 @@ class Frame(NamedTuple):
 
 
 def unpack(frame: bytes) -> Frame:
-    """Splits a frame that is not empty.
+    """Splits a frame of a record that was not given up.
 
     Raises:
-        ValueError: It is cut off.
+        ValueError: It is cut off, or empty.
     """
+    if not frame:
+        raise ValueError("a frame of 0 bytes has no flags")
     flags, at = frame[0], 1
     key = partition = None
     headers: KafkaHeaders = []

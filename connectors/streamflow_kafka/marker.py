@@ -189,7 +189,7 @@ async def read_marker(
 def _marker(offset: int, metadata: str | None, group: str) -> Marker:
     try:
         told = msgspec.json.decode((metadata or "").encode(), type=_Metadata)
-    except msgspec.MsgspecError:
+    except (ValueError, RecursionError):
         raise ConnectorError(
             f"the committed offset {offset} of group {group} is no marker of streamflow: {metadata!r:.60}",
             hint="Let nobody else commit offsets in this group. If it was reset by hand, put it back, or: "

@@ -92,6 +92,8 @@ class Pulls:
         """Records that may be buffered whatever the limits say."""
         self.next_seq = 1
         """The lowest stream sequence not delivered yet."""
+        self.delivery_next = 1
+        """The lowest consumer sequence not delivered yet."""
         self.holes: deque[int] = deque()
         """Sequences that were skipped while the consumer lagged behind: the first of each run."""
         self.buffer: deque[Delivered] = deque()
@@ -101,7 +103,6 @@ class Pulls:
         self._heard = False
         self._outstanding = 0
         self._buffered_bytes = 0
-        self._delivery_next = 1
         self._caught_up = False
         self._tokens = 0
         self._inbox = f"{self._link.inbox}{consumer}."
@@ -124,7 +125,7 @@ class Pulls:
             next_seq: The stream sequence that comes first.
             delivery_next: The consumer sequence that comes first.
         """
-        self.next_seq, self._delivery_next = next_seq, delivery_next
+        self.next_seq, self.delivery_next = next_seq, delivery_next
         self._end = await self._link.subscribe(self._inbox + "*", self._on_message)
         self._link.lost.add_done_callback(self._wake)
 
@@ -192,11 +193,11 @@ class Pulls:
         if self.trouble or self.refusal is not None:
             return
         delivered, seq, delivery, time_ns, pending = parse_reply(reply)
-        if delivery != self._delivery_next:
-            self.trouble = f"delivery {self._delivery_next} is missing, {delivery} came"
+        if delivery != self.delivery_next:
+            self.trouble = f"delivery {self.delivery_next} is missing, {delivery} came"
             self.wake()
             return
-        self._delivery_next = delivery + 1
+        self.delivery_next = delivery + 1
         self._outstanding = max(0, self._outstanding - 1)
         if self._admit is not None:
             if not self._admit(seq, reply, delivered > 1):

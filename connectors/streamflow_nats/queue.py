@@ -9,7 +9,7 @@ from collections import deque
 from typing import Any, Final
 
 from streamflow.batch import Position, Taken
-from streamflow.connect.contracts import SourceContext
+from streamflow.connect.contracts import MORE, SourceContext
 from streamflow.errors import ConnectorError, Unavailable
 from streamflow_nats.jetstream import JetStream, JetStreamError, StreamInfo
 from streamflow_nats.positional import refused_consumer
@@ -118,9 +118,18 @@ class QueueReader:
         if replies and not self._stream.link.lost.done():
             await self._acknowledge(replies, list(taken.ids))
 
-    async def end(self) -> None:
-        """None: a queue has no end."""
-        return
+    async def end(self) -> Position | None:
+        """None where the server has nothing to hand out, and what it handed out was read; asks it.
+
+        Raises:
+            Unavailable: It does not answer, or the consumer is gone.
+        """
+        state = await self._stream.consumer(self._consumer)
+        if state is None:
+            raise self._deleted()
+        on_its_way = int(state.delivered.get("consumer_seq", 0)) >= self.pulls.delivery_next
+        held = self._owed or on_its_way or self.pulls.buffer if self._ready else state.num_ack_pending
+        return MORE if state.num_pending or held else None
 
     async def close(self) -> None:
         """Stops listening, and gives acknowledgements a moment to arrive. The durable stays: it keeps the messages."""
@@ -175,10 +184,7 @@ class QueueReader:
             await asyncio.sleep(delay)
         state = await self._stream.consumer(self._consumer)
         if state is None:
-            raise Unavailable(
-                f"consumer {self._consumer} of stream {self._stream.stream} was deleted",
-                hint="The source is opened again; is a second process reading with the same durable?",
-            )
+            raise self._deleted()
         self._owed = state.num_ack_pending
         self.pulls.room = state.num_ack_pending
         await self.pulls.start(1, int(state.delivered.get("consumer_seq", 0)) + 1)
@@ -202,6 +208,12 @@ class QueueReader:
         pulls.buffer = deque(sorted(pulls.buffer))
         pulls.room = 0
         self._owed, self._came = 0, set()
+
+    def _deleted(self) -> Unavailable:
+        return Unavailable(
+            f"consumer {self._consumer} of stream {self._stream.stream} was deleted",
+            hint="The source is opened again; is a second process reading with the same durable?",
+        )
 
     def _broken(self) -> Unavailable:
         return Unavailable(

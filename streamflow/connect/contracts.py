@@ -7,10 +7,11 @@ engine never imports a broker client.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, Final, Protocol, TypeVar, runtime_checkable
 
 from streamflow.batch import Chunk, Fragment, Headers, Partition, Position, Progress, SourceBatch, Taken
 from streamflow.codecs import Codec
@@ -22,6 +23,9 @@ T = TypeVar("T")
 T_contra = TypeVar("T_contra", contravariant=True)
 
 Frames = Sequence[bytes]
+
+MORE: Final = Position(sys.maxsize)
+"""The end of a queue that holds more than it has handed out (`Source.ends`): nobody knows its position."""
 
 
 class Level(StrEnum):
@@ -216,7 +220,8 @@ class Source(Connector, Protocol):
     async def read(self) -> SourceBatch | None:
         """Waits for records; returns a batch, or None at the end of a bounded source.
 
-        A batch has records, or moves a position on without any (``resume``).
+        A batch has records, or moves a position on without any (``resume``), or says that its partition is at its end
+        (``last``): a bounded source of several partitions says so of each that ends before the others.
 
         Cancellation-safe: a cancelled call loses nothing.
 
@@ -226,7 +231,16 @@ class Source(Connector, Protocol):
         ...
 
     async def ends(self) -> Mapping[Partition, Position | None]:
-        """Returns the broker's end now (the position a reader that is caught up would resume at) per partition."""
+        """Asks the broker for its end now, per partition.
+
+        That is the position at which a reader that is caught up would resume. A queue has no positions: its end is
+        None if the broker, asked now, has nothing to hand out, and all that it did hand out was read; else `MORE`,
+        also where it waits for acknowledgements first. A partition of which no record comes for long counts as idle
+        only at its end, so a source that answers from memory lets windows close while the broker is away.
+
+        Raises:
+            Unavailable: The broker does not answer.
+        """
         ...
 
     def pause(self, partitions: Set[Partition]) -> None:

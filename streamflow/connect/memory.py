@@ -59,7 +59,8 @@ class MemoryTopic(Generic[T]):
     """A topic in memory, source and sink at once; its records outlive the flows that run over it.
 
     GUARANTEE: exactly-once both ways unless ``blind``. BOUND: keeps every record until it is truncated (with
-    ``ids``: acknowledged). Use it from one thread. Its sinks keep a key only where ``.to(key=...)`` gives one.
+    ``ids``: acknowledged). Use it from one thread. Its sinks keep a key where ``.to(key=...)`` gives
+    one, and in `Flow.test` the stream's own key otherwise.
 
     Args:
         name: Name for messages and for people.
@@ -114,6 +115,8 @@ class MemoryTopic(Generic[T]):
                 hint='Pass a sequence of different names, such as ("a", "b").',
             )
         self.name = name
+        self.writes_keys = False
+        """Whether its sinks keep the stream's own key: that costs as much as encoding a small value."""
         self._codec: Codec[T] | None = None if value is None else codec_for(value)
         self._ids = ids
         self._blind = blind
@@ -161,7 +164,10 @@ class MemoryTopic(Generic[T]):
         codec = self._codec
         encode = encode_json if codec is None else codec.encode
         mark = BARE if self.row_encoder(SinkOptions()) is None else b""
-        return MemorySink(MemorySinkSettings(self._log, encode, self.sink_guarantee, self._blind, options, mark))
+        settings = MemorySinkSettings(
+            self._log, encode, self.sink_guarantee, self._blind, options, mark, self.writes_keys
+        )
+        return MemorySink(settings)
 
     def row_encoder(self, options: SinkOptions) -> Callable[[T], bytes] | None:
         """JSON of the value is a frame by itself, where nothing is to be kept beside it."""
@@ -238,6 +244,7 @@ class MemoryTopic(Generic[T]):
             blind=self._blind,
             start="latest" if self._latest else "earliest",
         )
+        copy.writes_keys = self.writes_keys
         copy._log.refuses = self._log.refuses
         return copy
 

@@ -29,6 +29,7 @@ class MemorySinkSettings:
         blind: Whether it does without the topic's truth, and so without a fence.
         options: What ``Stream.to`` added.
         mark: What stands in front of a value without key and headers.
+        writes_keys: Whether the stream's own key is kept.
     """
 
     log: TopicLog
@@ -37,6 +38,7 @@ class MemorySinkSettings:
     blind: bool
     options: SinkOptions
     mark: bytes = BARE
+    writes_keys: bool = False
 
 
 class MemorySink:
@@ -78,8 +80,9 @@ class MemorySink:
         options = self._settings.options
         values = records.values
         try:
-            # the stream's own key is left out: it costs as much as encoding a small value, and few look at it
-            keys = None if options.key is None else list(map(options.key, values))
+            keys = records.keys if self._settings.writes_keys else None
+            if options.key is not None:
+                keys = list(map(options.key, values))
             headers = row_headers(options, records)
             if headers is not None or options.partition is not None:
                 return self._dressed_where_needed(values, keys, headers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence, Set
 
 from streamflow.batch import Partition, Position, SourceBatch, Taken
-from streamflow.connect.contracts import Guarantee, Probe, SourceContext
+from streamflow.connect.contracts import MORE, Guarantee, Probe, SourceContext
 from streamflow.connect.memory_log import READ_RECORDS_MAX, PartitionLog, TopicLog, record_id
 from streamflow.errors import Unavailable
 
@@ -26,6 +26,7 @@ class MemorySource:
         self._again: list[tuple[PartitionLog, list[int]]] = []
         self._next: dict[Partition, Position] = {}
         self._paused: Set[Partition] = frozenset()
+        self._over: set[Partition] = set()
         self._open = False
 
     async def probe(self) -> Probe:
@@ -47,7 +48,9 @@ class MemorySource:
             if not self._open:
                 raise Unavailable(f"the source on memory topic {self._log.name} is closed")
             self._log.check_reachable()
-            batch = self._take()
+            batch = self._end()
+            if batch is None:
+                batch = self._take()
             if batch is not None:
                 return batch
             if self._log.closed and self._at_end():
@@ -56,7 +59,10 @@ class MemorySource:
 
     async def ends(self) -> Mapping[Partition, Position | None]:
         self._log.check_reachable()
-        return dict.fromkeys(self._log.partitions, None) if self._ids else self._log.ends()
+        if not self._ids:
+            return self._log.ends()
+        parts = self._log.partitions.items()
+        return {name: None if self._offset(name) >= part.end else MORE for name, part in parts}
 
     def pause(self, partitions: Set[Partition]) -> None:
         self._paused = frozenset(partitions)
@@ -71,6 +77,17 @@ class MemorySource:
         self._acknowledge_again()
         self._open = False
         self._log.wake()
+
+    def _end(self) -> SourceBatch | None:
+        """Says of a partition that it is at its end, once, if others are not."""
+        if not self._log.closed or self._at_end():
+            return None
+        over = (name for name in self._next if name not in self._over and self._is_at_end(name))
+        name = next(over, None)
+        if name is None:
+            return None
+        self._over.add(name)
+        return SourceBatch(name, [], ids=[], last=True) if self._ids else SourceBatch(name, [], [], last=True)
 
     def _take(self) -> SourceBatch | None:
         """Returns records of the first partition that has some; the others go first next time."""
@@ -97,8 +114,7 @@ class MemorySource:
         """Returns unacknowledged records; one whose id is in a checkpoint is acknowledged instead."""
         identity = self._log.identity
         part = self._log.partitions[name]
-        at = self._next[name]
-        offset = max(part.first, at.at) if at.identity == identity else part.first
+        offset = self._offset(name)
         fresh: Sequence[int] = ()
         while offset < part.end and not fresh:
             stop = min(part.end, offset + READ_RECORDS_MAX)
@@ -106,6 +122,11 @@ class MemorySource:
             fresh, offset = self._without_seen(name, part, waiting), stop
         self._next[name] = Position(offset, identity)
         return part.batch_of_ids(name, identity, fresh) if fresh else None
+
+    def _offset(self, name: Partition) -> int:
+        """Where to look on for records that are not acknowledged."""
+        first, at = self._log.partitions[name].first, self._next[name]
+        return max(first, at.at) if at.identity == self._log.identity else first
 
     def _without_seen(self, name: Partition, part: PartitionLog, offsets: Sequence[int]) -> Sequence[int]:
         if not self._seen:
@@ -125,7 +146,10 @@ class MemorySource:
             self._again.clear()
 
     def _at_end(self) -> bool:
-        return all(at.at >= self._log.partitions[name].end for name, at in self._next.items())
+        return all(map(self._is_at_end, self._next))
+
+    def _is_at_end(self, name: Partition) -> bool:
+        return self._next[name].at >= self._log.partitions[name].end
 
 
 def probe_log(log: TopicLog) -> Probe:

@@ -207,8 +207,14 @@ def check_policy(on_error: Any) -> OnError:
     """Returns an error policy that only says what becomes of a record.
 
     Raises:
-        DefinitionError: It is none.
+        DefinitionError: It is none, or one of attempts, where what raises would only raise again.
     """
+    if isinstance(on_error, Retry):
+        raise DefinitionError(
+            f"{on_error} is no error policy here: decoders, encoders, windows, joins, tables and dedup would raise for "
+            "the same record again",
+            hint=f"Write on_error=sf.{on_error.last}; retry is for steps that call a function of yours.",
+        )
     try:
         return OnError(on_error)
     except ValueError:

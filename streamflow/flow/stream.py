@@ -71,7 +71,7 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
     # -- splitting and joining up -----------------------------------------------------------------
 
     def branch(
-        self, *predicates: Callable[[T], object], name: str | None = None, on_error: OnError = OnError.STOP
+        self, *predicates: Callable[[T], object], name: str | None = None, on_error: Policy = OnError.STOP
     ) -> tuple[Stream[T], ...]:
         """Splits the stream: a record goes to the first predicate that is true for it.
 
@@ -91,8 +91,8 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
             [self._port],
             keyed=self._step.keyed,
             ports=len(predicates),
-            predicates=predicates,
-            on_error=build.check_policy(on_error),
+            predicates=tuple(build.retrying(predicate, on_error)[0] for predicate in predicates),
+            **build.retrying(predicates[0], on_error)[1],
         )
         return tuple(self._same(Port(step.id, out)) for out in range(len(predicates)))
 
@@ -102,7 +102,7 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
         routes: Sequence[R],
         *,
         name: str | None = None,
-        on_error: OnError = OnError.STOP,
+        on_error: Policy = OnError.STOP,
     ) -> Mapping[R, Stream[T]]:
         """Splits the stream by a route that the function names for each record; an unknown route is an error.
 
@@ -116,16 +116,17 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
             One stream per route.
         """
         build.check_function("split", function)
+        call, policy = build.retrying(function, on_error)
         builder = self._flow._builder
         step = builder.add(
             "split",
             builder.stateless_name("split", function, name),
             [self._port],
-            function,
+            call,
             keyed=self._step.keyed,
             ports=len(routes),
             routes=tuple(routes),
-            on_error=build.check_policy(on_error),
+            **policy,
         )
         return {route: self._same(Port(step.id, out)) for out, route in enumerate(routes)}
 

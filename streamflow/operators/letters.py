@@ -36,6 +36,18 @@ def spot_at(batch: MicroBatch, origin: Origin) -> Spot:
     return records, name, at
 
 
+def place_of(part: Fragment, row: int) -> str:
+    """Where a row of a fragment came from, for people; the number where nothing else is known."""
+    spot = spot_of(part, row) if part.origins is not None else None
+    if spot is None:
+        return f"number {part.batch.number}"
+    records, source, at = spot
+    partition = f", partition {records.partition!r}" if records.partition not in ("", source) else ""
+    if records.positions is not None:
+        return f"source {source!r}{partition}, the record before position {records.positions[at]}"
+    return f"source {source!r}{partition}, message {(records.ids or ())[at]}"
+
+
 def letter_of(kind: str, name: str, place: str, error: BaseException, spot: Spot) -> DeadLetter:
     """Makes a dead letter.
 

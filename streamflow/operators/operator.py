@@ -97,8 +97,9 @@ class Sync:
             whole = part.last
             for outs in self.transform(part):
                 self.bound.entered = 0.0
-                for outlet, out in zip(self.outlets, outs, strict=True):
-                    await outlet.put(out)
+                await self._give(outs)
+                # thousands of rows that nobody needs any more are let go while they are at hand: later it costs more
+                del outs
                 self.shard.breathe()
                 if clock() > slice_ends:
                     await asyncio.sleep(0)
@@ -108,7 +109,12 @@ class Sync:
             self.bound.entered = 0.0
             if part.last:
                 self._finish(part)
+            del part
             self.busy_seconds += clock() - started
+
+    async def _give(self, outs: Sequence[Fragment]) -> None:
+        for outlet, out in zip(self.outlets, outs, strict=True):
+            await outlet.put(out)
 
     def _finish(self, part: Fragment) -> None:
         for table in self.bound.tables.values():

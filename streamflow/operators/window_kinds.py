@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import zoneinfo
 from dataclasses import dataclass, field
+from functools import lru_cache
 from math import gcd
 from typing import ClassVar
 
@@ -18,6 +19,8 @@ from streamflow.errors import DefinitionError
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 _MICROSECOND = datetime.timedelta(microseconds=1)
 _DAY_US = 86_400_000_000
+_ZONES_MAX = 1024
+"""More than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,29 +53,35 @@ class Tumbling:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Windows of whole days in a time zone: they are 23 or 25 hours long when clocks are changed."""
+    """Windows of whole days in a time zone: they are 23 or 25 hours long when clocks are changed.
+
+    A day lasts from the first moment of its date to the first moment of the next, also where clocks jump at midnight.
+    """
 
     days: int
     zone: str
+    offset_days: int = 0
     timed: ClassVar[bool] = True
 
     def __str__(self) -> str:
-        return f"tumbling {self.days}d in {self.zone}"
+        offset = f" offset {self.offset_days}d" if self.offset_days else ""
+        return f"tumbling {self.days}d{offset} in {self.zone}"
 
     def start_of(self, time_us: int) -> int:
         """Start of the window that holds a time."""
-        day = (_EPOCH + time_us * _MICROSECOND).astimezone(_zone(self.zone)).date()
-        return self._midnight(day.toordinal() - (day.toordinal() - _EPOCH.toordinal()) % self.days)
+        first = self._first_day(time_us)
+        end_us = _midnight(self.zone, first + self.days)
+        # where clocks are set back over midnight, some moments have the date of the day before for a second time
+        return _midnight(self.zone, first) if time_us < end_us else end_us
 
     def end_of(self, start_us: int) -> int:
         """End of the window that starts then."""
-        day = (_EPOCH + start_us * _MICROSECOND).astimezone(_zone(self.zone)).date()
-        return self._midnight(day.toordinal() + self.days)
+        return _midnight(self.zone, self._first_day(start_us) + self.days)
 
-    def _midnight(self, ordinal: int) -> int:
-        day = datetime.date.fromordinal(ordinal)
-        midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=_zone(self.zone))
-        return (midnight.astimezone(datetime.UTC) - _EPOCH) // _MICROSECOND
+    def _first_day(self, time_us: int) -> int:
+        """The first day of the window that holds the date of a time."""
+        day = (_EPOCH + time_us * _MICROSECOND).astimezone(_zone(self.zone)).date().toordinal()
+        return day - (day - _EPOCH.toordinal() - self.offset_days) % self.days
 
     def last_end(self, time_us: int) -> int:
         """End of the last window that can hold a record of that time."""
@@ -186,8 +195,18 @@ def span(us: int) -> str:
 WindowKind = Tumbling | Calendar | Sliding | Session | CountWindow | GlobalWindow
 
 
+@lru_cache(maxsize=_ZONES_MAX)
 def _zone(name: str) -> zoneinfo.ZoneInfo:
+    # kept: zoneinfo itself keeps eight, and would read the file of a ninth again, on the event loop
     return zoneinfo.ZoneInfo(name)
+
+
+@lru_cache(maxsize=4096)
+def _midnight(zone: str, ordinal: int) -> int:
+    """When a day begins in a zone: where there is no midnight, since clocks jump over it, at the jump."""
+    day = datetime.date.fromordinal(ordinal)
+    midnight = datetime.datetime(day.year, day.month, day.day, tzinfo=_zone(zone))
+    return (midnight.astimezone(datetime.UTC) - _EPOCH) // _MICROSECOND
 
 
 def _size_us(what: str, duration: Duration) -> int:
@@ -202,22 +221,28 @@ def tumbling(size: Duration, *, offset: Duration = "0s", tz: str | None = None) 
 
     Args:
         size: How long a window is; with ``tz`` a whole number of days.
-        offset: Moves the windows' starts from 1970-01-01 00:00 UTC.
+        offset: Moves the windows' starts from 1970-01-01 00:00, a Thursday: weeks that begin on Monday are
+            ``tumbling("7d", offset="4d")``. With ``tz`` a whole number of days.
         tz: Name of a time zone, such as ``"Europe/Berlin"``: windows are calendar days there, from midnight to
             midnight, 23 or 25 hours long when clocks are changed. Needs the zone on this machine, or ``tzdata``.
     """
-    size_us = _size_us("the size of a tumbling window", size)
+    size_us, offset_us = _size_us("the size of a tumbling window", size), duration_ms(offset) * 1000
     if tz is None:
-        return Tumbling(size_us, duration_ms(offset) * 1000 % size_us)
-    if size_us % _DAY_US or duration_ms(offset):
-        raise DefinitionError("windows of a time zone are whole days, without an offset", hint='Write "1d" or "7d".')
+        return Tumbling(size_us, offset_us % size_us)
+    if size_us % _DAY_US or offset_us % _DAY_US:
+        raise DefinitionError(
+            "windows of a time zone are whole days, moved by whole days: parts of days of 23 and 25 hours have no "
+            "length of their own",
+            hint='Write "1d" or "7d"; for hours leave tz= out: they are the same in all zones, but for an offset=.',
+        )
     try:
         _zone(tz)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
         raise DefinitionError(
             f"{tz!r} is no time zone here: {error}", hint="Install tzdata, or mend the name."
         ) from None
-    return Calendar(size_us // _DAY_US, tz)
+    days = size_us // _DAY_US
+    return Calendar(days, tz, offset_us // _DAY_US % days)
 
 
 def sliding(size: Duration, every: Duration, *, offset: Duration = "0s") -> WindowKind:

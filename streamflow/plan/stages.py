@@ -56,7 +56,7 @@ class Exit:
         edge: The edge, or None for a sink.
         keyed: Whether rows carry keys.
         encodes: Whether the loop makes frames of the rows.
-        placed: Whether rows that go to a sink carry their origin: it puts aside those that it refuses.
+        placed: Whether rows that go to a sink carry their origin: it puts aside, or names, those that it refuses.
         lines: Whether lines are made of its rows, of many at once, behind the loop.
     """
 
@@ -200,7 +200,7 @@ def _exits(graph: Graph, index: int, stage_of: dict[str, int], edges: list[Edge]
     for sink in sinks:
         early = not boundary and sink.options.get("row_encoder") is not None
         lines = early and sink.options.get("line_encoder") is not None
-        placed = sink.options["on_error"] is OnError.DEAD_LETTER
+        placed = sink.options["on_error"] is OnError.DEAD_LETTER or sink.options.get("placed", False)
         exits.append(Exit(sink.name, None, sink.keyed and not early, early and not lines, placed, lines))
     return tuple(exits)
 

@@ -31,7 +31,6 @@ from streamflow.runtime.mishaps import Mishaps
 from streamflow.runtime.outbox import Outbox, Publisher, new_sink
 from streamflow.runtime.pacing import Pacer
 from streamflow.runtime.process import paused_collector
-from streamflow.runtime.pump import SOURCES, World
 from streamflow.runtime.pumps import make_pumps, time_orders
 from streamflow.runtime.requeue import requeued
 from streamflow.runtime.resources import opened
@@ -42,6 +41,7 @@ from streamflow.runtime.static_tables import changed_rows, static_sources
 from streamflow.runtime.taps import Tap, Taps
 from streamflow.runtime.tasks import Tasks
 from streamflow.runtime.watch import Watch
+from streamflow.runtime.world import SOURCES, World
 from streamflow.state.store import Checkpoint, Entry
 
 __all__ = ["Engine", "Job"]

@@ -24,9 +24,9 @@ from streamflow.runtime.dead import DeadLetters
 from streamflow.runtime.intake import Intake
 from streamflow.runtime.outbox import Outbox
 from streamflow.runtime.pacing import Pacer
-from streamflow.runtime.pump import World
 from streamflow.runtime.staging import Staged, Staging
 from streamflow.runtime.taps import Taps
+from streamflow.runtime.world import World
 from streamflow.state.keyed import Table
 from streamflow.state.store import Delta, Epoch, Store
 

@@ -17,7 +17,8 @@ class IdleWatch:
 
     GUARANTEE: a partition turns idle only after it gave nothing for the source's ``idle`` without a break during
     which the source was open, everything read was taken, intake was not stalled; and when the broker, asked then,
-    holds nothing more of it.
+    holds nothing more of it. An answer that takes longer than ``idle`` says that the broker was away, and silence
+    counts anew: whoever writes to it was kept waiting as well.
 
     Args:
         pump: The source.
@@ -60,11 +61,12 @@ class IdleWatch:
             else:
                 for partition, when in sorted(since.items()):
                     if when + idle_seconds <= self._clock.monotonic():
-                        await self._judge(partition, when)
+                        await self._judge(partition, when, idle_seconds)
 
-    async def _judge(self, partition: Partition, since: float) -> None:
+    async def _judge(self, partition: Partition, since: float, idle_seconds: float) -> None:
+        asked = self._clock.monotonic()
         try:
-            at_end = await self._pump.is_at_end(partition)
+            at_end = await self._pump.is_at_end(partition) and self._clock.monotonic() - asked <= idle_seconds
         except Unavailable:
             # the pump finds out by itself, and opens the source again
             at_end = False

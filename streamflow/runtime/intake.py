@@ -198,6 +198,12 @@ class Intake:
             if pump.ended and not pump.waiting and pump.times is not None and not pump.times.ended
         ]
 
+    def _at_their_end(self) -> list[tuple[str, Partition]]:
+        """Partitions of bounded sources that give nothing more: nobody waits for them, whatever ``idle`` says."""
+        if self._times is None or self._stopping:
+            return []
+        return [(pump.name, partition) for pump in self.pumps for partition in pump.at_their_end()]
+
     def _got_further(self) -> list[tuple[Any, ...]]:
         """Which orders have got further than the last number said: their index and their horizon."""
         if self._stopping or self._preloads:
@@ -225,6 +231,7 @@ class Intake:
             closing = self.closing
             barrier_at = self._pacer.due_at(pending=self._dirty, closing=self.ending)
             barrier = barrier_at is not None and barrier_at <= self._clock.monotonic()
+            self._silent += [each for each in self._at_their_end() if each not in self._silent]
             turning = bool(self._just_ended() or (self._silent and not closing) or self._got_further())
             turns = turning and not self._stall
             if rows or barrier or turns or (self._timers_due() and not self._stall and not closing):

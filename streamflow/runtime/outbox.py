@@ -19,8 +19,8 @@ from streamflow.connect.contracts import LossNoticing, Sink, SinkContext
 from streamflow.errors import RecordRejected, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
 from streamflow.operators.letters import letter_of
-from streamflow.runtime.pump import STEADY_SECONDS, World
 from streamflow.runtime.staging import Staging
+from streamflow.runtime.world import STEADY_SECONDS, World
 
 RUN_CHUNKS_MAX: Final = 64
 RUN_BYTES_MAX: Final = 8 * 1024 * 1024

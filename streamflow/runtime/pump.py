@@ -5,34 +5,23 @@ from __future__ import annotations
 import asyncio
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 
-from streamflow.batch import Ahead, Chunk, Partition, Position, SourceBatch, Taken
-from streamflow.clock import Clock, sleep
+from streamflow.batch import Ahead, Partition, Position, SourceBatch, Taken
+from streamflow.clock import sleep
 from streamflow.codecs import Prepared
-from streamflow.connect.contracts import EpochBound, Source, SourceContext
+from streamflow.connect.contracts import MORE, EpochBound, Source, SourceContext
 from streamflow.errors import Refusal, StreamflowError, Unavailable
 from streamflow.graph import OnError, Step
-from streamflow.instrument import Instrument
 from streamflow.operators.letters import letter_of
-from streamflow.points import Point
 from streamflow.runtime.decoding import Decoding, Ready
 from streamflow.runtime.event_time import PUSHES, SourceTimes, TimeRefused
 from streamflow.runtime.known import Known
 from streamflow.runtime.rate import Allowance
 from streamflow.runtime.refusals import without_time
-from streamflow.runtime.settings import Settings
-
-if TYPE_CHECKING:
-    from streamflow.runtime.dead import DeadLetters
-
-SOURCES: Final = "sources"
-"""Where dead letters of sources come from: intake, which decodes, and says where an epoch ends."""
-
-STEADY_SECONDS: Final = 10.0
-"""A connection that held so long, or was of use, was no failed attempt: the next wait is the shortest again."""
+from streamflow.runtime.world import SOURCES, STEADY_SECONDS, World
 
 
 class Pump:
@@ -90,7 +79,8 @@ class Pump:
         self._records = self._bytes = 0
         self._room = asyncio.Event()
         self._goal: Mapping[Partition, Position | None] | None = None
-        self._uses_ids = self._fruitful = False
+        self._uses_ids = self._fruitful = self._preparing = False
+        self._over: set[Partition] = set()
         self._decoding = Decoding(step, ctx.message_bytes_max, self._leave_out)
         self._ahead = 0
         codec = step.options["spec"].codec
@@ -144,7 +134,7 @@ class Pump:
         if self._goal is None:
             return False
         return all(
-            goal is None or (partition in self._taken and self._taken[partition].at >= goal.at)
+            goal in (None, MORE) or (partition in self._taken and self._taken[partition].at >= goal.at)
             for partition, goal in self._goal.items()
         )
 
@@ -218,8 +208,15 @@ class Pump:
                 self._wake()
                 return
             self._uses_ids = batch.ids is not None
+            if batch.last:
+                self._over.add(batch.partition)
+            if batch.last and not batch.payloads and batch.resume is None:
+                self._wake()
+                continue
             if self._prepare is not None:
+                self._preparing = True
                 await self._prepare(batch.payloads)
+                self._preparing = False
             self._fruitful = True
             self._put(batch)
             self._wake()
@@ -266,8 +263,18 @@ class Pump:
         same = source is self.source and not self._holds_back(partition)
         return same and (end is None or (here is not None and here.at >= end.at))
 
+    def at_their_end(self) -> list[Partition]:
+        """Partitions that are still waited for, though all that they will ever give was taken."""
+        times = self.times
+        if times is None or not (self._over or self.ended) or (self.ended and not self._buffer):
+            return []  # of a source that has ended all partitions end with it
+        waited = [at for at in times.latest if at not in times.idle and at != PUSHES]
+        return [at for at in waited if (self.ended or at in self._over) and not self.held(at)]
+
     def _holds_back(self, partition: Partition) -> bool:
         """Whether some of a partition may have been read and not taken, or is not being read."""
+        if self._preparing:
+            return True
         if not self.ordered:
             return bool(self._buffer)
         # what is buffered of others may wait for this very partition to turn idle
@@ -419,7 +426,9 @@ class Pump:
             await _quietly_close(source)
 
     def _drop(self) -> None:
+        self._preparing = False
         self._buffer.clear()
+        self._over.clear()  # what was dropped is read again, to its end
         self._records = self._bytes = 0
         self._room.set()
 
@@ -461,20 +470,6 @@ class Pump:
                 todo.append(Ready(records.cut(at, at + 1), []))
                 todo.append(Ready(records.cut(0, at), values[:at]))
         return [ready for ready in stamped if len(ready.records)]
-
-
-@dataclass(frozen=True, slots=True)
-class World:
-    """What the parts of a shard share: time, settings, whom to tell, the committer, crash points, dead letters."""
-
-    clock: Clock
-    settings: Settings
-    instrument: Instrument
-    skipped: Callable[[str, str, Exception], None]
-    pin: Callable[[str, Mapping[Partition, Position]], Awaitable[None]]
-    spill: Callable[[Sequence[Chunk]], Awaitable[None]]
-    point: Point
-    dead: DeadLetters
 
 
 def _size_bytes(payloads: Sequence[Any]) -> int:

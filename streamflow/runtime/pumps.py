@@ -10,8 +10,9 @@ from streamflow.graph import SOURCE, Graph, OnError
 from streamflow.plan.order import joint_orders
 from streamflow.runtime.event_time import EventTimes
 from streamflow.runtime.ordering import Bounds, TimeOrder
-from streamflow.runtime.pump import Pump, World
+from streamflow.runtime.pump import Pump
 from streamflow.runtime.settings import Settings
+from streamflow.runtime.world import World
 from streamflow.state.store import Checkpoint
 
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
 from typing import Any, Final, Generic, TypeVar
 
 from streamflow.clock import Duration, duration_ms
@@ -16,6 +19,8 @@ from streamflow.operators.calls import TIME_OVER
 T = TypeVar("T")
 
 _CLOSED: Final[Any] = object()
+
+_log = logging.getLogger("streamflow")
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,21 +243,52 @@ async def _close(close: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def opened(resources: Sequence[Resource[Any]]) -> AsyncIterator[None]:
-    """Opens resources in their order, and closes them in reverse.
+    """Opens resources in their order, and closes them in reverse; one that fails to close keeps no other open.
 
     Raises:
-        StreamflowError: One cannot be opened; those before it are closed again.
+        StreamflowError: One cannot be opened, those before it are closed again; or one cannot be closed, and nothing
+            else has failed.
     """
     async with AsyncExitStack() as stack:
         for resource in resources:
+            own = AsyncExitStack()
             try:
-                await stack.enter_async_context(resource.opened())
+                await own.enter_async_context(resource.opened())
             except Exception as error:
                 raise StreamflowError(
                     f"resource {resource.name!r} cannot be opened: {type(error).__name__}: {error}",
                     hint="See what its factory does; it runs on the flow's event loop, before the sources are opened.",
                 ) from error
+            stack.push_async_exit(partial(_closed, resource.name, own))
         yield
+
+
+async def _closed(
+    name: str,
+    stack: AsyncExitStack,
+    kind: type[BaseException] | None,
+    error: BaseException | None,
+    trace: TracebackType | None,
+) -> None:
+    """Closes one resource; what ended the flow goes before what that raises.
+
+    Raises:
+        StreamflowError: It cannot be closed, and nothing else has failed.
+    """
+    try:
+        await stack.__aexit__(kind, error, trace)
+    except Exception as failure:
+        if failure is error:
+            return
+        told = StreamflowError(
+            f"resource {name!r} cannot be closed: {type(failure).__name__}: {failure}",
+            hint="See what its close does; all else of the flow is closed, and what was committed stands.",
+        )
+        if error is not None:
+            error.add_note(f"{told.message}. {told.hint}")
+            _log.warning("%s", told.message, exc_info=failure)
+            return
+        raise told from failure
 
 
 async def health(resources: Sequence[Resource[Any]]) -> Mapping[str, str]:

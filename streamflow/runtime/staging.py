@@ -13,9 +13,9 @@ from streamflow.connect.contracts import EncodeLines, Sink
 from streamflow.errors import EncodeError, FoundLate
 from streamflow.graph import OnError, Step
 from streamflow.operators.bind import refused_by_sink
-from streamflow.operators.letters import letter_of, spot_of
+from streamflow.operators.letters import letter_of, place_of, spot_of
 from streamflow.plan import Exit
-from streamflow.runtime.pump import World
+from streamflow.runtime.world import World
 
 TABLES_BYTES_MAX: Final = 1024 * 1024
 """Sizes of frames that wait for their digest."""
@@ -231,8 +231,8 @@ class Staging:
             try:
                 found += self.encoder.encode(one)
             except Exception as error:
-                refused = refused_by_sink(self.step.name, value, f"number {part.batch.number}", error)
-                policy, place = self.step.options["on_error"], f"number {part.batch.number}"
+                policy, place = self.step.options["on_error"], place_of(part, row)
+                refused = refused_by_sink(self.step.name, value, place, error)
                 if policy is OnError.STOP:
                     raise refused from error
                 if policy is OnError.DEAD_LETTER:

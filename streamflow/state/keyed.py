@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from itertools import chain, count, islice
 from typing import Any, Final, Generic, TypeVar
 
-from streamflow.codecs import Codec, JsonCodec
+from streamflow.codecs import Codec, JsonCodec, immutable
 from streamflow.errors import CorruptStateError, EncodeError, FoundLate
 from streamflow.keys import KEY_GROUPS, PLAIN_SUB, Key, canonical, parse
 from streamflow.state.bounds import KeyBound
@@ -100,6 +100,7 @@ class Table(Generic[V]):
         self._queued: set[Any] = set()
         self._encoded = 0
         self._plain = isinstance(codec, JsonCodec) and ttl_ms is None
+        self._stays = immutable(getattr(codec, "kind", None))
         self.checks_all = False
 
     def __len__(self) -> int:
@@ -115,7 +116,8 @@ class Table(Generic[V]):
         value = self._cold(key)
         if value is MISSING and self.bound is not None and not self.subs:
             self.bound.admit(key)
-        self._remember(key, value)
+        if self.undo is not None:
+            self._remember(key, value)
         if value is MISSING:
             if self._initial is None:
                 return value
@@ -136,7 +138,7 @@ class Table(Generic[V]):
         value = self._sealed.get(key, self._absent)
         if value is MISSING:
             return self._base_value(key)
-        if key not in self._early:
+        if not self._stays and key not in self._early:
             # it may be changed in place from now on: what is committed is its value at the barrier
             self._early[key] = self._encode_late(key, value)
         return value
@@ -336,7 +338,7 @@ class Table(Generic[V]):
         if there:
             self._encode_late(there[0], sealed[there[0]])  # looks at it closely now and then
         if not self.in_place:
-            self._base.update((key, sealed[key]) for key in there)
+            self._base.update(zip(there, map(sealed.__getitem__, there), strict=True))
         elif self._new_sealed:
             self._base.update((key, sealed[key]) for key in self._new_sealed.intersection(keys))
         for key in keys if len(there) < len(keys) else ():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import chain
+from itertools import chain, repeat
 from typing import Any, Final
 
 import msgspec
@@ -44,7 +44,7 @@ def text_of(
 def _plain_rows(keys: Sequence[Any], values: Mapping[Any, Any], written: Mapping[Any, bytes]) -> list[_Row] | None:
     if not _DIRECT.issuperset(map(type, keys)):
         return None
-    rows: list[_Row] = [(key, "", values[key], None) for key in keys]
+    rows: list[_Row] = list(zip(keys, repeat(""), map(values.__getitem__, keys), repeat(None)))
     for at in [at for at, key in enumerate(keys) if key in written] if written else ():
         rows[at] = (keys[at], "", msgspec.Raw(written[keys[at]]), None)
     return rows

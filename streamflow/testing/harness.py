@@ -287,7 +287,10 @@ class FlowTest:
         self._topics[step.id] = topic
         options = {**step.options, "spec": topic}
         if step.kind == SINK:
-            options |= encoders(topic, step.options["sink_options"], step.options["on_error"])
+            topic.writes_keys = True  # a broker's sinks write it, and a test may ask for it
+            sink_options, on_error = step.options["sink_options"], step.options["on_error"]
+            options |= encoders(topic, sink_options, on_error, keyed=step.keyed)
+            options["placed"] = step.keyed  # such rows are encoded behind the loop, which knows the place of each
         return dataclasses.replace(step, options=options)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import shutil
 import signal
 import subprocess
@@ -131,7 +132,11 @@ async def come(example: Any, process: subprocess.Popen[bytes], count: int) -> No
 
 def test_explain_tells_the_guarantee_of_each_path_across_the_brokers(folder: Path) -> None:
     command = [str(Path(sys.executable).with_name("streamflow")), "explain", "across_brokers:flow"]
-    told = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True, timeout=30).stdout
+    (folder / "rstream.py").write_text("raise ImportError('no extra brings it: the flow must do without')")
+    environment = {**os.environ, "PYTHONPATH": str(folder)}
+    told = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, check=True, timeout=30
+    ).stdout
     first, _, rest = told.partition("\n")
     assert first == f"flow across-brokers, state in {folder}/out/across_brokers.db"
     assert rest.startswith(EXPLAINED)

@@ -14,7 +14,7 @@ from tests.faults.flow import Trap
 from tests.faults.trial import FlowTrial
 
 POINTS: Final = tuple(point for point in ALL_POINTS if point != "record.buried")
-"""All but one: in these trials no broker refuses a record for good. Simulated schedules kill there."""
+"""All but one: in these trials no broker refuses a record for good. The trials of poison kill there."""
 FIRST_LIFE = ("source.pinned", "sink.baseline")
 RECOVERY = ("store.claimed", "store.opened", "state.loaded", "source.opened", "sink.fenced", "sink.asked")
 SETTINGS: dict[str, Any] = {"commit_min": "30ms", "epoch_bytes_max": 30_000, "chunk_bytes": 2_000}

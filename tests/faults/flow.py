@@ -57,24 +57,37 @@ class Counted:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Setup(ABC):
-    """How the flow is built; each broker has a kind of its own, which says what is read and written.
+class FlowSetup(ABC):
+    """How a flow is built that lives in a process of its own.
 
     Args:
         state: The state file.
         settings: `streamflow.Settings` by name.
-        on_error: What source and step do with a record they cannot take: stop or skip.
-        bad_key: A key whose records the step refuses.
-        extra_step: Whether there is one more stateless step.
         file_bytes_max: What the process may write to one file; 0 for no limit. It is as if the disk were full.
     """
 
     state: Path
     settings: dict[str, Any] = field(default_factory=dict)
+    file_bytes_max: int = 0
+
+    @abstractmethod
+    def build(self, flow: sf.Flow) -> None:
+        """Writes the flow's steps."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setup(FlowSetup):
+    """The flow of numbered records; each broker has a kind of its own, which says what is read and written.
+
+    Args:
+        on_error: What source and step do with a record they cannot take: stop or skip.
+        bad_key: A key whose records the step refuses.
+        extra_step: Whether there is one more stateless step.
+    """
+
     on_error: Literal["stop", "skip"] = "stop"
     bad_key: str = ""
     extra_step: bool = False
-    file_bytes_max: int = 0
 
     @abstractmethod
     def reads(self) -> SourceSpec[Numbered]:
@@ -151,6 +164,9 @@ class Diary(Instrument):
     def restarting(self, error: Exception, retry_in_seconds: float) -> None:
         self.note("restarting", error=type(error).__name__, message=str(error))
 
+    def released_early(self, sources: str, records: int) -> None:
+        self.note("released_early", sources=sources, records=records)
+
     def stalled(self, reason: str) -> None:
         self.note("stalled", reason=reason)
 
@@ -165,7 +181,7 @@ class TrappedFlow(sf.Flow):
         return replace(super().job(instrument, accept_missing=accept_missing), point=self.point, store=store)
 
 
-def make_flow(setup: Setup, point: Point) -> sf.Flow:
+def make_flow(setup: FlowSetup, point: Point) -> sf.Flow:
     """Builds the flow."""
     settings = sf.Settings(**{"reopen_max": REOPEN_MAX, **setup.settings})
     flow = TrappedFlow("kill-me", state=setup.state, settings=settings)
@@ -174,7 +190,7 @@ def make_flow(setup: Setup, point: Point) -> sf.Flow:
     return flow
 
 
-def live(setup: Setup, trap: Trap | None, life: int, diary: Path, log: Path) -> None:
+def live(setup: FlowSetup, trap: Trap | None, life: int, diary: Path, log: Path) -> None:
     """One life of the flow: the whole of its process. SIGTERM stops it cleanly."""
     _die_with_the_parent()
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -191,7 +207,7 @@ def live(setup: Setup, trap: Trap | None, life: int, diary: Path, log: Path) -> 
     notes.note("ended", error="", message="", hint="")
 
 
-async def _run(setup: Setup, trap: Trap | None, notes: Diary) -> None:
+async def _run(setup: FlowSetup, trap: Trap | None, notes: Diary) -> None:
     flow = make_flow(setup, _pointed(trap, notes))
     async with flow.running(notes) as run:
         asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, run.stop)

@@ -15,7 +15,7 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-from tests.faults.flow import Setup, Trap, live
+from tests.faults.flow import FlowSetup, Trap, live
 
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS = 60.0
@@ -30,6 +30,7 @@ _context.set_forkserver_preload(
         "aiokafka",
         "streamflow_kafka.sink",
         "streamflow_kafka.source",
+        "tests.faults.market",
         "tests.faults.nats.flow",
         "tests.faults.rabbitmq.flow",
         "nats",
@@ -65,7 +66,7 @@ class FlowProcess:
         name: Distinguishes it from other flows in the folder.
     """
 
-    def __init__(self, setup: Setup, folder: Path, name: str = "flow") -> None:
+    def __init__(self, setup: FlowSetup, folder: Path, name: str = "flow") -> None:
         self.setup = setup
         self.lives = 0
         self.kills = 0
@@ -80,7 +81,7 @@ class FlowProcess:
 
         Args:
             trap: What is to happen at a crash point.
-            changed: What is different in this life's `Setup`.
+            changed: What is different in this life's `FlowSetup`.
         """
         assert not self.alive, "one life at a time"
         self.lives += 1

@@ -260,7 +260,7 @@ class StreamLink(asyncio.Protocol):
                 break
             try:
                 self._on_frame(data[at + 4 : at + 4 + size])
-            except (ConnectorError, ValueError) as error:
+            except (ConnectorError, ValueError, IndexError) as error:
                 self.fail(error)
                 return
             at += 4 + size

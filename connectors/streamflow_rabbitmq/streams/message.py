@@ -86,7 +86,7 @@ def _read(data: bytes) -> Message:
             if section == _PROPERTIES:
                 key = _key(value)
             elif section == _APPLICATION_PROPERTIES:
-                headers = {str(name): _header(each) for name, each in value.items()}
+                headers = _headers(value)
             else:
                 parts.append(_payload(value))
         else:
@@ -124,6 +124,12 @@ def _key(properties: Value) -> bytes | None:
         return None
     group = properties[_GROUP_ID_FIELD]
     return group.encode() if isinstance(group, str) else None
+
+
+def _headers(properties: Value) -> dict[str, str]:
+    if not isinstance(properties, dict):
+        raise ValueError("the application properties are no map")
+    return {str(name): _header(each) for name, each in properties.items()}
 
 
 def _header(value: Value) -> str:
@@ -209,7 +215,10 @@ def _many(data: bytes, at: int, length: int, *, mapped: bool) -> tuple[Value, in
     if at != end:
         raise ValueError("a list or map does not end where it says")
     if mapped:
-        return dict(zip(values[::2], values[1::2], strict=True)), end
+        try:
+            return dict(zip(values[::2], values[1::2], strict=True)), end
+        except TypeError:
+            raise ValueError("a list or a map is the key of a map") from None
     return values, end
 
 

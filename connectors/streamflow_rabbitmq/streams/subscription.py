@@ -79,11 +79,16 @@ class Subscription:
             del self._holes[0]
 
     def take(self) -> tuple[Chunk, Records]:
-        """The records of the next chunk, and credit for another one."""
-        chunk = self._chunks.popleft()
+        """The records of the next chunk, and credit for another one.
+
+        Raises:
+            ConnectorError: It cannot be taken apart; it stays the next one.
+        """
+        chunk = self._chunks[0]
+        records = take_apart(chunk, self.at)
+        self._chunks.popleft()
         self._records -= chunk.records
         self._bytes -= len(chunk.data)
-        records = take_apart(chunk, self.at)
         self.at = chunk.end
         if not self.identity and chunk.offset == 0:
             self.identity = chunk.mark

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from streamflow.batch import Partition, Position, Taken
-from streamflow.connect.contracts import Source
+from streamflow.connect.contracts import MORE, Source
 from streamflow.errors import PositionAhead, Refusal, RetentionGap, SourceReplaced, Unavailable
 from streamflow.testing.conformance.source_kit import Read, SourceKit
 
@@ -263,6 +263,36 @@ class SourceConformance(SourceKit):
         await source.close()
         assert await self.take(await self.opened(), 6) == rest
 
+    async def test_ends_says_whether_there_is_more(self) -> None:
+        """With ids: `ends` gives `MORE` until everything was read, and None then; that moves nothing."""
+        self._needs_ids()
+        source = await self.opened()
+        for start in (0, 3):
+            assert await source.ends() == dict.fromkeys(self.partitions)
+            await self.feed(self.payloads(start, start + 3), self.first)
+            assert await source.ends() == {**dict.fromkeys(self.partitions), self.first: MORE}
+            found = await self.take(source, 3)
+            assert [read.payload for read in found] == self.payloads(start, start + 3)
+        assert await source.ends() == dict.fromkeys(self.partitions)
+        await source.committed(1, Taken(ids=[name(read) for read in found]))
+        assert await source.ends() == dict.fromkeys(self.partitions)
+
+    async def test_ends_gives_more_where_it_waits_for_acknowledgements(self) -> None:
+        """With ids: a source that handed out as much as it may has not read everything."""
+        self._needs_ids()
+        if not self.unacknowledged_max:
+            pytest.skip("unacknowledged_max: it hands out whatever there is")
+        bound = self.unacknowledged_max
+        await self.feed(self.payloads(0, bound + 3), self.first)
+        source = await self.opened()
+        found = await self.take(source, bound)
+        await self.take_nothing(source)
+        assert (await source.ends())[self.first] == MORE
+        await source.committed(1, Taken(ids=[name(read) for read in found]))
+        found = await self.take(source, 3)
+        assert [read.payload for read in found] == self.payloads(bound, bound + 3)
+        assert (await source.ends())[self.first] is None
+
     async def test_an_older_copy_acknowledges_nothing(self) -> None:
         """With ids: what is in the checkpoint stays in the queue until sinks have recovered, and could refuse it."""
         self._needs_ids()
@@ -281,7 +311,7 @@ class SourceConformance(SourceKit):
     # Trouble.
 
     async def test_a_lost_connection_is_reported_and_nothing_is_lost(self) -> None:
-        """While the broker is down `read` raises Unavailable; reopened at the last position it goes on."""
+        """While the broker is down `read` and `ends` raise Unavailable; reopened at the last position it goes on."""
         await self.feed(self.payloads(0, 5), self.first)
         source = await self.opened()
         found = await self.take(source, 5)
@@ -290,6 +320,9 @@ class SourceConformance(SourceKit):
             with pytest.raises(Unavailable):
                 async with asyncio.timeout(self.timeout_seconds):
                     await source.read()
+            with pytest.raises(Unavailable):
+                async with asyncio.timeout(self.timeout_seconds):
+                    await source.ends()
             await source.close()
         finally:
             await self.bring_up()

@@ -32,6 +32,9 @@ class SourceKit(ConnectorConformance):
     read_ahead_records_max: int = 0
     """Most records that may still come from a partition after it was paused."""
 
+    unacknowledged_max: int = 0
+    """Most records with ids that are handed out before one is acknowledged; 0 if there is no such bound."""
+
     # Hooks.
 
     def spec(self) -> SourceSpec[Any]:

@@ -12,7 +12,7 @@ from streamflow_nats import Limits, Nats, NatsStream
 from tests.connectors.nats.broker import Broker
 
 NAME = "CONFORMANCE"
-LIMITS = Limits(read_ahead_records=64, ack_wait_seconds=1.0)
+LIMITS = Limits(read_ahead_records=64, ack_wait_seconds=1.0, unacked_max=2048)
 
 
 class NatsStage:
@@ -77,11 +77,13 @@ class TestFilteredSource(TestPositionalSource):
 
 class TestWorkQueueSource(TestPositionalSource):
     by_ids = True
+    unacknowledged_max = LIMITS.unacked_max
     config: ClassVar[dict[str, Any]] = {"retention": "workqueue"}
 
 
 class TestInterestSource(TestPositionalSource):
     by_ids = True
+    unacknowledged_max = LIMITS.unacked_max
     config: ClassVar[dict[str, Any]] = {"retention": "interest"}
 
     async def start(self) -> None:

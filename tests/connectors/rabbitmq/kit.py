@@ -10,7 +10,10 @@ from streamflow.batch import Chunk, Taken, pack_frames
 from streamflow.connect.contracts import SinkContext, SinkOptions, SourceContext
 from tests.connectors.nats.kit import dead, fragment, nothing, take
 
-__all__ = ["chunk", "commit", "dead", "fragment", "nothing", "open_sink", "open_source", "take"]
+__all__ = ["DECLARED_SECONDS", "chunk", "commit", "dead", "fragment", "nothing", "open_sink", "open_source", "take"]
+
+DECLARED_SECONDS = 2.5
+"""What was declared in the last two seconds before a kill is lost."""
 
 
 async def open_source(spec: Any, **context: Any) -> Any:

@@ -12,11 +12,9 @@ import pytest_asyncio
 from streamflow.connect.contracts import Level
 from streamflow.testing.conformance import SinkConformance, SourceConformance
 from streamflow_rabbitmq import Limits, RabbitMQ, RabbitQueue
+from tests.connectors.rabbitmq.kit import DECLARED_SECONDS
 from tests.connectors.rabbitmq.outsider import QUICK, Outsider, fresh
 from tests.faults.proxy import Line
-
-DECLARED_SECONDS = 2.5
-"""What was declared in the last two seconds before a kill is lost."""
 
 
 class RabbitStage:
@@ -67,6 +65,7 @@ class RabbitStage:
 
 class QueueStage(RabbitStage, SourceConformance):
     by_ids = True
+    unacknowledged_max = 2048
 
     def spec(self) -> RabbitQueue[bytes]:
         return self.rabbit.queue(self.queue)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import struct
 import zlib
+from types import SimpleNamespace
 from typing import Any
 
 import cramjam
@@ -12,10 +13,12 @@ import pytest
 from rstream import AMQPMessage, Properties
 
 from streamflow.errors import ConnectorError
+from streamflow_rabbitmq import Limits
 from streamflow_rabbitmq.streams import chunks
 from streamflow_rabbitmq.streams.chunks import read_chunk, take_apart
 from streamflow_rabbitmq.streams.message import read_message, write_message
 from streamflow_rabbitmq.streams.routing import key_hash
+from streamflow_rabbitmq.streams.subscription import Subscription
 
 
 def delivered(entries: bytes, count: int, records: int, offset: int = 0, **changed: int) -> bytes:
@@ -90,6 +93,9 @@ NO_MESSAGES = [
     b"\x00St\xc1\x03\x04\xc1",
     b"\x00Ss\xc0\x09\x03" + b"\xc0\x09" * 50,
     b"\x00Su\xa0\x01ab",
+    b"\x00St\x05\x00Su\xa0\x02hi",
+    b"\x00St\xc0\x01\x00\x00Su\xa0\x02hi",
+    b"\x00St\xc1\x06\x02\xc0\x01\x00\xa1\x00\x00Su\xa0\x02hi",
 ]
 
 
@@ -152,6 +158,19 @@ def test_a_damaged_chunk_is_refused(frame: bytes, said: str) -> None:
     with pytest.raises(ConnectorError, match=said) as caught:
         take_apart(read_chunk(frame), 0)
     assert caught.value.hint
+
+
+def test_a_chunk_that_cannot_be_taken_apart_stays_the_next_one() -> None:
+    link: Any = SimpleNamespace(send_now=lambda data: None)
+    subscription = Subscription(link, "s", Limits(), lambda: None)
+    subscription._number = 1
+    for offset, broken in ((0, False), (1, True), (2, False)):
+        content = b"short" if broken else entry(b"%d" % offset)
+        subscription._on_chunk(delivered(content, 1, 1, offset))
+    assert subscription.take()[1].payloads == [b"0"]
+    for _ in range(2):
+        with pytest.raises(ConnectorError, match="chunk 1 contradict"):
+            subscription.take()
 
 
 def test_limits_have_names() -> None:

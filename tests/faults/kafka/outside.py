@@ -120,7 +120,7 @@ class KafkaFeeder(Feeder):
 
     async def feed(self, count: int) -> None:
         """Publishes records now, instead of by itself while a block lasts."""
-        async with _producer(self._server) as producer:
+        async with Producer(self._server) as producer:
             await self._publish(producer, [self._record() for _ in range(count)])
         self.acknowledged = self.total
 
@@ -132,7 +132,7 @@ class KafkaFeeder(Feeder):
                     async with asyncio.timeout(5 * SEND_SECONDS):
                         there = {f"{each['key']}-{each['n']}" for each in await outsider.results(self._topic)}
                     pending = [record for record in pending if record[0] not in there]
-                    async with _producer(self._server) as producer:
+                    async with Producer(self._server) as producer:
                         while not self._stopping or pending:
                             if not pending and await self._may_feed(results):
                                 pending = self._burst()
@@ -160,7 +160,7 @@ class KafkaFeeder(Feeder):
             await asyncio.gather(*sent)
 
 
-class _producer:
+class Producer:
     """An idempotent producer, which is thrown away without ceremony where its server is gone."""
 
     def __init__(self, server: KafkaServer) -> None:

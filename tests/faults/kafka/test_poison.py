@@ -10,16 +10,19 @@ from aiokafka import AIOKafkaProducer
 
 from tests.brokers import KafkaServer
 from tests.faults.kafka.outside import Outsider, make_topics
-from tests.faults.poison import PoisonSetup
+from tests.faults.poison import PoisonSetup, Policy
 from tests.faults.poison_trial import PoisonTrial
 
 
 @pytest.mark.long
-async def test_poison_under_kills(server: KafkaServer, tmp_path: Path) -> None:
-    source, sink = "poison-in", "poison-out"
+@pytest.mark.parametrize(("policy", "point"), [("dead_letter", ""), ("retry", "record.buried")])
+async def test_poison_under_kills(server: KafkaServer, tmp_path: Path, policy: Policy, point: str) -> None:
+    source, sink = f"poison-in-{policy}", f"poison-out-{policy}"
     await make_topics(server, source, partitions=1)
     await make_topics(server, sink, partitions=1, **{"max.message.bytes": "2500"})
-    setup = PoisonSetup(state=tmp_path / "flow.db", url=server.url, broker="kafka", source=source, sink=sink)
+    setup = PoisonSetup(
+        state=tmp_path / "flow.db", url=server.url, broker="kafka", source=source, sink=sink, policy=policy
+    )
     producer = AIOKafkaProducer(bootstrap_servers=server.url)
     await producer.start()
 
@@ -31,6 +34,6 @@ async def test_poison_under_kills(server: KafkaServer, tmp_path: Path) -> None:
     try:
         async with Outsider(server) as outsider:
             trial = PoisonTrial(setup, tmp_path, publish, lambda: outsider.count(sink), lambda: outsider.results(sink))
-            await trial.run(records=280, kills=4, seed=5)
+            await trial.run(records=280, kills=4, seed=5, point=point)
     finally:
         await producer.stop()

@@ -10,18 +10,21 @@ import aio_pika
 import pytest
 
 from tests.brokers import RabbitServer
-from tests.faults.poison import PoisonSetup
+from tests.faults.poison import PoisonSetup, Policy
 from tests.faults.poison_trial import PoisonTrial
 from tests.faults.rabbitmq.outside import Collector, make_queue
 
 
 @pytest.mark.long
-async def test_poison_under_kills(server: RabbitServer, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("policy", "point"), [("dead_letter", ""), ("retry", "record.buried")])
+async def test_poison_under_kills(server: RabbitServer, tmp_path: Path, policy: Policy, point: str) -> None:
     name = secrets.token_hex(3)
     source, sink = f"poison-in-{name}", f"poison-out-{name}"
     await make_queue(server, source, "classic")
     await make_queue(server, sink, "quorum", f"ex-{sink}")
-    setup = PoisonSetup(state=tmp_path / "flow.db", url=server.url, broker="rabbitmq", source=source, sink=sink)
+    setup = PoisonSetup(
+        state=tmp_path / "flow.db", url=server.url, broker="rabbitmq", source=source, sink=sink, policy=policy
+    )
     collector = Collector(server, sink, exact=False)  # the sink is effectively-once: its consumer remembers ids
     collector.start()
     connection = await aio_pika.connect(server.url)
@@ -34,7 +37,7 @@ async def test_poison_under_kills(server: RabbitServer, tmp_path: Path) -> None:
                 await channel.default_exchange.publish(message, source)
 
         trial = PoisonTrial(setup, tmp_path, publish, lambda: collector.count(sink), lambda: collector.results(sink))
-        await trial.run(records=280, kills=4, seed=7)
+        await trial.run(records=280, kills=4, seed=7, point=point)
     finally:
         await connection.close()
         await collector.stop()

@@ -124,3 +124,31 @@ async def test_by_default_each_stops_the_flow_at_its_place_and_nothing_behind_it
     assert [(value.n, value.count) for value in out.values] == wanted(kinds)[: len(out.values)]
     assert len(out.values) <= 5
     assert dead_letters(tmp_path / "poison.db")[1] == []
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_stops_the_flow_stops_it_at_its_place_through_deaths_before_it(tmp_path: Path, kind: str) -> None:
+    source, out = topics()
+    kinds = ["good"] * 5 + [kind] + ["good"] * 3
+    payloads = [payload(n, each) for n, each in enumerate(kinds, 1)]
+    flow = flow_over(tmp_path, source, out, "stop")
+    lives = Lives(lambda: flow, tmp_path / "poison.db", flow.settings)
+    source.send_all_bytes(payloads[:3])
+    async with lives.life() as life:
+        await life.until(lambda: len(out) == 3)
+    source.send_all_bytes(payloads[3:])
+    died, told = [], set()
+    for point in (*POINTS, ""):
+        try:
+            async with lives.life(point) as life:
+                await life.until(lambda: False)
+            died.append(point)
+        except sf.StreamflowError as stopped:
+            told.add(re.sub(r"\(number \d+\)", "", str(stopped)))
+    assert {"state.loaded", "source.opened", "sink.fenced", "sink.asked"} <= set(died)
+    assert "number.formed" in died or WHERE[kind][0] == "source"
+    assert "" not in died
+    assert len(told) == 1, "at each start the same"
+    assert [(value.n, value.count) for value in out.values] == wanted(kinds)[: len(out.values)]
+    assert 3 <= len(out.values) <= 5
+    assert dead_letters(tmp_path / "poison.db")[1] == []

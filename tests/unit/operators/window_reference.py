@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import datetime
+import zoneinfo
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from tests.unit.operators.arrivals import EventTime
@@ -82,6 +85,45 @@ def aligned(
         if not taken:
             late.append(record.number)
     return [(key, start, end, numbers) for (end, key, start), numbers in sorted(windows.items())], late
+
+
+def calendar(records: Sequence[Record], lateness: int, days: int, zone: str, offset: int) -> tuple[Found, list[int]]:
+    """Windows of whole days in a zone: a day lasts from the first moment of its date to the first of a later one.
+
+    Times of records are seconds since 1970 here.
+    """
+    windows: dict[tuple[int, str, int], list[int]] = defaultdict(list)
+    late = []
+    for record, mark in before(records, lateness):
+        day = (_local(record.at, zone) - _DAY_0).days
+        first = day - (day - offset) % days
+        while first_moment(first, zone) > record.at:
+            first -= days
+        while first_moment(first + days, zone) <= record.at:
+            first += days
+        start, end = first_moment(first, zone), first_moment(first + days, zone)
+        if end > mark:
+            windows[end, record.key, start].append(record.number)
+        else:
+            late.append(record.number)
+    return [(key, start, end, numbers) for (end, key, start), numbers in sorted(windows.items())], late
+
+
+_DAY_0 = datetime.date(1970, 1, 1)
+
+
+@cache
+def first_moment(day: int, zone: str) -> int:
+    """The first minute at which a zone's date is a day, counted from 1970-01-01, or a later one; found by walking."""
+    date = _DAY_0 + datetime.timedelta(days=day)
+    at = (day - 2) * 86_400
+    while _local(at, zone) < date:
+        at += 60
+    return at
+
+
+def _local(at: int, zone: str) -> datetime.date:
+    return datetime.datetime.fromtimestamp(at, zoneinfo.ZoneInfo(zone)).date()
 
 
 def starts_of(at: int, size: int, every: int, offset: int) -> range:

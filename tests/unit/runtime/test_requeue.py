@@ -38,6 +38,7 @@ class Picky:
 
 async def letters_of(run: sf.Running, count: int, above: int = -1) -> Sequence[sf.StoredLetter]:
     """So many letters, of epochs behind this one."""
+    found: list[sf.StoredLetter] = []
     for _ in range(2000):
         found = [letter for letter in await run.dead_letters() if letter.epoch > above]
         if len(found) == count:
@@ -106,7 +107,7 @@ async def test_a_record_comes_back_with_key_headers_place_time_and_identity(tmp_
         picky((v, ctx.id, dict(ctx.headers)))
         return v
 
-    stream = flow.source(source, message=True, time=lambda m: m.timestamp_ms, lateness="1d")
+    stream = flow.source(source, message=True, time="broker", lateness="1d")
     if kind == "map":
         stream.map(look, on_error=sf.dead_letter).to(sink)
     elif kind == "async map":
@@ -137,7 +138,7 @@ async def test_keys_and_event_time_lead_it_where_it_belongs(tmp_path):
     flow, source = flow_in(tmp_path), sf.MemoryTopic("in", value=int)
     sink: sf.MemoryTopic[Any] = sf.MemoryTopic("out", value=Any)
     picky = Picky()
-    kept = flow.source(source, message=True, time=lambda m: m.timestamp_ms, lateness="1h").filter(
+    kept = flow.source(source, message=True, time=lambda m: m.timestamp_ms or 0, lateness="1h").filter(
         lambda m: m.value or bool(picky(m)), on_error=sf.dead_letter, name="kept"
     )
     counts = kept.key_by(lambda m: (m.key or b"nobody").decode()).window(sf.tumbling("1m")).count(name="per_minute")
@@ -234,7 +235,7 @@ async def test_a_replay_takes_a_requeued_record_in_as_it_was(tmp_path):
         picky(m)
         return [m.value, str(m.key), dict(m.headers), m.position, m.timestamp_ms, ctx.id]
 
-    flow.source(source, message=True, time=lambda m: m.timestamp_ms).map(look, on_error=sf.dead_letter).to(sink)
+    flow.source(source, message=True, time=lambda m: m.timestamp_ms or 0).map(look, on_error=sf.dead_letter).to(sink)
     async with flow.running() as run:
         source.send("x", key=b"k", headers={"a": "1"}, timestamp_ms=NOON_MS)
         (found,) = await letters_of(run, 1)

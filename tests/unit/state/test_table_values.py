@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 
 from streamflow.codecs import JsonCodec
@@ -177,3 +178,25 @@ def test_what_is_put_in_place_of_a_value_stays(in_place):
     table.get("a")["x"] = 5
     end_epoch()
     assert table.snapshot() == {"a": {"x": 5}}
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "early"),
+    [(tuple[int, float], (1, 0.5), 0), (int, 1, 0), (list[int], [1], 1), (tuple[int, list[int]], (1, [2]), 1)],
+)
+def test_what_is_touched_behind_the_barrier_is_encoded_at_once_only_if_it_may_change(
+    kind: Any, value: Any, early: int
+) -> None:
+    table = Table[Any]("t", JsonCodec(kind), key_type=str)
+    table.put("a", value)
+    expected = msgspec.json.encode(value)
+    table.seal()
+    before = table._encoded
+    assert table.get("a") == value
+    assert table._encoded - before == early
+    if early:
+        (value if isinstance(value, list) else value[1]).append(3)
+    table.put("a", type(value)())
+    delta = table.encode(10)
+    assert delta is not None
+    assert delta.payload == b'[["a","",%b,null]]' % expected
