@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import streamflow as sf
 from streamflow.batch import Partition, Position, SourceBatch, Taken
@@ -136,9 +136,9 @@ def windows(records: sf.Stream[Event]) -> Iterator[sf.Stream[int]]:
 
 def join(records: sf.Stream[Event]) -> Iterator[sf.Stream[int]]:
     """Each record on the right with those on the left of the last hour; and those on the left that nothing matched."""
-    left, right = (records.filter(lambda event, side=side: event[2] == side, name=f"side-{side}") for side in (0, 1))
-    by_key = [side.key_by(lambda event: event[0], name=f"{side.name}-key") for side in (left, right)]
-    pairs = by_key[0].join(by_key[1], within=("0s", "1h"), how="left", types=(Event, Event), name="pairs")
+    left = records.filter(lambda event: event[2] == 0, name="left").key_by(lambda event: event[0], name="left-key")
+    right = records.filter(lambda event: event[2] == 1, name="right").key_by(lambda event: event[0], name="right-key")
+    pairs = left.join(right, within=("0s", "1h"), how="left", types=(Event, Event), name="pairs")
     yield pairs.filter(lambda pair: pair[0][0] == SHOWN).map(lambda pair: pair[0][1])
 
 

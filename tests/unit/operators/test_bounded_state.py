@@ -34,7 +34,7 @@ async def test_windows_hold_one_hour_however_long_the_flow_runs(tmp_path: Path) 
 @pytest.mark.timeout(180)
 async def test_a_join_holds_one_hour_however_long_the_flow_runs(tmp_path: Path) -> None:
     readings = await measure(join, JOIN, tmp_path / "moving.db", lambda reading: None)
-    # a key is five times on the left in an hour; event time is read where records are taken, half an hour ahead at most;
+    # a key is five times on the left in an hour; event time is read where records are taken, up to half an hour ahead;
     # those on the right wait for nobody, and go together, a sixteenth of an hour later
     check(readings, JOIN, 3 * JOIN.keys, 8 * JOIN.keys)
     assert 4.5 * JOIN.keys <= readings[-1].entries <= 6.5 * JOIN.keys
