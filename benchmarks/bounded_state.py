@@ -1,4 +1,4 @@
-"""Windows over a moving hour: memory and rows stay those of one hour, however long the flow runs.
+"""Windows, or a join, over a moving hour: memory and rows stay those of one hour, however long the flow runs.
 
 Prints both each time an hour of event time is over, at the end, and when all changes are folded into rows. Records are
 made as they are read.
@@ -6,16 +6,17 @@ made as they are read.
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import os
 import sqlite3
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Set
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeAlias
 
 import streamflow as sf
 from streamflow.batch import Partition, Position, SourceBatch, Taken
@@ -31,8 +32,11 @@ HOUR_MS: Final = 3_600_000
 BATCH: Final = 2048
 STEP: Final = 7_919
 """Keys come in an order that meets each once before any comes twice: it shares no factor with their number."""
+SHOWN: Final = "u7"
+"""The key whose results leave the flow."""
 
-Event = tuple[str, int]
+Event: TypeAlias = tuple[str, int, int]
+"""Key, time in milliseconds, and on which side of a join it is."""
 
 
 @dataclass(frozen=True)
@@ -44,9 +48,9 @@ class Load:
     hours: int = HOURS
 
     def event(self, n: int) -> Event:
-        """The n-th record: out of order by up to a second."""
+        """The n-th record: out of order by up to a second; each key is on the left, then on the right, and so on."""
         at_ms = START_MS + n * self.hours * HOUR_MS // self.records
-        return f"u{n * STEP % self.keys}", at_ms - n * 37 % 1000
+        return f"u{n * STEP % self.keys}", at_ms - n * 37 % 1000, n // self.keys % 2
 
 
 class Made:
@@ -116,25 +120,51 @@ class Clock(sf.Instrument):
         self.at_us = at_us
 
 
-async def measure(load: Load, path: Path, told: Any) -> list[Reading]:
+Build = Callable[[sf.Stream[Event]], Iterator[sf.Stream[int]]]
+"""What the records go through, each step named; of its results only those of one key leave the flow."""
+
+
+def windows(records: sf.Stream[Event]) -> Iterator[sf.Stream[int]]:
+    """Sliding windows of an hour, every ten minutes, and sessions."""
+    keyed = records.key_by(lambda event: event[0])
+    for step in (
+        keyed.window(sf.sliding("1h", "10m")).count(name="moving"),
+        keyed.window(sf.session("20m")).count(name="visits"),
+    ):
+        yield step.filter(lambda row: row.key == SHOWN).map(lambda row: row.value)
+
+
+def join(records: sf.Stream[Event]) -> Iterator[sf.Stream[int]]:
+    """Each record on the right with those on the left of the last hour; and those on the left that nothing matched."""
+    left = records.filter(lambda event: event[2] == 0, name="left").key_by(lambda event: event[0], name="left-key")
+    right = records.filter(lambda event: event[2] == 1, name="right").key_by(lambda event: event[0], name="right-key")
+    pairs = left.join(right, within=("0s", "1h"), how="left", types=(Event, Event), name="pairs")
+    yield pairs.filter(lambda pair: pair[0][0] == SHOWN).map(lambda pair: pair[0][1])
+
+
+LOADS: Final[dict[str, tuple[Build, Load]]] = {
+    "windows": (windows, Load()),
+    # in an hour five records of each key on either side; each on the right meets five on the left
+    "join": (join, Load(hours=10)),
+}
+
+
+async def measure(build: Build, load: Load, path: Path, told: Callable[[Reading], None]) -> list[Reading]:
     """Runs the flow to its end; reads memory and rows at each hour of event time, behind the last record, at rest."""
     flow = sf.Flow("moving", state=path)
     records = flow.source(Made(load), time=lambda event: event[1], lateness="2s", idle=None, future_max="3650d")
-    keyed = records.key_by(lambda event: event[0])
-    results = keyed.window(sf.sliding("1h", "10m")).count(name="moving")
-    sessions = keyed.window(sf.session("20m")).count(name="visits")
-    for stream, name in ((results, "results"), (sessions, "sessions")):
+    for number, stream in enumerate(build(records)):
         # results of one key: what is published must not be what grows
-        stream.filter(lambda row: row.key == "u7").map(lambda row: row.value).to(sf.MemoryTopic(name, value=int))
+        stream.to(sf.MemoryTopic(f"results-{number}", value=int))
     clock, readings, began = Clock(), list[Reading](), time.perf_counter()
     hours = [*range(1, load.hours), load.hours - 0.01]
     async with flow.running(clock) as run:
 
         async def read() -> Reading:
-            tables = run.engine.tables.values()
-            entries = sum(len(subs) for table in tables for subs in table.index.values())
+            memory_mib, tables = _memory_mib(), run.engine.tables.values()
+            entries = sum(sum(map(len, table.index.values())) or len(table) for table in tables)
             in_file = await asyncio.to_thread(_look, path)
-            return Reading(hours_passed(), time.perf_counter() - began, entries, *in_file, _memory_mib())
+            return Reading(hours_passed(), time.perf_counter() - began, entries, *in_file, memory_mib)
 
         def hours_passed() -> float:
             return (clock.at_us / 1000 - START_MS) / HOUR_MS
@@ -174,15 +204,18 @@ def show(reading: Reading) -> None:
     )
 
 
-def main() -> None:
-    load = Load()
+def main(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.bounded_state", description=__doc__)
+    parser.add_argument("what", nargs="?", choices=LOADS, default="windows")
+    parser.add_argument("--records", type=int, default=RECORDS, help="with as many keys as there are to 100 records")
+    options = parser.parse_args(arguments)
+    build, full = LOADS[options.what]
+    load = replace(full, records=options.records, keys=options.records // (RECORDS // KEYS))
     own_collector()
-    print(f"{load.records:,} records of {load.keys:,} keys over {load.hours} hours; sliding 1 h every 10 min, sessions")
+    print(f"{options.what}: {load.records:,} records of {load.keys:,} keys over {load.hours} hours")
     with tempfile.TemporaryDirectory() as folder:
-        asyncio.run(measure(load, Path(folder) / "moving.db", show))
+        asyncio.run(measure(build, load, Path(folder) / "moving.db", show))
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        sys.exit("python -m benchmarks.bounded_state takes no arguments")
-    main()
+    main(sys.argv[1:])

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
 import pytest
 from hypothesis import Phase, settings
 
-MORE = {"--long": 4, "--longest": 16}
+MORE: Final = {"--long": 4, "--longest": 16}
 """So many times the examples of a short run."""
+TIMEOUT_SECONDS: Final = 900
+"""For one property in the longest run, on a machine that does other things too."""
+
+Test = TypeVar("Test", bound=Callable[..., Any])
 
 _chosen = {"factor": 1}
 
@@ -16,14 +23,21 @@ def choose(config: pytest.Config) -> None:
     _chosen["factor"] = max([times for option, times in MORE.items() if config.getoption(option)], default=1)
 
 
-def examples(few: int) -> settings:
-    """Settings for a property that runs a whole flow for each example.
+def examples(few: int) -> Callable[[Test], Test]:
+    """Marks a property that runs a whole flow for each example: so many of them, more in long runs, in which it is too.
 
-    Mark what uses it with ``usefixtures("long_run")``, which takes it into long runs.
+    Args:
+        few: Examples with every change.
     """
-    return settings(
+    many = settings(
         max_examples=few * _chosen["factor"],
         deadline=None,
         # not `explain`, which looks at files while it traces: the detector of blocking calls would see that
         phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink],
     )
+
+    def mark(test: Test) -> Test:
+        marked: Test = pytest.mark.usefixtures("long_run")(pytest.mark.timeout(TIMEOUT_SECONDS)(many(test)))
+        return marked
+
+    return mark

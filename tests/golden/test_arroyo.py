@@ -124,11 +124,12 @@ async def test_every_aggregate_that_there_is(crashes: int) -> None:
 async def test_a_union_of_two_inputs(crashes: int) -> None:
     flow = sf.Flow("union")
     sources = [flow.source(sf.MemoryTopic[Any](name)) for name in ("first", "second")]
-    rows = [
-        source.map(lambda record, name=source.name: {"counter": record["counter"], "source": name}, name=source.name)
-        for source in sources
-    ]
-    both = sf.merge(*rows)
+
+    def named(source: Any) -> Any:
+        name = source.name
+        return source.map(lambda record: {"counter": record["counter"], "source": name}, name=name)
+
+    both = sf.merge(*map(named, sources))
     records = records_of(*((source, record) for record in IMPULSE for source in sources))
     (found,) = await played(flow, records, crashes, both, ordered=False)
     same(found, "golden_union.jsonl")

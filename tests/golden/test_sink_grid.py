@@ -40,10 +40,8 @@ class Vote:
         return f"{'accept' if self.accept else 'refuse'}, {self.close}"
 
 
-GRID = [
-    Vote(accept, close)
-    for accept, close in product((False, True), ("no close", "close before the reply", "close after the reply"))
-]
+CLOSES: tuple[Close, ...] = ("no close", "close before the reply", "close after the reply")
+GRID = [Vote(accept, close) for accept, close in product((False, True), CLOSES)]
 
 
 class VotingTopic(sf.MemoryTopic[Any]):

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 import streamflow as sf
-from tests.golden.playing import CRASHES, MANY, Feed, played, records_of
+from tests.golden.playing import CRASHES, Feed, played, records_of
 
 DEPTH = 3
 RECORDS = 40
@@ -128,11 +128,16 @@ async def test_traces_are_those_of_a_loop_where_all_are_paths_of_one_flow(crashe
         assert found == list(plain(graph)), "+".join(map(str, graph))
 
 
-@pytest.mark.parametrize("crashes", [MANY])
-@pytest.mark.parametrize("graph", GRAPHS, ids=lambda graph: "+".join(map(str, graph)))
-async def test_traces_are_those_of_a_loop(graph: Sequence[Kind], crashes: int) -> None:
-    alone = Builder()
-    last = alone.add(graph)
+def alone(graph: Sequence[Kind]) -> Any:
+    """A graph that is played as a flow of its own; the largest only in the longest runs."""
+    level = pytest.mark.longest if len(graph) == DEPTH else pytest.mark.long
+    return pytest.param(graph, id="+".join(map(str, graph)), marks=level)
+
+
+@pytest.mark.parametrize("graph", list(map(alone, GRAPHS)))
+async def test_traces_are_those_of_a_loop(graph: Sequence[Kind]) -> None:
+    one = Builder()
+    last = one.add(graph)
     last.to(sf.MemoryTopic("out", value=Traced))
-    (found,) = await played(alone.flow, alone.feed(), crashes, last)
+    (found,) = await played(one.flow, one.feed(), 20, last)
     assert found == list(plain(graph))

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +31,6 @@ CUTS = {
     "whole": Settings(channel_fragments=64),
 }
 FEW = examples(12)
-LONG_TOO = pytest.mark.usefixtures("long_run")
 
 Joins = dict[str, tuple[str, Any]]
 """How each join joins, and its result."""
@@ -162,7 +160,6 @@ def _check(gave: Gave, rows: Sequence[Any], late: list[list[int]], about: str) -
 
 @given(records=inputs(), turn=st.integers(0, 3))
 @FEW
-@LONG_TOO
 def test_joins_give_what_their_definition_says_whatever_the_cut(records: list[Record], turn: int) -> None:
     for name, how in CUTS.items():
         check(records, asyncio.run(run(records, how, turn)), turn, name)
@@ -170,6 +167,5 @@ def test_joins_give_what_their_definition_says_whatever_the_cut(records: list[Re
 
 @given(records=inputs(), turn=st.integers(0, 3))
 @FEW
-@LONG_TOO
 def test_joins_give_what_their_definition_says_through_crashes(records: list[Record], turn: int) -> None:
     check(records, asyncio.run(run(records, Settings(), turn, crashes=3)), turn, "crashes")

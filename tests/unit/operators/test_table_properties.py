@@ -38,7 +38,6 @@ CUTS = {
     "whole": Settings(channel_fragments=64),
 }
 FEW = examples(12)
-LONG_TOO = pytest.mark.usefixtures("long_run")
 
 
 @st.composite
@@ -144,7 +143,6 @@ def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
 
 @pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
 @FEW
-@LONG_TOO
 @given(inputs(), st.integers(0, 2))
 def test_tables_are_found_as_of_each_records_place(how: Settings, records: list[Record], crashes: int) -> None:
     assert asyncio.run(tables(records, how, crashes)) == _expected(records)
@@ -225,7 +223,6 @@ def _expected_by_time(records: Sequence[Record]) -> dict[str, Any]:
 
 @pytest.mark.parametrize("how", CUTS.values(), ids=CUTS)
 @FEW
-@LONG_TOO
 @given(inputs(), st.integers(0, 2))
 def test_what_goes_by_event_time_is_as_defined(how: Settings, records: list[Record], crashes: int) -> None:
     found, wanted = asyncio.run(by_time(records, how, crashes)), _expected_by_time(records)

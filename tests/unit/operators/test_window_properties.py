@@ -58,7 +58,6 @@ TELLINGS = [
     Telling(10, 5, allowed=6),
 ]
 FEW = examples(12)
-LONG_TOO = pytest.mark.usefixtures("long_run")
 
 
 @st.composite
@@ -187,7 +186,6 @@ def _check(gave: Gave, rows: Found, late: list[int], how: str) -> None:
 
 @given(records=inputs())
 @FEW
-@LONG_TOO
 def test_windows_hold_what_their_definition_says_whatever_the_cut(records: list[Record]) -> None:
     for name, how in CUTS.items():
         check(records, asyncio.run(run(records, how)), name)
@@ -195,7 +193,6 @@ def test_windows_hold_what_their_definition_says_whatever_the_cut(records: list[
 
 @given(records=inputs())
 @FEW
-@LONG_TOO
 def test_windows_hold_what_their_definition_says_through_crashes(records: list[Record]) -> None:
     check(records, asyncio.run(run(records, Settings(), crashes=3)), "crashes")
 
@@ -213,7 +210,6 @@ EVENTS = arrivals(PARTITIONS, _record, begin=-60)
 @pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
 @given(events=EVENTS)
 @FEW
-@LONG_TOO
 def test_partitions_that_fall_silent_hold_no_window_and_what_returns_is_held_against_that(
     plain: bool, events: list[Any]
 ) -> None:
@@ -258,7 +254,6 @@ async def run_through_silences(
 @pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
 @given(events=EVENTS)
 @FEW
-@LONG_TOO
 def test_windows_tell_early_and_again_what_their_definition_says_in_its_order(plain: bool, events: list[Any]) -> None:
     flow = sf.Flow("tellings")
     source = source_of(flow, LATENESS)
@@ -285,7 +280,6 @@ EARLY = st.sampled_from([None, 2, "3s"])
 
 @given(records=inputs(), allowed=ALLOWED, early=EARLY)
 @FEW
-@LONG_TOO
 def test_what_is_told_of_sessions_and_not_taken_back_is_what_they_are(
     records: list[Record], allowed: int, early: Any
 ) -> None:
@@ -296,7 +290,6 @@ def test_what_is_told_of_sessions_and_not_taken_back_is_what_they_are(
 
 @given(events=EVENTS, allowed=ALLOWED, early=EARLY)
 @FEW
-@LONG_TOO
 def test_sessions_stay_for_late_records_until_silence_ends_that_too(
     events: list[Any], allowed: int, early: Any
 ) -> None:

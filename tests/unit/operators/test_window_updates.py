@@ -65,7 +65,6 @@ def in_order(rows: Sequence[tuple[str, int, int, Any]]) -> list[tuple[str, int, 
 @pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
 @given(events=EVENTS)
 @examples(12)
-@pytest.mark.usefixtures("long_run")
 def test_windows_tell_with_every_record_what_they_hold_by_then(plain: bool, events: list[Any]) -> None:
     flow = sf.Flow("updates")
     source = source_of(flow, LATENESS)
@@ -77,18 +76,21 @@ def test_windows_tell_with_every_record_what_they_hold_by_then(plain: bool, even
         assert (in_order(found.rows), found.late, found.left) == (rows, late, {}), how
     named = [Record(record.partition, record.partition + record.key, record.at, record.number) for record in records]
     for allowed in ALLOWED:
-        marks = before_silences(events, LATENESS, PARTITIONS, lambda at, allowed=allowed: at + GAP + TICK + allowed)
+
+        def closes(at: float, allowed: int = allowed) -> float:
+            return at + GAP + TICK + allowed
+
+        marks = before_silences(events, LATENESS, PARTITIONS, closes)
         found = gave[f"session-{allowed}"]
         assert in_order(found.rows) == session_updates(named, GAP, allowed, marks), allowed
         assert found.left == {}
     for size, every in COUNTS:
-        rows = [(key, numbers) for key, _, _, numbers in gave[f"count-{size}"].rows]
-        assert rows == counted(named, size, every, early=1), size
+        so_far = [(key, numbers) for key, _, _, numbers in gave[f"count-{size}"].rows]
+        assert so_far == counted(named, size, every, early=1), size
 
 
 @given(keys=st.lists(st.integers(0, 2), max_size=30), size=st.integers(1, 6), data=st.data())
 @examples(12)
-@pytest.mark.usefixtures("long_run")
 def test_windows_of_records_need_no_event_time(keys: list[int], size: int, data: st.DataObject) -> None:
     """Whatever crashes: so many records of a key, or all of them, told of with each, or with some, or when full."""
     every = data.draw(st.integers(1, size))

@@ -25,7 +25,6 @@ from tests.unit.operators.window_reference import Record, in_joint_order
 LATENESS = 3
 PARTITIONS = ("p", "q")
 FEW = examples(6)
-LONG_TOO = pytest.mark.usefixtures("long_run")
 
 
 def timed(flow: Flow, name: str, **more: Any) -> sf.Stream[Record]:
@@ -99,7 +98,6 @@ async def arrived(records: Sequence[Record], how: Settings, crashes: Sequence[in
 
 @given(lanes=partitions(), seed=st.integers(0, 9))
 @FEW
-@LONG_TOO
 def test_the_order_follows_from_what_partitions_hold(lanes: list[list[Record]], seed: int) -> None:
     records = arrivals(lanes, seed)
     expected = in_joint_order(records, LATENESS)
