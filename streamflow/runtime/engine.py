@@ -223,26 +223,21 @@ class Engine:
         self.dead.stored = checkpoint.dead
         told = self.mishaps.skipped, self._pin, self._spill
         self.world = World(job.clock, settings, job.instrument, *told, job.point, self.dead)
+        sinks, most = {step.name: step for step in graph.of_kind(SINK)}, settings.outbox_memory_bytes_max
         self.outboxes = {
-            step.name: Outbox(
-                step.name,
-                checkpoint.pending.get(step.name, ()),
-                checkpoint.progress.get(step.name),
-                settings.outbox_memory_bytes_max,
-            )
-            for step in graph.of_kind(SINK)
+            name: Outbox(name, checkpoint.pending.get(name, ()), checkpoint.progress.get(name), most) for name in sinks
         }
         exits = {exit.name: exit for stage in job.plan.stages for exit in stage.exits if exit.edge is None}
         self.stagings = {
-            step.name: Staging(
+            name: Staging(
                 step,
                 new_sink(step),
-                self.outboxes[step.name].next_seq,
+                self.outboxes[name].next_seq,
                 checkpoint.epoch + 1,
                 world=self.world,
-                exit=exits[step.name],
+                exit=exits[name],
             )
-            for step in graph.of_kind(SINK)
+            for name, step in sinks.items()
         }
         self.pacer = Pacer(settings, job.clock, self._full)
         self.channels = [Channel(settings.channel_fragments, checkpoint.number) for _ in job.plan.edges]
