@@ -6,6 +6,7 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -22,7 +23,15 @@ BLAMED = (f"{ROOT}/streamflow/", f"{ROOT}/connectors/")
 INLINE_ON_PURPOSE = (f"{ROOT}/streamflow/state/", f"{ROOT}/streamflow/testing/")
 # A blocking call that user code in a test or an example makes is not streamflow's.
 # Where log records go is the host's choice.
-NOT_BLAMED = (f"{ROOT}/tests/", f"{ROOT}/examples/", f"{ROOT}/benchmarks/", "<frozen importlib", logging.__file__)
+# A finalizer of semaphores runs wherever the collector comes upon them.
+NOT_BLAMED = (
+    f"{ROOT}/tests/",
+    f"{ROOT}/examples/",
+    f"{ROOT}/benchmarks/",
+    "<frozen importlib",
+    logging.__file__,
+    resource_tracker.__file__,
+)
 
 
 class BlockingDetector:
