@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from tests.unit.operators.arrivals import TICK, Death, EventTime, Pause
 
 LEFT, RIGHT = 0, 1
 
@@ -29,13 +32,8 @@ PairInWindow = tuple[str, int, int, int | None, int | None]
 KEPT = {"inner": (), "left": (LEFT,), "right": (RIGHT,), "outer": (LEFT, RIGHT)}
 
 
-def marks(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, float]]:
-    """Each record with the watermark of its own partition just before it."""
-    latest: dict[tuple[int, str], float] = defaultdict(lambda: float("-inf"))
-    for record in records:
-        place = record.side, record.partition
-        yield record, latest[place] - lateness
-        latest[place] = max(latest[place], record.at)
+Events = Sequence[Any]
+"""Records, pauses and deaths; without the latter two all records may be in numbers of any size."""
 
 
 def by_side(side: int, mine: int | None, other: int | None) -> tuple[int | None, int | None]:
@@ -43,46 +41,65 @@ def by_side(side: int, mine: int | None, other: int | None) -> tuple[int | None,
 
 
 def interval(
-    records: Sequence[Record], lateness: int, within: tuple[int, int], how: str
+    events: Events, places: Sequence[tuple[int, str]], lateness: int, within: tuple[int, int], how: str
 ) -> tuple[list[Pair], list[list[int]]]:
-    """An interval join: what it gives, in any order, and the numbers of the late records of each side."""
+    """An interval join: what it gives, in any order, and the numbers of the late records of each side.
+
+    Each side is closed as far as the watermark is behind the last match that its records could have, and, when nobody
+    is waited for, behind that of its latest record.
+    """
     before, after = within
     reach = (after, before)
+    time = EventTime(places, lateness, lambda at: at + after + TICK, lambda at: at + before + TICK)
     taken: list[Record] = []
     late: list[list[int]] = [[], []]
     matched: set[int] = set()
     rows: list[Pair] = []
-    for record, mark in marks(records, lateness):
-        if record.at < mark:
+    for record in events:
+        if isinstance(record, Pause | Death):
+            time.passes(record)
+            continue
+        place = record.side, record.partition
+        if record.at < time.mark(place) or record.at + reach[record.side] < time.clocks[record.side]:
             late[record.side].append(record.number)
+            time.heard(place, record.at)
             continue
         for other in taken:
-            if other.key != record.key or other.side == record.side:
+            closed = other.at + reach[other.side] < time.clocks[other.side]
+            if other.key != record.key or other.side == record.side or closed:
                 continue
             left, right = (record, other) if record.side == LEFT else (other, record)
             if -before <= right.at - left.at <= after:
                 rows.append((record.key, left.number, right.number, max(left.at, right.at)))
                 matched |= {left.number, right.number}
         taken.append(record)
+        time.heard(place, record.at)
     alone = (record for record in taken if record.side in KEPT[how] and record.number not in matched)
     rows += [(one.key, *by_side(one.side, one.number, None), one.at + reach[one.side]) for one in alone]
     return rows, late
 
 
 def in_windows(
-    records: Sequence[Record], lateness: int, window: tuple[int, int, int], how: str
+    events: Events, places: Sequence[tuple[int, str]], lateness: int, window: tuple[int, int, int], how: str
 ) -> tuple[list[PairInWindow], list[list[int]]]:
     """A window join: what it gives, by (end, key, left, right), and the numbers of the late records of each side."""
     size, every, offset = window
+    time = EventTime(places, lateness, lambda at: (at - offset) // every * every + offset + size)
     held: dict[tuple[int, str, int], list[list[tuple[int, int]]]] = defaultdict(lambda: [[], []])
     late: list[list[int]] = [[], []]
-    for record, mark in marks(records, lateness):
+    for record in events:
+        if isinstance(record, Pause | Death):
+            time.passes(record)
+            continue
+        place = record.side, record.partition
+        bound = max(time.clock, time.mark(place))
         starts = [start for start in range(record.at - size + 1, record.at + 1) if (start - offset) % every == 0]
-        taken = [start for start in starts if start + size > mark]
+        taken = [start for start in starts if start + size > bound]
         for start in taken:
             held[start + size, record.key, start][record.side].append((record.at, record.number))
         if not taken:
             late[record.side].append(record.number)
+        time.heard(place, record.at)
     rows: list[PairInWindow] = []
     for (end, key, start), sides in sorted(held.items()):
         lefts, rights = ([number for _, number in sorted(side)] for side in sides)
