@@ -52,18 +52,22 @@ def _row(row: sf.Windowed[str, tuple[int | None, int | None]]) -> list[Any]:
     return [row.key, round(row.start.timestamp()), round(row.end.timestamp()), *row.value]
 
 
+PLACES = [(0, ""), (1, "")]
+"""Sides and their partitions."""
+
+
 def check_joins(inputs: Inputs, outputs: Outputs) -> None:
     records = [
         Record(side, "", key(value), second(value), value)
         for side, name in enumerate(("a", "b"))
         for value in inputs[name]
     ]
-    pairs, late = interval(records, LATENESS, WITHIN, "outer")
+    pairs, late = interval(records, PLACES, LATENESS, WITHIN, "outer")
     _same(outputs["near"], pairs)
     assert [list(outputs["late-left"]), list(outputs["late-right"])] == late
-    _same(outputs["earlier"], interval(records, LATENESS, BEFORE, "outer")[0])
-    _same(outputs["visits"], in_sessions(records, LATENESS, GAP, "right")[0])
-    _same(outputs["together"], in_windows(records, LATENESS, WINDOW, "left")[0])
+    _same(outputs["earlier"], interval(records, PLACES, LATENESS, BEFORE, "outer")[0])
+    _same(outputs["visits"], in_sessions(records, PLACES, LATENESS, GAP, "right")[0])
+    _same(outputs["together"], in_windows(records, PLACES, LATENESS, WINDOW, "left")[0])
 
 
 def _same(found: Any, wanted: Any) -> None:

@@ -104,9 +104,9 @@ def check_looking_back(inputs: Inputs, outputs: Outputs) -> None:
         for side, name in enumerate(("a", "b"))
         for value in inputs[name]
     ]
-    rows, late = as_of(records, LATENESS, WITHIN, 0)
+    rows, late = as_of(records, [(LEFT, ""), (RIGHT, "")], LATENESS, WITHIN, 0)
     assert sorted(outputs["joined"], key=repr) == sorted(map(list, rows), key=repr)
     assert list(outputs["late-left"]) == late[LEFT]
     assert list(outputs["late-right"]) == [[_value(value)] for value in late[RIGHT]]
     named = [Record(LEFT, "", str(value % 1000 // 3), second(value), value) for value in inputs["a"]]
-    assert list(outputs["once"]) == first_of_each(named, LATENESS, WITHIN)
+    assert list(outputs["once"]) == first_of_each(named, [(LEFT, "")], LATENESS, WITHIN)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from tests.unit.operators.arrivals import TICK, Death, EventTime, Pause
 from tests.unit.operators.join_reference import LEFT, RIGHT
 
 
@@ -69,15 +70,6 @@ def changes(records: Sequence[Record]) -> list[tuple[str, int | None, int | None
     return found
 
 
-def marks(records: Sequence[Record], lateness: int) -> Iterator[tuple[Record, float]]:
-    """Each record with the watermark of its own partition just before it."""
-    latest: dict[tuple[int, str], float] = defaultdict(lambda: float("-inf"))
-    for record in records:
-        place = record.side, record.partition
-        yield record, latest[place] - lateness
-        latest[place] = max(latest[place], record.at)
-
-
 class Version(NamedTuple):
     """A right record: since when it counts, and when it happened."""
 
@@ -93,24 +85,50 @@ class AsOf(NamedTuple):
     late: list[list[int]]
 
 
-def as_of(records: Sequence[Record], lateness: int, within: int | None, allowed: int) -> AsOf:
-    """A left as-of join: number of the record and of what it found, and its time."""
+Place = tuple[int, str]
+"""Side and partition."""
+
+
+def as_of(events: Sequence[Any], places: Sequence[Place], lateness: int, within: int | None, allowed: int) -> AsOf:
+    """A left as-of join: number of the record and of what it found, and its time.
+
+    A version that ends its key, or is too old for all that may still ask, is forgotten when the clock is behind it: a
+    late version that comes after that finds no newer one.
+    """
+    time = EventTime(places, lateness, lambda at: at + TICK)
     versions: dict[str, list[Version]] = defaultdict(list)
     waiting: list[Record] = []
     late: list[list[int]] = [[], []]
-    for record, mark in marks(records, lateness):
+    forgotten: dict[str, float] = defaultdict(lambda: float("-inf"))
+
+    def moved() -> None:
+        behind = time.clock - allowed - 2 * TICK
+        for key, known in versions.items():
+            over = [one for one in known if one.since <= behind]
+            # of those of one time the last counts
+            last = max(reversed(over), key=lambda one: one.since, default=None)
+            if last is not None and (last.value is None or (within is not None and last.since + within <= behind)):
+                forgotten[key] = last.since
+
+    for record in events:
+        if isinstance(record, Pause | Death):
+            time.passes(record, moved)
+            continue
+        place, known = (record.side, record.partition), versions[record.key]
+        bound = max(time.mark(place), time.clock)
         if record.side == LEFT:
-            if record.at + allowed < mark:
+            if record.at + allowed < bound:
                 late[LEFT].append(record.number)
             else:
                 waiting.append(record)
-            continue
-        known = versions[record.key]
-        newer = [one for one in known if one.since <= mark and one.at > record.at]
-        if record.at < mark and newer:
+        elif record.at < bound and any(
+            forgotten[record.key] < one.since <= bound and one.at > record.at for one in known
+        ):
             late[RIGHT].append(record.number)
         else:
-            known.append(Version(max(mark, record.at), record.at, value_of(record)))
+            known.append(Version(max(bound, record.at), record.at, value_of(record)))
+        time.heard(place, record.at)
+        moved()
     rows = []
     for record in waiting:
         # the last of those that count from the same time on is the one that came last
@@ -122,15 +140,37 @@ def as_of(records: Sequence[Record], lateness: int, within: int | None, allowed:
     return AsOf(rows, late)
 
 
-def first_of_each(records: Sequence[Record], lateness: int, within: int) -> list[int]:
-    """Dedup by event time: the numbers of the records that pass, in order."""
+def first_of_each(events: Sequence[Any], places: Sequence[Place], lateness: int, within: int) -> list[int]:
+    """Dedup by event time: the numbers of the records that pass, in order.
+
+    Args:
+        events: Records, pauses and deaths.
+        places: The partitions of its source.
+        lateness: What is waited for.
+        within: How long an identity is remembered.
+    """
+    time = EventTime(places, lateness, lambda at: at + within)
     seen: dict[str, int] = {}
     found = []
-    for record, mark in marks(records, lateness):
-        before = seen.get(record.key)
-        if before is not None and record.at < before + within and mark < before + within:
+    clock = time.clock
+
+    def moved() -> None:
+        nonlocal clock
+        if time.clock > clock:
+            clock = time.clock
+            for key in [key for key, at in seen.items() if at + within <= clock]:
+                del seen[key]
+
+    for record in events:
+        if isinstance(record, Pause | Death):
+            time.passes(record, moved)
             continue
-        found.append(record.number)
-        if mark < record.at + within:
-            seen[record.key] = record.at
+        mark = time.mark((record.side, record.partition))
+        before = seen.get(record.key)
+        if before is None or max(record.at, mark) >= before + within:
+            found.append(record.number)
+            if mark < record.at + within:
+                seen[record.key] = record.at
+        time.heard((record.side, record.partition), record.at)
+        moved()
     return found

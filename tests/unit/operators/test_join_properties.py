@@ -1,4 +1,4 @@
-"""Joins against their definitions: any disorder, equal times, idle partitions, every cut, crashes in between."""
+"""Joins against their definitions: disorder, equal times, silent partitions, every cut, crashes in between."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +16,13 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
-from tests.unit.operators.join_reference import LEFT, RIGHT, Record, in_sessions, in_windows, interval
+from tests.unit.operators.arrivals import IDLE, Death, Pause, arrivals
+from tests.unit.operators.join_reference import LEFT, RIGHT, Events, Record, in_sessions, in_windows, interval
 
 BASE = 1_767_225_600
 LATENESS = 2
 PARTITIONS = ("a", "b")
+PLACES = list(product((LEFT, RIGHT), PARTITIONS))
 HOWS: tuple[Any, ...] = ("inner", "left", "right", "outer")
 INTERVALS = [(4, 4), (6, 1), (0, 3), (0, 0), (7, -3), (-1, 5), (2, -2), (-6, 12)]
 WINDOWS = [(10, 10, 0), (7, 7, 3), (10, 4, 0), (9, 3, 1)]
@@ -81,7 +84,7 @@ def joins_of(flow: sf.Flow, turn: int) -> tuple[list[Any], Joins]:
             sf.MemoryTopic[Record](name, value=Record, partitions=PARTITIONS),
             time=lambda record: (BASE + record.at) * 1000,
             lateness=f"{LATENESS}s",
-            idle="30s",
+            idle=f"{IDLE}s",
             future_max="7d",
         )
         for name in ("left", "right")
@@ -107,10 +110,7 @@ async def run(records: Sequence[Record], how: Settings, turn: int, crashes: int 
     """Runs all joins over records, which arrive one by one; it crashes at any turn of the loop."""
     flow = sf.Flow("property")
     sources, joins = joins_of(flow, turn)
-    told = {
-        name: join.map(timed if name.startswith("within") else in_window, name=f"{name}-told")
-        for name, (_, join) in joins.items()
-    }
+    told = _told(joins)
     cuts = set(random.Random(len(records)).sample(range(len(records)), min(crashes, len(records))))
     async with FlowTest(flow, how) as t:
         for at, record in enumerate(records):
@@ -122,31 +122,58 @@ async def run(records: Sequence[Record], how: Settings, turn: int, crashes: int 
         await t.settle()
         await t.advance("31s")
         assert t.crashes == len(cuts)
-        gave = {
-            name: Gave(t.out(told[name]), [[r.number for r in t.out(late)] for late in join.late], set())
-            for name, (_, join) in joins.items()
-        }
-        # what is closed is freed as time goes on
-        for side, partition in product((LEFT, RIGHT), PARTITIONS):
-            await t.send(sources[side], Record(side, partition, "later", 1000, -1), partition=partition)
-        for name, (_, join) in joins.items():
-            gave[name].left.update(t.state(join).keys() - {"later"})
-        return gave
+        return await _gave(t, sources, joins, told)
 
 
-def check(records: Sequence[Record], gave: dict[str, Gave], turn: int, about: str) -> None:
+async def _gave(t: FlowTest, sources: Sequence[Any], joins: Joins, told: dict[str, Any]) -> dict[str, Gave]:
+    gave = {
+        name: Gave(t.out(told[name]), [[r.number for r in t.out(late)] for late in join.late], set())
+        for name, (_, join) in joins.items()
+    }
+    # what is closed is freed as time goes on
+    for side, partition in PLACES:
+        await t.send(sources[side], Record(side, partition, "later", 1000, -1), partition=partition)
+    for name, (_, join) in joins.items():
+        gave[name].left.update(t.state(join).keys() - {"later"})
+    return gave
+
+
+async def run_through_silences(events: Events, how: Settings, turn: int) -> dict[str, Gave]:
+    """Runs all joins over records, each of which is a number of its own, with pauses and deaths."""
+    flow = sf.Flow("silences")
+    sources, joins = joins_of(flow, turn)
+    told = _told(joins)
+    async with FlowTest(flow, how) as t:
+        for event in events:
+            if isinstance(event, Pause):
+                await t.advance(f"{event.seconds}s")
+            elif isinstance(event, Death):
+                await t.crash()
+            else:
+                await t.send(sources[event.side], event, partition=event.partition)
+        return await _gave(t, sources, joins, told)
+
+
+def _told(joins: Joins) -> dict[str, Any]:
+    return {
+        name: join.map(timed if name.startswith("within") else in_window, name=f"{name}-told")
+        for name, (_, join) in joins.items()
+    }
+
+
+def check(records: Events, gave: dict[str, Gave], turn: int, about: str) -> None:
     """Holds what all joins gave against the definitions."""
     for at, within in enumerate(INTERVALS):
         name, how = f"within-{within[0]}-{within[1]}", HOWS[(at + turn) % 4]
-        rows, late = interval(records, LATENESS, within, how)
+        rows, late = interval(records, PLACES, LATENESS, within, how)
         _check(gave[name], rows, late, f"{about} {name} {how}")
     for at, window in enumerate(WINDOWS):
         name, how = "window-" + "-".join(map(str, window)), HOWS[(at + turn) % 4]
-        pairs, late = in_windows(records, LATENESS, window, how)
+        pairs, late = in_windows(records, PLACES, LATENESS, window, how)
         _check(gave[name], pairs, late, f"{about} {name} {how}")
     for at, gap in enumerate(SESSIONS):
         name, how = f"session-{gap}", HOWS[(at + turn) % 4]
-        pairs, late = in_sessions(records, LATENESS, gap, how)
+        pairs, late = in_sessions(records, PLACES, LATENESS, gap, how)
         _check(gave[name], pairs, late, f"{about} {name} {how}")
         ends = [row[2] for row in gave[name].rows]
         assert ends == sorted(ends), f"{about} {name} {how}"
@@ -169,3 +196,16 @@ def test_joins_give_what_their_definition_says_whatever_the_cut(records: list[Re
 @FEW
 def test_joins_give_what_their_definition_says_through_crashes(records: list[Record], turn: int) -> None:
     check(records, asyncio.run(run(records, Settings(), turn, crashes=3)), turn, "crashes")
+
+
+def _record(place: tuple[int, str], at: int, number: int, key: int) -> Record:
+    return Record(*place, str(key), at, number)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
+@given(events=arrivals(PLACES, _record), turn=st.integers(0, 3))
+@FEW
+def test_partitions_that_fall_silent_hold_no_join_and_what_returns_is_held_against_that(
+    plain: bool, events: list[Any], turn: int
+) -> None:
+    check(events, asyncio.run(run_through_silences(events, Settings(plain=plain), turn)), turn, "silences")

@@ -1,10 +1,11 @@
-"""Tables, as-of joins and dedup against their definitions: any disorder, every cut, crashes in between."""
+"""Tables, as-of joins and dedup against their definitions: disorder, silent partitions, every cut, crashes."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
+from tests.unit.operators.arrivals import IDLE, Death, Pause, arrivals
 from tests.unit.operators.join_reference import LEFT, RIGHT
 from tests.unit.operators.table_reference import (
     Record,
@@ -29,6 +31,7 @@ from tests.unit.operators.table_reference import (
 BASE = 1_767_225_600
 LATENESS = 2
 PARTITIONS = ("a", "b")
+PLACES = [(side, partition) for side in (LEFT, RIGHT) for partition in PARTITIONS]
 AS_OF = [(None, 0), (6, 0), (None, 3), (4, 5)]
 DEDUP = [1, 5, 20]
 CUTS = {
@@ -60,31 +63,58 @@ def key_or_none(record: Record) -> str | None:
     return None if record.number % 5 == 0 else str((int(record.key) + 1) % 4)
 
 
-async def fed(flow: sf.Flow, how: Settings, arrivals: Sequence[tuple[Any, Record]], crashes: int, seed: int) -> Any:
-    """Runs a flow over records that come without a pause; it dies at any turn of the loop. Gives the test, stopped."""
-    chance = random.Random(f"{seed} {len(arrivals)}")
-    cuts = set(chance.sample(range(len(arrivals)), min(crashes, len(arrivals))))
-    async with FlowTest(flow, how) as t:
-        for at, (source, record) in enumerate(arrivals):
-            if at in cuts:
-                for _ in range(chance.randrange(12)):
-                    await asyncio.sleep(0)
-                await t.crash()
-            await t.send(source, record, partition=record.partition, settle=False)
-        await t.settle()
-        await t.advance("31s")
-        assert t.crashes == len(cuts)
-    return t
+Run = Callable[[sf.Flow, Sequence[Any]], Awaitable[FlowTest]]
+"""Runs a flow to its end, with a source for each side; gives the test, stopped."""
+
+
+def without_pause(records: Sequence[Record], how: Settings, crashes: int) -> Run:
+    """Records come without a pause; the flow dies at any turn of the loop."""
+
+    async def run(flow: sf.Flow, sources: Sequence[Any]) -> FlowTest:
+        chance = random.Random(f"{flow.name} {len(records)}")
+        cuts = set(chance.sample(range(len(records)), min(crashes, len(records))))
+        async with FlowTest(flow, how) as t:
+            for at, record in enumerate(records):
+                if at in cuts:
+                    for _ in range(chance.randrange(12)):
+                        await asyncio.sleep(0)
+                    await t.crash()
+                await t.send(sources[record.side], record, partition=record.partition, settle=False)
+            await t.settle()
+            await t.advance("31s")
+            assert t.crashes == len(cuts)
+        return t
+
+    return run
+
+
+def through_silences(events: Sequence[Any], how: Settings) -> Run:
+    """Each record is a number of its own, with pauses and deaths."""
+
+    async def run(flow: sf.Flow, sources: Sequence[Any]) -> FlowTest:
+        async with FlowTest(flow, how) as t:
+            for event in events:
+                if isinstance(event, Pause):
+                    await t.advance(f"{event.seconds}s")
+                elif isinstance(event, Death):
+                    await t.crash()
+                else:
+                    await t.send(sources[event.side], event, partition=event.partition)
+        return t
+
+    return run
 
 
 def _numbers(pairs: Sequence[tuple[Any, Any]]) -> list[tuple[int, int | None]]:
     return [(left.number, right) for left, right in pairs]
 
 
-async def tables(records: Sequence[Record], how: Settings, crashes: int) -> dict[str, list[Any]]:
+async def tables(run: Run) -> dict[str, list[Any]]:
     """All ways of looking a table up; both sides come from one partition, so their order is one."""
     flow = sf.Flow("tables")
-    source = flow.source(sf.MemoryTopic[Record]("in", value=Record))
+    source = flow.source(
+        sf.MemoryTopic[Record]("in", value=Record), time=lambda record: (BASE + record.at) * 1000, idle=f"{IDLE}s"
+    )
     left, right = source.branch(lambda record: record.side == LEFT, sf.otherwise)
     rights = right.key_by(lambda record: record.key, name="by-key")
     table = rights.map(value_of).to_table(name="table")
@@ -113,13 +143,13 @@ async def tables(records: Sequence[Record], how: Settings, crashes: int) -> dict
     counted = in_step.map(lambda row: (row[0].key, row[2]), name="counted")
     changed = table.changes.map(lambda change: (change.before, change.after))
     keyed = table.changes.process(state=int, name="keyed")(lambda ctx, change: [(ctx.key, change.before, change.after)])
-    t = await fed(flow, how, [(source, _in_one_partition(record)) for record in records], crashes, 1)
+    t = await run(flow, (source, source))
     found = {name: _numbers(t.out(stream)) for name, stream in streams.items()}
     return found | {"changes": t.out(keyed), "changed": t.out(changed), "counted": t.out(counted)}
 
 
-def _in_one_partition(record: Record) -> Record:
-    return Record(record.side, "", record.key, record.at, record.number, record.gone)
+def _in_one_partition(record: Any) -> Any:
+    return replace(record, partition="") if isinstance(record, Record) else record
 
 
 def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
@@ -145,10 +175,11 @@ def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
 @FEW
 @given(inputs(), st.integers(0, 2))
 def test_tables_are_found_as_of_each_records_place(how: Settings, records: list[Record], crashes: int) -> None:
-    assert asyncio.run(tables(records, how, crashes)) == _expected(records)
+    run = without_pause(list(map(_in_one_partition, records)), how, crashes)
+    assert asyncio.run(tables(run)) == _expected(records)
 
 
-async def by_time(records: Sequence[Record], how: Settings, crashes: int) -> dict[str, Any]:
+async def by_time(run: Run) -> dict[str, Any]:
     """As-of joins of two sources, and dedup of one of them."""
     flow = sf.Flow("by-time")
     left, right = (
@@ -156,6 +187,7 @@ async def by_time(records: Sequence[Record], how: Settings, crashes: int) -> dic
             sf.MemoryTopic[Record](name, value=Record, partitions=PARTITIONS),
             time=lambda record: (BASE + record.at) * 1000,
             lateness=f"{LATENESS}s",
+            idle=f"{IDLE}s",
         )
         for name in ("left", "right")
     )
@@ -178,8 +210,7 @@ async def by_time(records: Sequence[Record], how: Settings, crashes: int) -> dic
         span: left.dedup(lambda record: record.key, within=f"{span}s", time="event", name=f"dedup-{span}")
         for span in DEDUP
     }
-    sources = (left, right)
-    t = await fed(flow, how, [(sources[record.side], record) for record in records], crashes, 2)
+    t = await run(flow, (left, right))
     found: dict[str, Any] = {}
     for name, join in joined.items():
         late = [[record.number for record in t.out(join.late.left)], t.out(join.late.right)]
@@ -202,19 +233,21 @@ def _timed(ctx: sf.Context[Any, Any], pair: Any) -> tuple[int, int | None, int]:
     return left.number, right, round(ctx.event_time.timestamp()) - BASE
 
 
-def _expected_by_time(records: Sequence[Record]) -> dict[str, Any]:
+def _expected_by_time(events: Sequence[Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
+    records = [event for event in events if isinstance(event, Record)]
     lefts = [record for record in records if record.side == LEFT]
     values = {record.number: value_of(record) for record in records}
     for within, allowed in AS_OF:
-        rows, (late_left, late_right) = as_of(records, LATENESS, within, allowed)
+        rows, (late_left, late_right) = as_of(events, PLACES, LATENESS, within, allowed)
         late = [late_left, [values[number] for number in late_right]]
         found[f"as of {(within, allowed)}"] = sorted(rows), late
-    inner = as_of(records, LATENESS, None, 0).rows
+    inner = as_of(events, PLACES, LATENESS, None, 0).rows
     found["inner"] = sorted((number, value) for number, value, _ in inner if value is not None)
     found["firsts"] = {span: {} for span in DEDUP}
     for span in DEDUP:
-        passed = set(first_of_each(lefts, LATENESS, span))
+        left_events = [event for event in events if not isinstance(event, Record) or event.side == LEFT]
+        passed = set(first_of_each(left_events, PLACES[:2], LATENESS, span))
         for partition in PARTITIONS:
             mine = [record.number for record in lefts if record.partition == partition]
             found["firsts"][span][partition] = [number for number in mine if number in passed]
@@ -225,9 +258,37 @@ def _expected_by_time(records: Sequence[Record]) -> dict[str, Any]:
 @FEW
 @given(inputs(), st.integers(0, 2))
 def test_what_goes_by_event_time_is_as_defined(how: Settings, records: list[Record], crashes: int) -> None:
-    found, wanted = asyncio.run(by_time(records, how, crashes)), _expected_by_time(records)
+    check_by_time(asyncio.run(by_time(without_pause(records, how, crashes))), _expected_by_time(records))
+
+
+def check_by_time(found: dict[str, Any], wanted: dict[str, Any]) -> None:
     for name, (rows, late) in ((name, found.pop(name)) for name in list(found) if name.startswith("as of")):
         assert rows == wanted[name][0], name
         assert sorted(late[LEFT]) == sorted(wanted[name][1][LEFT]), name
         assert sorted(late[RIGHT], key=str) == sorted(wanted.pop(name)[1][RIGHT], key=str), name
     assert found == wanted
+
+
+# -- silence -----------------------------------------------------------------------------------------------------------
+
+
+def _record(place: tuple[int, str], at: int, number: int, key: int) -> Record:
+    side, partition = place
+    # the right ones of a key come from one partition
+    name = str(2 * (key // 2) + PARTITIONS.index(partition))
+    return Record(side, partition, name, max(0, at), number, side == RIGHT and number % 4 == 0)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
+@FEW
+@given(events=arrivals(PLACES, _record, keys=4))
+def test_partitions_that_fall_silent_are_as_defined_when_they_return(plain: bool, events: list[Any]) -> None:
+    how = Settings(plain=plain)
+    check_by_time(asyncio.run(by_time(through_silences(events, how))), _expected_by_time(events))
+
+
+@FEW
+@given(events=arrivals(PLACES, _record, keys=4))
+def test_silence_changes_nothing_in_tables(events: list[Any]) -> None:
+    found = asyncio.run(tables(through_silences(list(map(_in_one_partition, events)), Settings())))
+    assert found == _expected([event for event in events if isinstance(event, Record)])

@@ -23,6 +23,11 @@ async def ends(t: FlowTest) -> None:
         await t.settle()
 
 
+async def crashed(t: FlowTest) -> None:
+    await t.crash()
+    await t.settle()
+
+
 async def one_by_one(t: FlowTest, records: sf.Stream[int], times: Sequence[int]) -> None:
     for at in times:
         await t.send(records, at, partition="p")
@@ -74,8 +79,7 @@ async def test_a_crash_on_the_way_changes_nothing() -> None:
             for _ in range(turns):
                 await asyncio.sleep(0)
             with pytest.raises(StreamflowError, match="the flow has ended"):
-                await t.crash()
-                await t.settle()
+                await crashed(t)
             assert t.out(records) == sorted([100, 101, *range(100, 140)])
 
 
