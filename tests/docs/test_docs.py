@@ -6,8 +6,6 @@ import asyncio
 import re
 import sys
 import types
-import sys
-import types
 from pathlib import Path
 from typing import Any
 
