@@ -1,9 +1,9 @@
 """Async steps: how near an ordered map over calls of 5 ms comes to what its concurrency allows, and what a call costs.
 
 The limit is ``concurrency / 5 ms``. Beside it stands what plain asyncio does with the same calls: so many workers that
-take records from one iterator, without order, checkpoints or time limits. The calls are those of a service in another
-process, which answers 5 ms after it was asked; for comparison the same with the timers of event loops, which take
-another time than they are told (`benchmarks.answering`).
+take records from one iterator, without order, checkpoints or time limits. The calls take 5 ms by the kernel's timer,
+and by a service in another process; for comparison the same with the timers of event loops, which take another time
+than they are told (`benchmarks.answering`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import uvloop
 
 import streamflow as sf
 from benchmarks import straggler
-from benchmarks.answering import CALL_SECONDS, Calls, Service, Sleeps
+from benchmarks.answering import CALL_SECONDS, Calls, KernelTimer, Service, Sleeps
 
 CONCURRENCY = 100
 RECORDS = 20_000
@@ -146,10 +146,11 @@ def main() -> None:
     ways: dict[str, Way] = {"plain workers, no order": by_workers, "ordered map": by_flow}
     own = asyncio.SelectorEventLoop
     everything = ways | {"unordered map": without_order, "ordered, one of 2 s": with_straggler}
-    found = compare("a service in another process", Service, everything, own)
+    found = compare("the kernel's timer", KernelTimer, everything, own)
     longer = RECORDS / found["ordered, one of 2 s"].rate - RECORDS / found["ordered map"].rate
     print(f"    one call of {STRAGGLER_SECONDS:g} s makes the whole run {longer:.2f} s longer")
     straggler.main()
+    compare("a service in another process", Service, ways, own)
     compare("asyncio.sleep(0.005) on asyncio's loop", Sleeps, ways, own)
     compare("asyncio.sleep(0.005) on uvloop", Sleeps, ways, uvloop.new_event_loop)
 

@@ -30,11 +30,19 @@ async def requeued(graph: Graph, checkpoint: Checkpoint, pushes: Sequence[Pushed
         StreamflowError: As `revived` does; what else a record does was agreed to when it was marked.
     """
     waiting = {push.letter for push in pushes}
-    return [
-        await revived(graph, found, found.requeued or b"", now_ms, everywhere=True)
-        for found in checkpoint.requeued
-        if found.id not in waiting
-    ]
+    again = []
+    for found in checkpoint.requeued:
+        if found.id not in waiting:
+            push = await revived(graph, found, found.requeued or b"", now_ms, everywhere=True)
+            push.done.add_done_callback(_heard)
+            again.append(push)
+    return again
+
+
+def _heard(done: asyncio.Future[int]) -> None:
+    """Nobody waits for what was requeued at rest: if the flow ends first, its own error is all there is to say."""
+    if not done.cancelled():
+        done.exception()
 
 
 async def revived(

@@ -125,8 +125,7 @@ async def test_a_service_pushes_reads_stops_and_finds_its_state_again(framework:
         answers = [await host.client.post("/payments", json={"user": 7, "amount": amount}) for amount in (70, 40)]
         assert [answer.status_code for answer in answers] == [201, 201], answers[0].text
         assert (await host.client.get("/users/7")).json() == 110
-        assert host.run.alive
-        assert not host.ended.done()
+        assert (host.run.alive, host.ended.done()) == (True, False)
     assert not host.run.alive
     assert await host.ended is None
     await host.run.wait()  # it ended cleanly

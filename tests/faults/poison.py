@@ -18,6 +18,8 @@ from tests.faults.flow import Guaranteed, Setup
 MESSAGE_BYTES_MAX: Final = 2_000
 REFUSED_BYTES: Final = 3_000
 """So large is a value that the sink's broker does not take; brokers here take less, memory topics are told to."""
+FRAME_BYTES: Final = 1_100_000
+"""So large is one that no frame of a RabbitMQ stream holds: those have 1 MiB."""
 KEYS: Final = 5
 
 WHERE: Final = {
@@ -106,6 +108,7 @@ def add_steps(
     policy: Policy,
     guarantee: Guaranteed | None = None,
     subject: Callable[[Out], str] | None = None,
+    refused_bytes: int = REFUSED_BYTES,
 ) -> None:
     """Writes the steps of the flow: each of them refuses one kind, under the policy that is asked for."""
     plain: Any = {"skip": sf.skip, "stop": sf.stop}.get(policy, sf.dead_letter)
@@ -125,7 +128,7 @@ def add_steps(
 
     def counted(ctx: sf.Context[int, Tally], record: Record) -> Iterator[Out]:
         ctx.state.count += 1
-        yield Out(record.n, ctx.state.count, extras(record.kind))
+        yield Out(record.n, ctx.state.count, extras(record.kind, refused_bytes))
         if record.kind == "state":
             raise Poisoned(record.n)
 
@@ -143,8 +146,8 @@ class Unwritable:
         return "Unwritable()"
 
 
-def extras(kind: str) -> Any:
-    return {"unencodable": Unwritable(), "refused": "y" * REFUSED_BYTES}.get(kind, "")
+def extras(kind: str, refused_bytes: int = REFUSED_BYTES) -> Any:
+    return "y" * refused_bytes if kind == "refused" else Unwritable() if kind == "unencodable" else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,19 +160,22 @@ class PoisonSetup(Setup):
         source: Where records are.
         sink: Where results go.
         policy: What becomes of poison.
+        stream_port: Where streams of RabbitMQ are.
     """
 
     url: str
-    broker: Literal["nats", "kafka", "rabbitmq"]
+    broker: Literal["nats", "kafka", "rabbitmq", "rabbitmq stream"]
     source: str
     sink: str
     policy: Policy = "dead_letter"
+    stream_port: int = 0
     settings: dict[str, Any] = field(default_factory=lambda: {"message_bytes_max": MESSAGE_BYTES_MAX})
 
     def build(self, flow: sf.Flow) -> None:
         guarantee: Guaranteed | None = "effectively_once" if self.broker == "rabbitmq" else None
         subject = _routed if self.broker == "rabbitmq" else None
-        add_steps(flow, self.reads(), self.writes()[0][0], self.policy, guarantee, subject)
+        refused_bytes = FRAME_BYTES if self.broker == "rabbitmq stream" else REFUSED_BYTES
+        add_steps(flow, self.reads(), self.writes()[0][0], self.policy, guarantee, subject, refused_bytes)
 
     def reads(self) -> Any:
         if self.broker == "nats":
@@ -180,6 +186,8 @@ class PoisonSetup(Setup):
             from streamflow_kafka import Kafka
 
             return Kafka(self.url).topic(self.source, value=Record)
+        if self.broker == "rabbitmq stream":
+            return self._streams().stream(self.source, value=Record)
         from streamflow_rabbitmq import RabbitMQ
 
         return RabbitMQ(self.url).queue(self.source, value=Record)
@@ -193,9 +201,16 @@ class PoisonSetup(Setup):
             from streamflow_kafka import Kafka
 
             return [(Kafka(self.url).topic(self.sink, value=Out), None)]
+        if self.broker == "rabbitmq stream":
+            return [(self._streams().stream(self.sink, value=Out), None)]
         from streamflow_rabbitmq import RabbitMQ
 
         return [(RabbitMQ(self.url).exchange(f"ex-{self.sink}", value=Out, routing_key="a.b"), None)]
+
+    def _streams(self) -> Any:
+        from streamflow_rabbitmq import RabbitMQ, UserPassword
+
+        return RabbitMQ(self.url, auth=UserPassword("guest", "guest"), stream_port=self.stream_port)
 
 
 def _routed(out: Out) -> str:

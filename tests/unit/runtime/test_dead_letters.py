@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +14,16 @@ import pytest
 
 import streamflow as sf
 from streamflow.batch import DeadLetter
-from streamflow.errors import DecodeError, DefinitionError, RecordRejected, StateError, StepError
+from streamflow.errors import (
+    DecodeError,
+    DefinitionError,
+    RecordRejected,
+    StateError,
+    StepError,
+    StreamflowError,
+)
 from streamflow.runtime.engine import Engine
+from streamflow.runtime.requeue import requeued
 from streamflow.state.reader import dead_letters
 from tests.unit.operators.test_async_map import flow_in, send, topics
 from tests.unit.runtime.test_engine import until
@@ -247,6 +256,27 @@ async def test_a_letter_requeued_at_rest_is_taken_in_by_the_next_run_through_its
     await flow.run()
     assert sink.values == [7]
     assert letters(flow.state_path) == []
+
+
+async def test_nobody_waits_for_what_was_requeued_at_rest(tmp_path):
+    """If the flow dies first, its own error is all that is said: no exception that was never retrieved."""
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    flow.source(source).map(boom, on_error=sf.dead_letter).to(sink)
+    await run_over(flow, source, [3])
+    job = flow.job()
+    checkpoint = await job.store.open(job.manifest(Engine(job).bound))
+    await job.store.close()
+    (found,) = dead_letters(flow.state_path)[1]
+    checkpoint = replace(checkpoint, requeued=[replace(found, requeued=b"7")])
+    said: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
+    (push,) = await requeued(job.plan.graph, checkpoint, [], job.clock.now_ms())
+    push.done.set_exception(StreamflowError("the flow ended"))
+    await asyncio.sleep(0)
+    del push
+    gc.collect()
+    assert said == []
 
 
 async def test_what_cannot_be_decoded_is_not_taken_in_again(tmp_path):
