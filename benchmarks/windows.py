@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import streamflow as sf
-from benchmarks import joins
+from benchmarks import joins, panes
 from benchmarks.keyed import Watch
 from streamflow.codecs import JsonCodec
 from streamflow.runtime.process import own_collector
@@ -176,6 +176,7 @@ def main() -> None:
             )
         wall, cpu = (statistics.median(column) for column in zip(*ratios, strict=True))
         print(f"  median ratio {wall:.2f} (CPU of all threads {cpu:.2f})")
+    panes.measure()
     joins.measure()
 
 

@@ -178,6 +178,10 @@ class Context(Generic[K, S]):
     def timer(self, name: str, *, after: Duration | None = None, at: datetime.datetime | None = None) -> None:
         """Sets the key's timer ``name``, replacing it if it is set; its handler is given by ``on_timer(name)``.
 
+        It fires once, when its time has come. After a start one that goes by processing time waits until every source
+        has been read up to the end that it had then, so that "no order for an hour" is not said of a backlog:
+        ``Settings(timers_after_backlog=False)`` lets it fire at once.
+
         Args:
             name: Name of the timer.
             after: How long from now; for an event-time timer from the record's event time.

@@ -282,6 +282,7 @@ class Engine:
         self._acknowledging = Acknowledging(pumps, self._tasks, job.point, self._may_acknowledge)
         self.intake.rows_max = job.settings.fragment_rows_max
         self.intake.stalled = self._stalled
+        self.intake.fires = not job.settings.timers_after_backlog
         self.intake.formed = job.instrument.number
         self.intake.point = job.point
         self.intake.go_by(self.times, stamps=job.plan.stages[0].timed, told=job.instrument.watermark)

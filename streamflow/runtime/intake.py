@@ -82,7 +82,7 @@ class Intake:
         self._due: dict[int, int] = {}
         self._cut = Cut()
         self._dirty = False
-        self._fires = False
+        self.fires = False  # whether timers may fire: once the backlog is read, or from the start
         self._acted_ms = start.now_ms
         self._stopping = False
         self._wakeup = asyncio.Event()
@@ -261,10 +261,10 @@ class Intake:
         return self._may_fire() and max(self._clock.now_ms(), self._now_ms) > self._acted_ms
 
     def _may_fire(self) -> bool:
-        if not self._fires:
-            caught_up = not self._preloads and all(pump.caught_up() for pump in self.pumps)
-            self._fires = caught_up and not any(order.ready for order in self._orders)
-        return self._fires
+        if not self.fires:
+            caught_up = all(pump.caught_up() for pump in self.pumps)
+            self.fires = caught_up and not any(order.ready for order in self._orders)
+        return self.fires and not self._preloads
 
     async def _wait(self, barrier_at: float | None, *, closing: bool) -> None:
         """Waits for a wake-up, the next timer, or the time of the next barrier, whichever is first."""

@@ -45,6 +45,8 @@ class Settings:
         stop_timeout: How long a stop waits for sinks to publish what is committed; the rest waits in the store.
         blocked_after: A step that keeps the event loop for longer is named; 0 names none.
         restarts_max: After this many restarts without a commit between them the flow stops.
+        timers_after_backlog: Processing-time timers wait, after each start, until every source has been read up to
+            the end that it had when it was opened; else what is due fires at once.
         trace_context: Pass W3C trace context on from the headers of records to those of what is made of them.
         plain: Run the plain executor instead of generated loops, for debugging.
     """
@@ -71,6 +73,7 @@ class Settings:
     stop_timeout: Duration = "30s"
     blocked_after: Duration = "100ms"
     restarts_max: int = 10
+    timers_after_backlog: bool = True
     trace_context: bool = True
     plain: bool = False
 

@@ -49,12 +49,14 @@ async def test_the_readme_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         await test()
 
 
-def test_the_examples_of_the_semantics_run() -> None:
+def test_the_examples_of_the_semantics_run(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block stands alone and has one test."""
     blocks = python_blocks(ROOT / "docs/semantics.md")
     assert len(blocks) > 4
     for block in blocks:
-        space: dict[str, Any] = {}
+        module = types.ModuleType("semantics")
+        monkeypatch.setitem(sys.modules, module.__name__, module)  # by which annotations find what they name
+        space: dict[str, Any] = module.__dict__
         exec(compile(block, "docs/semantics.md", "exec"), space)
         asyncio.run(space["test"]())
 

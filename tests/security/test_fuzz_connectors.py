@@ -165,11 +165,14 @@ async def test_frames_of_the_stream_protocol(long_run: bool) -> None:
     ]
     kinds: set[str] = set()
 
+    def deliver(data: bytes) -> None:
+        read_chunk(data)
+
     def decode(data: bytes) -> None:
         link = StreamLink(rabbit, address, 60)
         link.connection_made(Answers())
-        link.deliver[1] = read_chunk
-        link.confirmed[1] = bytes
+        link.deliver[1] = deliver
+        link.confirmed[1] = lambda ids: None
         link.refused[1] = lambda number, code: None
         link.data_received(data)
         if link.lost.done():

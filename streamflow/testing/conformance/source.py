@@ -267,6 +267,7 @@ class SourceConformance(SourceKit):
         """With ids: `ends` gives `MORE` until everything was read, and None then; that moves nothing."""
         self._needs_ids()
         source = await self.opened()
+        found: list[Read] = []
         for start in (0, 3):
             assert await source.ends() == dict.fromkeys(self.partitions)
             await self.feed(self.payloads(start, start + 3), self.first)

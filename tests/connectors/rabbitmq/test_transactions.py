@@ -7,9 +7,8 @@ import asyncio
 from streamflow.batch import Progress
 from streamflow_rabbitmq.marker import marker_name
 from tests.brokers import RabbitServer
-from tests.connectors.rabbitmq.kit import chunk, open_sink
+from tests.connectors.rabbitmq.kit import DECLARED_SECONDS, chunk, open_sink
 from tests.connectors.rabbitmq.outsider import Outsider, fresh
-from tests.connectors.rabbitmq.test_conformance import DECLARED_SECONDS
 
 BEFORE, DOUBTFUL = ["one", "two"], ["three", "four"]
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import streamflow as sf
 from streamflow.codecs import codec_for
-from streamflow.errors import DefinitionError
+from streamflow.errors import DefinitionError, StepError
 from streamflow.testing.harness import FlowTest
 
 
@@ -158,3 +158,51 @@ async def test_what_leaves_does_not_change_with_the_accumulator() -> None:
     async with FlowTest(flow) as t:
         await t.send(records, 1, 2)
         assert t.out(kept) == [("k", [1]), ("k", [1, 2])]
+
+
+@pytest.mark.parametrize("windows", [False, True])
+async def test_some_records_only(windows: bool) -> None:
+    flow = sf.Flow("some")
+    records = flow.source(sf.MemoryTopic[Any]("in"), time=lambda record: 1000)
+    keyed: Any = records.key_by(lambda record: "k")
+    there: Any = lambda record: record is not None  # noqa: E731
+    low: Any = (keyed.window(sf.tumbling("1m")) if windows else keyed).agg(
+        name="low",
+        n=sf.count(),
+        there=sf.where(there, sf.count()),
+        least=sf.where(there, sf.min(lambda record: record)),
+        mean=sf.where(there, sf.mean(lambda record: record)),
+        about=sf.where(there, sf.approx_distinct(lambda record: record)),
+        none=sf.where(lambda record: False, sf.max(lambda record: record)),
+    )
+    async with FlowTest(flow) as t:
+        await t.send(records, None, 3)
+        await t.crash()
+        await t.send(records, 1, None)
+        await t.advance("31s")
+        row = t.out(low)[-1]
+        found = row.value if windows else row[1]
+        assert found == {"n": 4, "there": 2, "least": 1, "mean": 2.0, "about": 2, "none": None}
+
+
+@pytest.mark.parametrize("verb", ["min", "max", "sum", "mean"])
+async def test_a_null_is_no_number(verb: str) -> None:
+    flow = sf.Flow("nulls")
+    records = flow.source(sf.MemoryTopic[Any]("in"), time=lambda record: 1000)
+    aggregator = getattr(sf, verb)(lambda record: record)
+    records.key_by(lambda record: "k").window(sf.tumbling("1m")).agg(aggregator, name="nulls")
+    async with FlowTest(flow) as t:
+        with pytest.raises(StepError, match="step 'nulls' raised TypeError"):
+            await t.send(records, 1, None)
+
+
+async def test_records_of_equal_time_all_count_in_their_order() -> None:
+    flow = sf.Flow("equal")
+    records = flow.source(sf.MemoryTopic[Any]("in"), time=lambda record: record[0] * 1000, future_max="365d")
+    windows = records.key_by(lambda record: "k").window(sf.tumbling("10s"))
+    kept = windows.agg(sf.collect(lambda record: record[1]), name="kept")
+    async with FlowTest(flow) as t:
+        await t.send(records, (9, "a"), (9, "b"), (9, None))
+        await t.send(records, (9, "c"), (20, "d"), (20, "e"))
+        assert [row.value for row in t.out(kept)] == [["a", "b", None, "c"]]
+        assert t.out(kept.late) == []

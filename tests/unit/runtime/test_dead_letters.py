@@ -22,8 +22,8 @@ from streamflow.errors import (
     StepError,
     StreamflowError,
 )
-from streamflow.runtime.dead import requeued
 from streamflow.runtime.engine import Engine
+from streamflow.runtime.requeue import requeued
 from streamflow.state.reader import dead_letters
 from tests.unit.operators.test_async_map import flow_in, send, topics
 from tests.unit.runtime.test_engine import until
@@ -267,10 +267,11 @@ async def test_nobody_waits_for_what_was_requeued_at_rest(tmp_path):
     job = flow.job()
     checkpoint = await job.store.open(job.manifest(Engine(job).bound))
     await job.store.close()
-    checkpoint = replace(checkpoint, requeued=[(1, "in", b"7")])
+    (found,) = dead_letters(flow.state_path)[1]
+    checkpoint = replace(checkpoint, requeued=[replace(found, requeued=b"7")])
     said: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: said.append(context))
-    (push,) = await requeued(job.plan.graph, checkpoint, [])
+    (push,) = await requeued(job.plan.graph, checkpoint, [], job.clock.now_ms())
     push.done.set_exception(StreamflowError("the flow ended"))
     await asyncio.sleep(0)
     del push

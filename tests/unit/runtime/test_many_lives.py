@@ -94,6 +94,10 @@ async def test_many_flows_one_after_the_other_leave_nothing(
             break
         await asyncio.sleep(0.01)  # a thread that is told to end needs a moment
     after = held()
+    changes = ", ".join(
+        f"{name} {was:,} -> {now:,}" for name, was, now in zip(Held._fields, before, after, strict=True)
+    )
+    print(f"\n{lives} flows, behind the first {first}: {changes}, threads {threading.active_count()}")
     assert threading.active_count() == 1
     assert after.tasks == before.tasks
     assert after.files <= before.files
