@@ -10,19 +10,20 @@ from itertools import product
 from typing import Any
 
 import pytest
-from hypothesis import Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.property_runs import examples
 from tests.unit.operators.join_reference import LEFT, RIGHT, Record
 
 BASE = 1_767_225_600
 LATENESS = 6
 PARTITIONS = ("a", "b")
 PLACES = list(product((LEFT, RIGHT), PARTITIONS))
-FEW = settings(max_examples=8, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink])
+FEW = examples(8)
 COMMITS: dict[str, dict[str, Any]] = {
     "every record": {"epoch_records_max": 1},
     "every ten": {"epoch_records_max": 10, "commit_min": "1h", "commit_max": "2h"},
@@ -46,6 +47,8 @@ def steps_of(sources: Sequence[Any]) -> dict[str, Any]:
         found[f"{name} late"] = result.late.map(lambda r: r.number, name=f"{name}-late")
     joins = {
         "within": left.join(right, within=("4s", "2s"), how="outer", name="within"),
+        "earlier": left.join(right, within=("9s", "-2s"), how="outer", name="earlier"),
+        "visits": left.join(right, window=sf.session("3s"), how="outer", name="visits"),
         "together": left.join(right, window=sf.tumbling("10s"), how="left", name="together"),
         "as-of": left.join_asof(right, how="left", name="as-of"),
     }
