@@ -198,7 +198,7 @@ class JoinVerbs(Generic[K, L]):
             within: How much earlier the right record may be; without it as early as it likes, and the latest record
                 of each key is kept for ever.
             how: "inner" leaves records that find nothing out, "left" gives them with None.
-            allowed_lateness: So late a left record may be to be joined; it is, at once.
+            allowed_lateness: So late a record may be: a left one is joined at once, a version counts for those to come.
             **options: ``name`` and more: see `JoinOptions`.
 
         Raises:

@@ -22,9 +22,10 @@ from streamflow.state.keyed import Table
 class AsOfJoin(Join):
     """Left records wait until the watermark is behind them; then the version that they find is the right one.
 
-    A version is a right record: it counts from its event time on, until the next one of its key. One that comes late
-    counts from the watermark of its partition on; if a newer one counts there already, it is late for good. A left
-    record that is late, but not by more than is allowed, is joined at once.
+    A version is a right record: it counts from its event time on, until the next one of its key. A record that is late,
+    but not by more than is allowed: on the left it is joined at once; a version counts from the watermark of its
+    partition on, and if a newer one counts there already, it is late for good. So no version can come that happened
+    before what was forgotten, and it does not matter when that is.
     """
 
     def __init__(self, graph: Graph, step: Step, table: Table[Any]) -> None:
@@ -61,7 +62,8 @@ class AsOfJoin(Join):
         held: Dated[Any, Any] = Dated(None, value)
         bound_us = max(mark_us, self._clock.at_us)
         if time_us < bound_us:
-            if waiting is not None and self._knows_newer(waiting, bound_us, time_us):
+            newer = waiting is not None and self._knows_newer(waiting, bound_us, time_us)
+            if newer or time_us + self._allowed_us < bound_us:
                 return self.is_late()
             held.at_us, time_us = time_us, bound_us
         if waiting is None:

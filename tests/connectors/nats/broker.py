@@ -19,7 +19,7 @@ class Broker:
 
     def __init__(self, server: NatsServer) -> None:
         self.server = server
-        self.nats = Nats(server.url, timeout_seconds=3)
+        self.nats = Nats(server.url, timeout_seconds=6)
         self.client: Any = None
         self.js: Any = None
 

@@ -28,7 +28,7 @@ class NatsStage:
 
     @property
     def nats(self) -> Nats:
-        return Nats(self.environment.server.url, timeout_seconds=3)
+        return Nats(self.environment.server.url, timeout_seconds=6)
 
     async def start(self) -> None:
         await self.environment.make(NAME, self.subjects, **self.config)

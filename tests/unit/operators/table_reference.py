@@ -90,45 +90,26 @@ Place = tuple[int, str]
 
 
 def as_of(events: Sequence[Any], places: Sequence[Place], lateness: int, within: int | None, allowed: int) -> AsOf:
-    """A left as-of join: number of the record and of what it found, and its time.
-
-    A version that ends its key, or is too old for all that may still ask, is forgotten when the clock is behind it: a
-    late version that comes after that finds no newer one.
-    """
+    """A left as-of join: number of the record and of what it found, and its time."""
     time = EventTime(places, lateness, lambda at: at + TICK)
     versions: dict[str, list[Version]] = defaultdict(list)
     waiting: list[Record] = []
     late: list[list[int]] = [[], []]
-    forgotten: dict[str, float] = defaultdict(lambda: float("-inf"))
-
-    def moved() -> None:
-        behind = time.clock - allowed - 2 * TICK
-        for key, known in versions.items():
-            over = [one for one in known if one.since <= behind]
-            # of those of one time the last counts
-            last = max(reversed(over), key=lambda one: one.since, default=None)
-            if last is not None and (last.value is None or (within is not None and last.since + within <= behind)):
-                forgotten[key] = last.since
-
     for record in events:
         if isinstance(record, Pause | Death):
-            time.passes(record, moved)
+            time.passes(record)
             continue
         place, known = (record.side, record.partition), versions[record.key]
         bound = max(time.mark(place), time.clock)
-        if record.side == LEFT:
-            if record.at + allowed < bound:
-                late[LEFT].append(record.number)
-            else:
-                waiting.append(record)
-        elif record.at < bound and any(
-            forgotten[record.key] < one.since <= bound and one.at > record.at for one in known
-        ):
+        if record.at + allowed < bound:
+            late[record.side].append(record.number)
+        elif record.side == LEFT:
+            waiting.append(record)
+        elif record.at < bound and any(one.since <= bound and one.at > record.at for one in known):
             late[RIGHT].append(record.number)
         else:
             known.append(Version(max(bound, record.at), record.at, value_of(record)))
         time.heard(place, record.at)
-        moved()
     rows = []
     for record in waiting:
         # the last of those that count from the same time on is the one that came last

@@ -16,9 +16,10 @@ async def test_timers_wait_for_the_backlog_or_do_not(waits: bool, plain: bool) -
     source = flow.source(sf.MemoryTopic("in", value=int))
 
     @source.key_by(lambda n: "k").process(state=int)
-    def quiet(ctx: sf.Context[str, int], n: int) -> None:
+    def quiet(ctx: sf.Context[str, int], n: int) -> list[int]:
         ctx.state += 1
         ctx.timer("hour", after="1h")
+        return []
 
     @quiet.on_timer("hour")
     def hour(ctx: sf.Context[str, int]) -> list[int]:
