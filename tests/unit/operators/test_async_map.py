@@ -201,7 +201,7 @@ async def test_filter_flat_map_and_generators(tmp_path):
 
 async def test_a_batch_function_gets_full_lists_and_gives_them_back_in_order(tmp_path):
     source, sink = topics()
-    flow = flow_in(tmp_path, commit_min="300ms")
+    flow = flow_in(tmp_path, commit_min="1500ms")
     sizes: list[int] = []
 
     async def plus_one(values: list[int]) -> list[int]:
@@ -209,7 +209,7 @@ async def test_a_batch_function_gets_full_lists_and_gives_them_back_in_order(tmp
         await asyncio.sleep(0.002 * (values[0] % 3))
         return [v + 1 for v in values]
 
-    flow.source(source).map_batch(plus_one, size=10, within="100ms", concurrency=3).to(sink)
+    flow.source(source).map_batch(plus_one, size=10, within="1s", concurrency=3).to(sink)
     async with flow.running():
         send(source, -1)
         await until(lambda: len(sink.values) == 1)  # the first barrier does not wait
