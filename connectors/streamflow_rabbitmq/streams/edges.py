@@ -9,8 +9,8 @@ from streamflow_rabbitmq.streams.chunks import Chunk, read_chunk
 from streamflow_rabbitmq.streams.link import StreamLink, explain
 from streamflow_rabbitmq.streams.wire import Code, Command, Start, mapping, offset_specification, string
 
-SETTLE_SECONDS: Final = 1.5
-"""How long a stream may look shorter than it is, or lack partitions, after its broker has started."""
+SETTLE_SECONDS: Final = 5.0
+"""How long a stream may look shorter than it is, or lack partitions, after its broker has started on a busy machine."""
 SETTLE_PAUSE_SECONDS: Final = 0.1
 
 

@@ -33,7 +33,7 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = examples(12)
+FEW = examples(8)
 
 Joins = dict[str, tuple[str, Any]]
 """How each join joins, and its result."""

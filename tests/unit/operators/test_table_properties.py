@@ -40,7 +40,7 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = examples(12)
+FEW = examples(8)
 
 
 @st.composite

@@ -57,7 +57,7 @@ TELLINGS = [
     Telling(12, 4, 2, seconds=8, allowed=30),
     Telling(10, 5, allowed=6),
 ]
-FEW = examples(12)
+FEW = examples(8)
 
 
 @st.composite
