@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         config.hook.pytest_deselected(items=[item for item in items if not wanted[item]])
         items[:] = [item for item in items if wanted[item]]
         return
-    for name, command in (("long", "make faults"), ("longest", "make faults-long")):
+    for name, command in (("long", "make faults` or `make faults-long"), ("longest", "make faults-long")):
         for item in items:
             if item.get_closest_marker(name):
                 item.add_marker(pytest.mark.skip(reason=f"{name}: for `{command}`"))

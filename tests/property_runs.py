@@ -1,4 +1,4 @@
-"""How many examples a property is tried with: few with every change, more in `make faults` and `make faults-long`."""
+"""How many examples a property is tried with: few with every change, many in `make faults-long`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Final, TypeVar
 import pytest
 from hypothesis import Phase, settings
 
-MORE: Final = {"--long": 2, "--longest": 16}
+MORE: Final = {"--long": 4, "--longest": 16}
 """So many times the examples of a short run."""
 TIMEOUT_SECONDS: Final = 900
 """For one property in the longest run, on a machine that does other things too."""

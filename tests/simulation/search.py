@@ -151,7 +151,7 @@ def play_all(trials: Sequence[Trial]) -> Found:
 def collect_rarely() -> None:
     """For processes that only play: what was imported is no garbage, and a run is short; saves one part in seven."""
     gc.freeze()
-    gc.set_threshold(20_000, 20, 100)
+    gc.set_threshold(20_000, 20, 20)
 
 
 def search(trials: Iterable[Trial]) -> Found:
