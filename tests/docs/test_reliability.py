@@ -6,6 +6,9 @@ import ast
 import re
 from pathlib import Path
 
+from tests.simulation.cells import CELLS
+from tests.simulation.mutants import MUTANTS, REQUIRED
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/reliability.md"
 
@@ -26,3 +29,11 @@ def test_every_trap_has_its_tests() -> None:
                 if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
             }
             assert name in functions, f"{file} has no {name}"
+
+
+def test_the_table_of_mutants_and_the_number_of_cells_are_those_of_the_simulation() -> None:
+    text = PAGE.read_text()
+    section = text.split("**Mutants.**")[1].split("**Determinism.**")[0]
+    told = {tuple(line.strip("| ").split(" | ")[1:]) for line in section.splitlines() if re.match(r"\| \d", line)}
+    assert told == {(MUTANTS[name][1] or "all cells", name) for name in REQUIRED}
+    assert f"\n{len(CELLS)} cells (" in text
