@@ -61,6 +61,7 @@ async def fail_over(
             async with trial.outsider() as outsider, asyncio.timeout(60):
                 while await outsider.count(trial.sink) <= fed:
                     await asyncio.sleep(0.05)
+            restarts = new.events("restarting")
             old.thaw()
             words = await old.ended()
             assert words["error"] in refusals, f"{where}: {words}"
@@ -71,7 +72,7 @@ async def fail_over(
         await trial.check(feeder)
         assert new.lives == 1
         if undisturbed:
-            assert not new.events("restarting"), f"{where}: {new.account()}"
+            assert new.events("restarting") == restarts, f"{where}: {new.events('restarting')}"
     return str(words["error"])
 
 
