@@ -33,13 +33,13 @@ ORDER = (
 """Parts that begin first; the others follow by name."""
 SPLIT = ("connectors", "faults")
 """Folders whose own folders are parts: one for each broker."""
-CALM = ("faults", "faults/traps")
-"""Parts that measure how much of a processor something takes: they come after all others, one on each processor."""
 YIELDING = ("simulation",)
-"""Parts that only compute, on all processors: they take what the others leave, and nobody's time limit suffers."""
+"""Parts that only compute, on all processors, from the beginning on: they take what the others leave."""
+CALM = ("faults", "faults/traps")
+"""Parts that measure how much of a processor something takes: they come after all that do not yield, one on each."""
 PROCESSORS = os.cpu_count() or 1
-LANES = min(5, PROCESSORS + 2)
-"""So many parts run at a time: one that yields, one more than processors: a broker is waited for half the time."""
+LANES = min(4, PROCESSORS + 2)
+"""So many of the other parts run at a time: a broker is waited for half of the time, and more."""
 ANSI = re.compile(r"\x1b\[[0-9;]*m")
 COUNT = re.compile(r"(\d+) (passed|failed|errors?|skipped|xfailed|xpassed)\b")
 NO_TESTS_COLLECTED = 5
@@ -51,6 +51,10 @@ class Part:
 
     name: str
     without: tuple[str, ...] = ()
+
+    @property
+    def yields(self) -> bool:
+        return self.name in YIELDING
 
     @property
     def calm(self) -> bool:
@@ -124,13 +128,16 @@ class Runner:
 
     def run(self, parts: Sequence[Part]) -> list[Outcome]:
         """Run all of them; return the outcomes in their order."""
-        outcomes = []
-        for lanes, calm in ((LANES, False), (PROCESSORS, True)):
-            together = [part for part in parts if part.calm == calm]
-            live = len(together) == 1
-            with ThreadPoolExecutor(lanes) as pool:
-                outcomes += list(pool.map(lambda part, live=live: self._run(part, live=live), together))
-        return outcomes
+        live = len(parts) == 1
+        yielding = [part for part in parts if part.yields]
+        with ThreadPoolExecutor(max(1, len(yielding))) as background:
+            behind = background.map(lambda part: self._run(part, live=live), yielding)
+            outcomes = []
+            for lanes, calm in ((LANES, False), (PROCESSORS, True)):
+                together = [part for part in parts if part.calm == calm and not part.yields]
+                with ThreadPoolExecutor(lanes) as pool:
+                    outcomes += list(pool.map(lambda part: self._run(part, live=live), together))
+            return [*outcomes, *behind]
 
     def _run(self, part: Part, *, live: bool) -> Outcome:
         """Run one part: its output is shown as it comes, or, beside another, when it is done."""
@@ -138,7 +145,7 @@ class Runner:
         print(f"\n{title}" if live else f"   {part.name} has begun", flush=True)
         color = "yes" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else "no"
         command = [sys.executable, "-m", "pytest", f"--color={color}", "--durations=3", "--durations-min=1"]
-        if part.name in YIELDING:
+        if part.yields:
             command = ["nice", "-n", "10", *command]
         began = time.monotonic()
         with subprocess.Popen(
