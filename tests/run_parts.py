@@ -21,7 +21,6 @@ ORDER = (
     "docs",
     "unit",
     # then what takes longest, so that all lanes end at about the same time
-    "simulation",
     "connectors/nats",
     "connectors/rabbitmq",
     "connectors/kafka",
@@ -36,7 +35,7 @@ SPLIT = ("connectors", "faults")
 YIELDING = ("simulation",)
 """Parts that only compute, on all processors, from the beginning on: they take what the others leave."""
 CALM = ("faults", "faults/traps")
-"""Parts that measure how much of a processor something takes: they come after all that do not yield, one on each."""
+"""Parts that measure how much of a processor something takes: they come after all others, one on each processor."""
 PROCESSORS = os.cpu_count() or 1
 LANES = min(4, PROCESSORS + 2)
 """So many of the other parts run at a time: a broker is waited for half of the time, and more."""
@@ -130,14 +129,15 @@ class Runner:
         """Run all of them; return the outcomes in their order."""
         live = len(parts) == 1
         yielding = [part for part in parts if part.yields]
-        with ThreadPoolExecutor(max(1, len(yielding))) as background:
+        with ThreadPoolExecutor(max(1, len(yielding))) as background, ThreadPoolExecutor(LANES) as lanes:
             behind = background.map(lambda part: self._run(part, live=live), yielding)
-            outcomes = []
-            for lanes, calm in ((LANES, False), (PROCESSORS, True)):
-                together = [part for part in parts if part.calm == calm and not part.yields]
-                with ThreadPoolExecutor(lanes) as pool:
-                    outcomes += list(pool.map(lambda part: self._run(part, live=live), together))
-            return [*outcomes, *behind]
+            before = lanes.map(
+                lambda part: self._run(part, live=live), [part for part in parts if not part.yields and not part.calm]
+            )
+            outcomes = [*before, *behind]
+        with ThreadPoolExecutor(PROCESSORS) as lanes:
+            calm = lanes.map(lambda part: self._run(part, live=live), [part for part in parts if part.calm])
+            return [*outcomes, *calm]
 
     def _run(self, part: Part, *, live: bool) -> Outcome:
         """Run one part: its output is shown as it comes, or, beside another, when it is done."""
