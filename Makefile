@@ -44,7 +44,7 @@ format: $(STAMP) ## Format the code and fix what can be fixed by itself
 	$(BIN)/ruff check --fix .
 
 faults: $(STAMP) ## Long runs of crashes, simulated schedules, real kills and bad input
-	@$(BIN)/python tests/run_parts.py --only connectors,faults,golden,simulation,security --long $(ARGS)
+	@$(BIN)/python tests/run_parts.py --only faults,golden,simulation,security --long $(ARGS)
 
 faults-long: $(STAMP) ## Before a release: every long test, 100,000 schedules (SCHEDULES=...), hundreds of kills, a soak
 	@STREAMFLOW_SCHEDULES=$(or $(SCHEDULES),100000) $(BIN)/python tests/run_parts.py --longest $(ARGS)

@@ -171,7 +171,6 @@ def run_cli(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.long
 async def test_the_host_name_is_checked(tmp_path: Path):
     own = certificates(tmp_path)
     async with KafkaServer(certificate=server_store(own, "other")) as server:
@@ -179,7 +178,6 @@ async def test_the_host_name_is_checked(tmp_path: Path):
         await is_refused(kafka, ConnectorError, "TLS with Kafka .* failed: .*(127|IP)")
 
 
-@pytest.mark.long
 async def test_client_certificates(tmp_path: Path):
     own, strange = certificates(tmp_path), certificates(tmp_path, "strange")
     async with KafkaServer(certificate=server_store(own), authority=own / "ca.pem") as server:
@@ -192,7 +190,6 @@ async def test_client_certificates(tmp_path: Path):
             await is_refused(kafka, ConnectorError, "TLS with Kafka .* failed: .*(?i:certificate)")
 
 
-@pytest.mark.long
 async def test_what_a_user_may_not_read_is_named():
     rules = {
         "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",

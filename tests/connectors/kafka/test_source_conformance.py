@@ -67,7 +67,6 @@ class TestTopic(SourceConformance):
         await self.environment.topic(2, self.topic)
 
 
-@pytest.mark.long
 class TestPattern(TestTopic):
     """Two topics of one partition each, by a pattern."""
 

@@ -84,7 +84,6 @@ class TestQuorumSource(QueueStage):
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
 
 
-@pytest.mark.long
 class TestSingleActiveSource(QueueStage):
     arguments: ClassVar[dict[str, Any]] = {"x-single-active-consumer": True}
 
@@ -118,7 +117,6 @@ class TestConfirmSink(SinkStage):
         await super().test_a_broker_that_dies_and_comes_back()
 
 
-@pytest.mark.long
 class TestExchangeSink(SinkStage):
     arguments: ClassVar[dict[str, Any]] = {"x-queue-type": "quorum"}
 
