@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypedDict, TypeVar
 
 from streamflow.clock import Duration, duration_ms
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
-from streamflow.operators.context import Context
+from streamflow.operators.context import Context, Output
+from streamflow.operators.tables import TableHandle
 from streamflow.policy import CONCURRENCY, DEADLINE_SECONDS, WINDOW_PER_CALL, CacheSpec, CallLimits
 
 T = TypeVar("T")
@@ -41,6 +42,18 @@ class CallOptions(TypedDict, total=False):
     concurrency: int
     timeout: Duration
     deadline: Duration
+
+
+class ProcessOptions(CallOptions, total=False):
+    """What a process step may be given besides: `CallOptions` where it is async, and what it deals with.
+
+    Args:
+        outputs: Side outputs that the function may `Context.emit` to.
+        tables: Tables that a plain function, and its timers, may `Context.lookup`.
+    """
+
+    outputs: Sequence[Output[Any]]
+    tables: Sequence[TableHandle[Any, Any]]
 
 
 class AsyncOptions(CallOptions, total=False):

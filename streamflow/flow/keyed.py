@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, Unpack, overlo
 
 from streamflow.clock import Duration
 from streamflow.flow import build
-from streamflow.flow.awaiting import CallOptions, process_limits
+from streamflow.flow.awaiting import ProcessOptions, process_limits
 from streamflow.flow.executing import KeyedExecutingVerbs
 from streamflow.flow.joins import JoinVerbs
 from streamflow.flow.keyed_mapping import KeyedMappingVerbs
 from streamflow.flow.ordering import Order
 from streamflow.flow.state import AGG_HINT, OF_HINT, ListSpec, MapSpec, check_bound, state_spec
 from streamflow.flow.stream import Stream
-from streamflow.flow.tables import Tables, TableVerbs, named_tables
+from streamflow.flow.tables import TableVerbs, named_tables
 from streamflow.graph import OnError, Port, Step
 from streamflow.operators.aggregator import Aggregator
 from streamflow.operators.bind import StateSpec
@@ -263,10 +263,8 @@ class KeyedStream(
         state: MapSpec[U, V],
         name: str | None = None,
         max_keys: int | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        tables: Tables = (),
         on_error: Policy = OnError.STOP,
-        **limits: Unpack[CallOptions],
+        **options: Unpack[ProcessOptions],
     ) -> Processing[K, T, MapState[U, V]]: ...
     @overload
     def process(
@@ -275,10 +273,8 @@ class KeyedStream(
         state: ListSpec[V],
         name: str | None = None,
         max_keys: int | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        tables: Tables = (),
         on_error: Policy = OnError.STOP,
-        **limits: Unpack[CallOptions],
+        **options: Unpack[ProcessOptions],
     ) -> Processing[K, T, ListState[V]]: ...
     @overload
     def process(
@@ -289,13 +285,11 @@ class KeyedStream(
         ttl: Duration | None = None,
         migrate: Callable[[Any], S] | None = None,
         max_keys: int | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        tables: Tables = (),
         on_error: Policy = OnError.STOP,
-        **limits: Unpack[CallOptions],
+        **options: Unpack[ProcessOptions],
     ) -> Processing[K, T, S]: ...
 
-    def process(  # noqa: PLR0913 - one call a user writes; each keyword stands alone
+    def process(
         self,
         *,
         state: Any,
@@ -303,10 +297,8 @@ class KeyedStream(
         ttl: Duration | None = None,
         migrate: Any = None,
         max_keys: int | None = None,
-        outputs: Sequence[Output[Any]] = (),
-        tables: Tables = (),
         on_error: Policy = OnError.STOP,
-        **limits: Unpack[CallOptions],
+        **options: Unpack[ProcessOptions],
     ) -> Any:
         """Decorates a function ``(ctx, record) -> iterable or None`` that keeps state and timers per key.
 
@@ -320,11 +312,10 @@ class KeyedStream(
             migrate: Turns an old state, as plain JSON, into the new type, when that has changed.
             max_keys: Most keys with state; a record of one more is an error of the step. Keys whose ttl is over do
                 not count.
-            outputs: Side outputs that the function may `Context.emit` to.
-            tables: Tables that a plain function, and its timers, may `Context.lookup`.
             on_error: What happens when it raises; in any case the call is atomic.
-            **limits: The bounds of an async function's calls: see `CallOptions`.
+            **options: ``outputs=``, ``tables=``, and the bounds of an async function's calls: see `ProcessOptions`.
         """
+        outputs, tables = options.pop("outputs", ()), options.pop("tables", ())
         spec = replace(state_spec(state, ttl, migrate), keys_max=check_bound("max_keys", max_keys))
 
         from streamflow.flow.process import Process
@@ -332,7 +323,7 @@ class KeyedStream(
         def decorate(function: Any) -> Process[K, Any, Any]:
             build.check_callable("process", function)
             step_name = build.stable_name("process", function, name)
-            bounds = process_limits(step_name, function, limits)
+            bounds = process_limits(step_name, function, options)
             reads = named_tables(self._flow, step_name, function, tables)
             step = self._process_step(step_name, function, spec, outputs, on_error, bounds, reads=reads)
             kind = build.element(build.returns(function))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
-from streamflow.batch import Headers
 from streamflow.clock import Duration
-from streamflow.connect.contracts import Level, SinkOptions, SinkSpec, encoders
+from streamflow.connect.contracts import Level, SinkSpec, encoders
 from streamflow.errors import DefinitionError
 from streamflow.flow import build
+from streamflow.flow.addressing import Addressing, sink_options
 from streamflow.flow.executing import ExecutingVerbs
 from streamflow.flow.mapping import MappingVerbs
 from streamflow.flow.ordering import Order, check_order
@@ -214,38 +214,33 @@ class Stream(MappingVerbs[T], ExecutingVerbs[T], ThinningVerbs[T], BroadcastVerb
 
     # -- ends -------------------------------------------------------------------------------------
 
-    def to(  # noqa: PLR0913 - the one call that ends a path; each keyword stands alone
+    def to(
         self,
         sink: SinkSpec[T],
         *,
         name: str | None = None,
-        key: Callable[[T], Any] | None = None,
-        headers: Callable[[T], Headers] | None = None,
-        subject: Callable[[T], str] | None = None,
-        partition: Callable[[T], int] | None = None,
         guarantee: Level | str | None = None,
         on_error: OnError = OnError.STOP,
+        **addressing: Unpack[Addressing[T]],
     ) -> None:
         """Ends a path: writes the records to a sink.
 
         Args:
             sink: Where to.
             name: The sink's name in this flow; its progress is stored under it. Default is the spec's own.
-            key: Gives a record's key; default is the stream's key.
-            headers: Gives a record's headers.
-            subject: Gives a record's subject or routing key, where the broker has one.
-            partition: Gives a record's partition, where the broker has some.
             guarantee: What this path must keep, when it is less than the flow's.
             on_error: What happens to a record that cannot be encoded, or that the broker refuses for good.
+            **addressing: ``key=``, ``headers=``, ``subject=`` and ``partition=``, functions of the record: see
+                `Addressing`.
 
         Raises:
-            DefinitionError: The path cannot keep the guarantee, or the name is taken.
+            DefinitionError: The path cannot keep the guarantee, the name is taken, or there is no such option.
         """
         if not isinstance(sink, SinkSpec):
             raise DefinitionError(
                 f"{sink!r:.60} is not a sink", hint="Pass what a connector made, e.g. nats.stream(...)."
             )
-        options = SinkOptions(key, headers, subject, partition)
+        options = sink_options(name or sink.name, addressing)
         self._flow._builder.add(
             SINK,
             name or sink.name,
