@@ -271,7 +271,8 @@ class Chunk:
 
     @property
     def frames_bytes(self) -> int:
-        """Size of the frames alone, without the table in front of them, which lines do not have."""
+        """Size of the frames alone, without the table in front of them; not for sinks whose frames are lines."""
+        assert self.payload[3:4] < b"\x80", f"{self.sink}: lines have no table"
         return self.size_bytes - 4 - 4 * self.count
 
     @property

@@ -127,9 +127,10 @@ class QueueReader:
         state = await self._stream.consumer(self._consumer)
         if state is None:
             raise self._deleted()
+        if not self._ready:
+            return MORE if state.num_pending or state.num_ack_pending else None
         on_its_way = int(state.delivered.get("consumer_seq", 0)) >= self.pulls.delivery_next
-        held = self._owed or on_its_way or self.pulls.buffer if self._ready else state.num_ack_pending
-        return MORE if state.num_pending or held else None
+        return MORE if state.num_pending or self._owed or on_its_way or self.pulls.buffer else None
 
     async def close(self) -> None:
         """Stops listening, and gives acknowledgements a moment to arrive. The durable stays: it keeps the messages."""
