@@ -17,6 +17,7 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
+from tests.unit.operators.feeding import without_a_pause
 from tests.unit.operators.join_reference import LEFT, RIGHT, Record
 
 BASE = 1_767_225_600
@@ -85,17 +86,8 @@ async def results(records: Sequence[Record], how: Settings, deaths: int = 0) -> 
     steps = steps_of(sources)
     t = FlowTest(flow, how)
     t._settings = replace(t._settings, commit_min=how.commit_min, commit_max=how.commit_max)
-    cuts = set(random.Random(len(records)).sample(range(len(records)), min(deaths, len(records))))
     async with t:
-        for at, record in enumerate(records):
-            if at in cuts:
-                for _ in range(at % 15):
-                    await asyncio.sleep(0)
-                await t.crash()
-            await t.send(sources[record.side], record, partition=record.partition, settle=False)
-        await t.settle()
-        await t.advance("31s")
-    assert t.crashes == len(cuts)
+        await without_a_pause(t, lambda record: sources[record.side], records, deaths)
     return {name: sorted(t.out(step)) for name, step in steps.items()}
 
 

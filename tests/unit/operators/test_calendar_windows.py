@@ -15,6 +15,7 @@ from streamflow.errors import DefinitionError
 from streamflow.operators.window_kinds import Calendar
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
+from tests.unit.operators.feeding import without_a_pause
 from tests.unit.operators.window_reference import Record, calendar, first_moment
 
 HOUR, DAY = 3600, 86_400
@@ -122,12 +123,7 @@ async def run(zone: str, records: list[Record], how: Settings, crashes: int) -> 
         for days, offset in SPANS
     }
     async with FlowTest(flow, how) as t:
-        for at, record in enumerate(records):
-            if crashes and at % (len(records) // crashes + 1) == 0:
-                await t.crash()
-            await t.send(source, record, partition=record.partition)
-        await t.advance("31s")
-        assert t.crashes == min(crashes, len(records)) or t.crashes > 1
+        await without_a_pause(t, lambda record: source, records, crashes)
         return {
             span: (
                 sorted(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
@@ -16,7 +15,8 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
-from tests.unit.operators.arrivals import IDLE, Death, Pause, arrivals
+from tests.unit.operators.arrivals import IDLE, arrivals
+from tests.unit.operators.feeding import through_silences, without_a_pause
 from tests.unit.operators.join_reference import LEFT, RIGHT, Events, Record, in_sessions, in_windows, interval
 
 BASE = 1_767_225_600
@@ -33,7 +33,7 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = examples(8)
+FEW = examples(12)
 
 Joins = dict[str, tuple[str, Any]]
 """How each join joins, and its result."""
@@ -111,17 +111,8 @@ async def run(records: Sequence[Record], how: Settings, turn: int, crashes: int 
     flow = sf.Flow("property")
     sources, joins = joins_of(flow, turn)
     told = _told(joins)
-    cuts = set(random.Random(len(records)).sample(range(len(records)), min(crashes, len(records))))
     async with FlowTest(flow, how) as t:
-        for at, record in enumerate(records):
-            if at in cuts:
-                for _ in range(at % 20):
-                    await asyncio.sleep(0)
-                await t.crash()
-            await t.send(sources[record.side], record, partition=record.partition, settle=False)
-        await t.settle()
-        await t.advance("31s")
-        assert t.crashes == len(cuts)
+        await without_a_pause(t, lambda record: sources[record.side], records, crashes)
         return await _gave(t, sources, joins, told)
 
 
@@ -144,13 +135,7 @@ async def run_through_silences(events: Events, how: Settings, turn: int) -> dict
     sources, joins = joins_of(flow, turn)
     told = _told(joins)
     async with FlowTest(flow, how) as t:
-        for event in events:
-            if isinstance(event, Pause):
-                await t.advance(f"{event.seconds}s")
-            elif isinstance(event, Death):
-                await t.crash()
-            else:
-                await t.send(sources[event.side], event, partition=event.partition)
+        await through_silences(t, lambda record: sources[record.side], events)
         return await _gave(t, sources, joins, told)
 
 

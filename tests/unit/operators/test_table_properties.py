@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,7 +15,8 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
-from tests.unit.operators.arrivals import IDLE, Death, Pause, arrivals
+from tests.unit.operators.arrivals import IDLE, arrivals
+from tests.unit.operators.feeding import through_silences, without_a_pause
 from tests.unit.operators.join_reference import LEFT, RIGHT
 from tests.unit.operators.table_reference import (
     Record,
@@ -40,7 +40,7 @@ CUTS = {
     "plain": Settings(plain=True),
     "whole": Settings(channel_fragments=64),
 }
-FEW = examples(8)
+FEW = examples(12)
 
 
 @st.composite
@@ -67,39 +67,23 @@ Run = Callable[[sf.Flow, Sequence[Any]], Awaitable[FlowTest]]
 """Runs a flow to its end, with a source for each side; gives the test, stopped."""
 
 
-def without_pause(records: Sequence[Record], how: Settings, crashes: int) -> Run:
+def at_once(records: Sequence[Record], how: Settings, crashes: int) -> Run:
     """Records come without a pause; the flow dies at any turn of the loop."""
 
     async def run(flow: sf.Flow, sources: Sequence[Any]) -> FlowTest:
-        chance = random.Random(f"{flow.name} {len(records)}")
-        cuts = set(chance.sample(range(len(records)), min(crashes, len(records))))
         async with FlowTest(flow, how) as t:
-            for at, record in enumerate(records):
-                if at in cuts:
-                    for _ in range(chance.randrange(12)):
-                        await asyncio.sleep(0)
-                    await t.crash()
-                await t.send(sources[record.side], record, partition=record.partition, settle=False)
-            await t.settle()
-            await t.advance("31s")
-            assert t.crashes == len(cuts)
+            await without_a_pause(t, lambda record: sources[record.side], records, crashes)
         return t
 
     return run
 
 
-def through_silences(events: Sequence[Any], how: Settings) -> Run:
+def one_by_one(events: Sequence[Any], how: Settings) -> Run:
     """Each record is a number of its own, with pauses and deaths."""
 
     async def run(flow: sf.Flow, sources: Sequence[Any]) -> FlowTest:
         async with FlowTest(flow, how) as t:
-            for event in events:
-                if isinstance(event, Pause):
-                    await t.advance(f"{event.seconds}s")
-                elif isinstance(event, Death):
-                    await t.crash()
-                else:
-                    await t.send(sources[event.side], event, partition=event.partition)
+            await through_silences(t, lambda record: sources[record.side], events)
         return t
 
     return run
@@ -175,7 +159,7 @@ def _expected(records: Sequence[Record]) -> dict[str, list[Any]]:
 @FEW
 @given(inputs(), st.integers(0, 2))
 def test_tables_are_found_as_of_each_records_place(how: Settings, records: list[Record], crashes: int) -> None:
-    run = without_pause(list(map(_in_one_partition, records)), how, crashes)
+    run = at_once(list(map(_in_one_partition, records)), how, crashes)
     assert asyncio.run(tables(run)) == _expected(records)
 
 
@@ -258,7 +242,7 @@ def _expected_by_time(events: Sequence[Any]) -> dict[str, Any]:
 @FEW
 @given(inputs(), st.integers(0, 2))
 def test_what_goes_by_event_time_is_as_defined(how: Settings, records: list[Record], crashes: int) -> None:
-    check_by_time(asyncio.run(by_time(without_pause(records, how, crashes))), _expected_by_time(records))
+    check_by_time(asyncio.run(by_time(at_once(records, how, crashes))), _expected_by_time(records))
 
 
 def check_by_time(found: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -284,11 +268,11 @@ def _record(place: tuple[int, str], at: int, number: int, key: int) -> Record:
 @given(events=arrivals(PLACES, _record, keys=4))
 def test_partitions_that_fall_silent_are_as_defined_when_they_return(plain: bool, events: list[Any]) -> None:
     how = Settings(plain=plain)
-    check_by_time(asyncio.run(by_time(through_silences(events, how))), _expected_by_time(events))
+    check_by_time(asyncio.run(by_time(one_by_one(events, how))), _expected_by_time(events))
 
 
 @FEW
 @given(events=arrivals(PLACES, _record, keys=4))
 def test_silence_changes_nothing_in_tables(events: list[Any]) -> None:
-    found = asyncio.run(tables(through_silences(list(map(_in_one_partition, events)), Settings())))
+    found = asyncio.run(tables(one_by_one(list(map(_in_one_partition, events)), Settings())))
     assert found == _expected([event for event in events if isinstance(event, Record)])

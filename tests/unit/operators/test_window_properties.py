@@ -15,7 +15,8 @@ import streamflow as sf
 from streamflow.runtime.settings import Settings
 from streamflow.testing.harness import FlowTest
 from tests.property_runs import examples
-from tests.unit.operators.arrivals import IDLE, TICK, Death, Pause, arrivals
+from tests.unit.operators.arrivals import IDLE, TICK, arrivals
+from tests.unit.operators.feeding import through_silences, without_a_pause
 from tests.unit.operators.window_reference import (
     Found,
     Record,
@@ -57,7 +58,7 @@ TELLINGS = [
     Telling(12, 4, 2, seconds=8, allowed=30),
     Telling(10, 5, allowed=6),
 ]
-FEW = examples(8)
+FEW = examples(12)
 
 
 @st.composite
@@ -125,17 +126,8 @@ async def run(records: Sequence[Record], how: Settings, crashes: int = 0, latene
     """Runs all steps over records, which arrive one by one; it crashes at any turn of the loop."""
     flow = sf.Flow("property")
     source, steps = steps_of(flow, lateness)
-    cuts = set(random.Random(len(records)).sample(range(len(records)), min(crashes, len(records))))
     async with FlowTest(flow, how) as t:
-        for at, record in enumerate(records):
-            if at in cuts:
-                for _ in range(at % 20):
-                    await asyncio.sleep(0)
-                await t.crash()
-            await t.send(source, record, partition=record.partition, settle=False)
-        await t.settle()
-        await t.advance("31s")
-        assert t.crashes == len(cuts)
+        await without_a_pause(t, lambda record: source, records, crashes)
         return {
             name: Gave([_plain(row) for row in t.out(step)], [r.number for r in t.out(step.late)], t.state(step))
             for name, step in steps.items()
@@ -238,13 +230,7 @@ async def run_through_silences(
 ) -> dict[str, Gave]:
     """Runs steps over records, each of which is a number of its own, with pauses and deaths."""
     async with FlowTest(flow, how) as t:
-        for event in events:
-            if isinstance(event, Pause):
-                await t.advance(f"{event.seconds}s")
-            elif isinstance(event, Death):
-                await t.crash()
-            else:
-                await t.send(source, event, partition=event.partition)
+        await through_silences(t, lambda record: source, events)
         return {
             name: Gave([_plain(row) for row in t.out(step)], [r.number for r in t.out(step.late)], t.state(step))
             for name, step in steps.items()

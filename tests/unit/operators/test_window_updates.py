@@ -64,7 +64,7 @@ def in_order(rows: Sequence[tuple[str, int, int, Any]]) -> list[tuple[str, int, 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["loop", "plain"])
 @given(events=EVENTS)
-@examples(8)
+@examples(12)
 def test_windows_tell_with_every_record_what_they_hold_by_then(plain: bool, events: list[Any]) -> None:
     flow = sf.Flow("updates")
     source = source_of(flow, LATENESS)
@@ -90,7 +90,7 @@ def test_windows_tell_with_every_record_what_they_hold_by_then(plain: bool, even
 
 
 @given(keys=st.lists(st.integers(0, 2), max_size=30), size=st.integers(1, 6), data=st.data())
-@examples(8)
+@examples(12)
 def test_windows_of_records_need_no_event_time(keys: list[int], size: int, data: st.DataObject) -> None:
     """Whatever crashes: so many records of a key, or all of them, told of with each, or with some, or when full."""
     every = data.draw(st.integers(1, size))
