@@ -7,8 +7,8 @@ import json
 import random
 import sqlite3
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -110,6 +110,23 @@ class _Arrivals:
         found = [waiting.pop() for _ in range(min(len(waiting), self._chance.randint(1, BURST_MAX)))]
         self.fed += len(found)
         return lane, found
+
+
+async def die_again_and_again(
+    folder: Path, trial_in: Callable[[Path], AbstractAsyncContextManager[MarketTrial]], *, long_run: bool
+) -> None:
+    """Five deaths of one flow; in a long run ten of each of two. Some come while records are held, others released."""
+    kills, with_runs = 10 if long_run else 5, 0
+    for seed in range(2 if long_run else 1):
+        own = folder / f"{seed}"
+        own.mkdir()
+        async with trial_in(own) as trial:
+            try:
+                with_runs += await die_while_fed(trial, seed, kills)
+            finally:
+                trial.flow.stop()
+            assert trial.flow.kills == kills
+    assert with_runs
 
 
 async def die_while_fed(trial: MarketTrial, seed: int, kills: int) -> int:

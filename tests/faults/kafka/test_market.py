@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from examples.market_spread import Rejected
 from streamflow_kafka import Kafka, KafkaTopic, Options
 from tests.brokers import KafkaServer
 from tests.faults.kafka.outside import Outsider, Producer, make_topics
-from tests.faults.market import PARTITIONS, SIDES, Lane, MarketSetup, MarketTrial, Timed, die_while_fed
+from tests.faults.market import PARTITIONS, SIDES, Lane, MarketSetup, MarketTrial, Timed, die_again_and_again
 from tests.faults.process import FlowProcess
 
 _numbers = itertools.count(1)
@@ -55,21 +57,17 @@ class KafkaMarketTrial(MarketTrial):
         return [{name: each[name] for name in each if name != "partition"} for each in found]
 
 
+@asynccontextmanager
+async def trial_in(server: KafkaServer, folder: Path) -> AsyncIterator[MarketTrial]:
+    async with Outsider(server) as outsider, Producer(server) as producer:
+        trial = KafkaMarketTrial(server, folder, outsider, producer)
+        await make_topics(server, *(f"{trial.name}-{side}" for side in SIDES), partitions=PARTITIONS)
+        await make_topics(server, f"{trial.name}-rejected", partitions=1)
+        yield trial
+
+
 @pytest.mark.timeout(240)
 async def test_partitions_out_of_order_give_the_ordered_run(
     server: KafkaServer, tmp_path: Path, long_run: bool
 ) -> None:
-    kills, with_runs = 10 if long_run else 5, 0
-    for seed in range(2 if long_run else 1):
-        folder = tmp_path / f"{seed}"
-        folder.mkdir()
-        async with Outsider(server) as outsider, Producer(server) as producer:
-            trial = KafkaMarketTrial(server, folder, outsider, producer)
-            await make_topics(server, *(f"{trial.name}-{side}" for side in SIDES), partitions=PARTITIONS)
-            await make_topics(server, f"{trial.name}-rejected", partitions=1)
-            try:
-                with_runs += await die_while_fed(trial, seed, kills)
-            finally:
-                trial.flow.stop()
-        assert trial.flow.kills == kills
-    assert with_runs
+    await die_again_and_again(tmp_path, partial(trial_in, server), long_run=long_run)

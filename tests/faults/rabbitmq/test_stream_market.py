@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from examples.market_spread import Rejected
 from streamflow_rabbitmq import RabbitMQ, RabbitStream, Times, UserPassword
 from tests.brokers import RabbitServer
 from tests.connectors.rabbitmq.streams_outside import Streams
-from tests.faults.market import SIDES, Lane, MarketSetup, MarketTrial, Timed, die_while_fed
+from tests.faults.market import SIDES, Lane, MarketSetup, MarketTrial, Timed, die_again_and_again
 from tests.faults.process import FlowProcess
 from tests.faults.rabbitmq.stream_flow import Way
 from tests.faults.rabbitmq.stream_trial import Watched, make, streams_of
@@ -49,11 +51,6 @@ class RabbitMarketTrial(MarketTrial):
         self.flow = FlowProcess(RabbitMarket(state=folder / "flow.db", way=way, name=self.name), folder)
         self._streams, self._watched = streams, Watched()
 
-    async def make(self) -> None:
-        for side in SIDES:
-            await make(self._streams, f"{self.name}-{side}", partitioned=True)
-        await make(self._streams, f"{self.name}-rejected", partitioned=False)
-
     async def feed(self, lane: Lane, payloads: Sequence[bytes]) -> None:
         side, partition = lane
         await self._streams.feed(streams_of(f"{self.name}-{side}", True)[partition], payloads)
@@ -62,20 +59,18 @@ class RabbitMarketTrial(MarketTrial):
         return [json.loads(body) for body in await self._watched.read(self._streams, f"{self.name}-rejected")]
 
 
+@asynccontextmanager
+async def trial_in(server: RabbitServer, folder: Path) -> AsyncIterator[MarketTrial]:
+    async with Streams(server) as streams:
+        trial = RabbitMarketTrial(server, folder, streams)
+        for side in SIDES:
+            await make(streams, f"{trial.name}-{side}", partitioned=True)
+        await make(streams, f"{trial.name}-rejected", partitioned=False)
+        yield trial
+
+
 @pytest.mark.timeout(240)
 async def test_partitions_out_of_order_give_the_ordered_run(
     server: RabbitServer, tmp_path: Path, long_run: bool
 ) -> None:
-    kills, with_runs = 10 if long_run else 5, 0
-    for seed in range(2 if long_run else 1):
-        folder = tmp_path / f"{seed}"
-        folder.mkdir()
-        async with Streams(server) as streams:
-            trial = RabbitMarketTrial(server, folder, streams)
-            await trial.make()
-            try:
-                with_runs += await die_while_fed(trial, seed, kills)
-            finally:
-                trial.flow.stop()
-        assert trial.flow.kills == kills
-    assert with_runs
+    await die_again_and_again(tmp_path, partial(trial_in, server), long_run=long_run)
