@@ -17,8 +17,12 @@ FREEZES = (*zombies.FREEZES, Trap("sink.fenced", 1, "freeze"))
 transaction is open."""
 
 
+PATIENT = {"timeout_seconds": 60.0}
+"""A zombie whose requests are over their time when it is thawed begins its producer anew, and fences its successor."""
+
+
 async def fail_over(server: KafkaServer, folder: Path, freeze: Trap) -> str:
-    async with Trial(server, folder) as trial:
+    async with Trial(server, folder, options=PATIENT) as trial:
         ended = await zombies.fail_over(trial, trial.feeder(), freeze, refusals=["Fenced"], undisturbed=True)
         assert trial.flow.events("failed") == []
         return ended

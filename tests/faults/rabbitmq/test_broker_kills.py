@@ -22,7 +22,7 @@ IDLE = (0, 3)
 """Before these rounds the broker is also killed while nothing happens; the first time it stays away for long."""
 AWAY_SECONDS = 3.5
 """Longer than three heartbeats of the trials."""
-DECLARED_SECONDS = 4
+DECLARED_SECONDS = 2.5
 """Before, a broker that is killed may have forgotten what was declared."""
 PATIENT = {"reopen_max": "600ms"}
 """Attempts of six flows to connect keep a broker from starting; it needs four seconds where nothing else runs."""
