@@ -13,6 +13,7 @@ from typing import Final
 
 from tests.brokers import debian
 from tests.brokers.kind import BrokerError, BrokerKind, NothingListensError, host_and_port
+from tests.brokers.rabbitmq_home import own_script
 from tests.brokers.server import free_port
 
 DEFAULT_PORT: Final = 5672
@@ -149,7 +150,8 @@ def command(folder: Path, node: str, script: Path, ports: tuple[int, int]) -> li
         "RUNNING_UNDER_SYSTEMD": "true",
     }
     environment = [f"{name}={value}" for name, value in settings.items()]
-    return ["/usr/bin/env", *environment, sys.executable, "-I", "-S", str(EXEC), str(epmd_port), str(script)]
+    own = own_script(script, folder)
+    return ["/usr/bin/env", *environment, sys.executable, "-I", "-S", str(EXEC), str(epmd_port), str(own)]
 
 
 def native_command(url: str, folder: Path) -> list[str]:

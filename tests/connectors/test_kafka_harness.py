@@ -168,15 +168,29 @@ def test_two_processes_fetch_once_and_neither_sees_half_of_it(tmp_path: Path):
     maven.chmod(0o755)
     program = (
         "from tests.brokers.kafka_software import kafka_home\n"
-        "home = kafka_home(); print(len(list((home / 'libs').iterdir())), (home / 'empty/meta.properties').exists())"
+        "home = kafka_home(); print(len(list((home / 'libs').iterdir())), (home / 'empty/meta.properties').exists(),\n"
+        "    (home / 'classes.jsa').stat().st_size > 1_000_000)"
     )
     environment = {"PATH": f"{tools}:/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     command = [sys.executable, "-c", program]
     both = [subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     said = [process.communicate()[0].split() for process in both]
-    assert said[0] == said[1] == [str(len(list(Path(libs).iterdir()))), "True"]
+    assert said[0] == said[1] == [str(len(list(Path(libs).iterdir()))), "True", "True"]
     assert calls.read_text() == "called\n"
     assert [path.name for path in (tmp_path / "cache/streamflow").iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_start_takes_classes_from_the_archive_and_goes_without_a_bad_one(tmp_path: Path):
+    home = software.kafka_home()
+    usage = [*software.java_command(home, "kafka.Kafka", [], ["-Xlog:class+load"])]
+    loaded = subprocess.run(usage, capture_output=True, text=True, check=False).stdout
+    assert "kafka.Kafka$ source: shared objects file (top)" in loaded
+    bad = tmp_path / "bad.jsa"
+    for content in (b"", b"\0" * 100_000):
+        bad.write_bytes(content)
+        spoilt = [f"-XX:SharedArchiveFile={bad}" if "SharedArchive" in word else word for word in usage]
+        loaded = subprocess.run(spoilt, capture_output=True, text=True, check=False).stdout
+        assert "kafka.Kafka$ source: file:" in loaded
 
 
 @pytest.mark.parametrize(("asked", "required"), [("", False), ("all", True), ("nats, kafka", True), ("nats", False)])

@@ -11,6 +11,7 @@ import pytest
 from tests.brokers import RABBITMQ, BrokerError, NothingListensError, RabbitServer, down, status, up
 from tests.brokers.process import identity
 from tests.brokers.rabbitmq import STREAM_PORT_VARIABLE
+from tests.brokers.rabbitmq_home import own_script
 from tests.brokers.required import need
 from tests.brokers.server import free_port
 
@@ -81,3 +82,18 @@ def test_a_server_that_cannot_start_shows_its_log():
 def test_something_else_on_the_port_is_named(nats_server):
     with pytest.raises(BrokerError, match="is no RabbitMQ server"):
         RABBITMQ.probe(f"amqp://127.0.0.1:{nats_server.port}")
+
+
+def test_a_server_has_the_plugins_it_needs_and_no_others(lasting_rabbit):
+    plugins = {path.name.rpartition("-")[0] for path in (lasting_rabbit.folder / "home/plugins").iterdir()}
+    assert plugins >= {"rabbit", "rabbit_common", "rabbitmq_stream", "osiris", "ra"}
+    assert not plugins & {"rabbitmq_management", "rabbitmq_mqtt", "cowboy"}
+
+
+def test_one_that_is_laid_out_in_another_way_is_taken_as_it_is(tmp_path):
+    script = tmp_path / "sbin" / "rabbitmq-server"
+    script.parent.mkdir()
+    script.touch()
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "rabbit-4.0.ez").touch()
+    assert own_script(script, tmp_path / "own") == script

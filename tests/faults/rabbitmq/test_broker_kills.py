@@ -25,7 +25,7 @@ AWAY_SECONDS = 3.5
 DECLARED_SECONDS = 2.5
 """Before, a broker that is killed may have forgotten what was declared."""
 PATIENT = {"reopen_max": "600ms"}
-"""Attempts of six flows to connect keep a broker from starting; it needs four seconds where nothing else runs."""
+"""Attempts of six flows to connect keep a broker from starting; it needs three seconds where nothing else runs."""
 
 
 @pytest.mark.long
