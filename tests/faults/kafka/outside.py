@@ -18,6 +18,8 @@ from tests.faults.feeder import Feeder
 PARTITIONS = 3
 SEND_SECONDS = 3.0
 SILENT_POLLS = 5
+KNOWN_SECONDS = 20.0
+"""Before, a broker that has just started knows its topics again; it answers earlier."""
 
 
 async def make_topics(server: KafkaServer, *names: str, partitions: int = PARTITIONS, **config: str) -> None:
@@ -45,6 +47,7 @@ class Outsider:
         self._server, self._isolation = server, isolation
         self._found: dict[str, list[dict[str, Any]]] = {}
         self._consumers: dict[str, Any] = {}
+        self._started: list[Any] = []
 
     async def __aenter__(self) -> Self:
         return self
@@ -52,7 +55,7 @@ class Outsider:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for consumer in self._consumers.values():
+        for consumer in self._started:
             # where the server was killed, aiokafka may wait for ever, or raise that its own tasks were cancelled
             stopping = asyncio.create_task(consumer.stop())
             await asyncio.wait([stopping], timeout=SEND_SECONDS)
@@ -97,13 +100,17 @@ class Outsider:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self._server.url, isolation_level=self._isolation, enable_auto_commit=False
         )
-        self._consumers[topic] = consumer
+        self._started.append(consumer)
         await consumer.start()
         await consumer._client.add_topic(topic)
-        places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic) or ())]
-        assert places, f"no topic {topic}"
+        async with asyncio.timeout(KNOWN_SECONDS):
+            while not consumer.partitions_for_topic(topic):
+                await asyncio.sleep(0.02)
+                await consumer._client.force_metadata_update()
+        places = [TopicPartition(topic, number) for number in sorted(consumer.partitions_for_topic(topic))]
         consumer.assign(places)
         await consumer.seek_to_beginning(*places)
+        self._consumers[topic] = consumer
         return consumer
 
 
