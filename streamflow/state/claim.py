@@ -14,7 +14,7 @@ from streamflow.points import Point, no_point
 from streamflow.state.content import check_content, count, read_content, write_content
 from streamflow.state.ledger import Ledger
 from streamflow.state.manifest import apply_manifest
-from streamflow.state.opening import check_integrity, is_new, make_schema, value_of
+from streamflow.state.opening import check_integrity, is_new, make_schema, snapshot, value_of
 from streamflow.state.place import FilePlace, MakePlace, Place
 from streamflow.state.rows import write_rows
 from streamflow.state.store import Manifest
@@ -49,19 +49,26 @@ class StoreOptions:
 def verify(connection: sqlite3.Connection, path: Path, place: Place, *, accept_missing: bool) -> None:
     """Checks a file before anything is written to it, and makes it durable.
 
+    An instance in this process that was let go may be in the middle of a commit, which a cancellation does not cut
+    off: so what is compared is read at one moment, and the witness, which follows a commit, before it.
+
     Raises:
         StateError: It is another program's, of a newer format, damaged, or older than its witness.
     """
-    if is_new(connection, path):
-        check_not_gone(path, place.witness.read())
-        place.make_durable(connection)
-        return
+    seen = place.witness.read()
+    with snapshot(connection):
+        new = is_new(connection, path)
+    if new:
+        check_not_gone(path, seen)
     place.make_durable(connection)
-    clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
-    check_integrity(connection, path, thorough=clean != 1)
-    if not check_witness(path, place.witness.read(), seen_in(connection), accept_missing=accept_missing):
-        place.witness.forget()
-    check_content(connection, read_content(connection))
+    if new:
+        return
+    with snapshot(connection):
+        clean = value_of(connection, "SELECT value FROM meta WHERE key = 'clean'")
+        check_integrity(connection, path, thorough=clean != 1)
+        if not check_witness(path, seen, seen_in(connection), accept_missing=accept_missing):
+            place.witness.forget()
+        check_content(connection, read_content(connection))
     write_back(connection, path)
 
 

@@ -214,6 +214,18 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def snapshot(connection: sqlite3.Connection) -> Iterator[None]:
+    """All that is read inside is of one moment, whatever is committed meanwhile."""
+    connection.execute("BEGIN")
+    try:
+        yield
+    finally:
+        # what cannot be rolled back has been by SQLite itself
+        with suppress(sqlite3.Error):
+            connection.execute("ROLLBACK")
+
+
 def drop_connection(connection: sqlite3.Connection, path: Path) -> None:
     """Closes a connection without the WAL checkpoint that closing implies: the files stay as they are.
 

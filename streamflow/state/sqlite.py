@@ -100,6 +100,8 @@ class SqliteStore:
         with reading(self.path):
             verify(connection, self.path, self._place, accept_missing=manifest.accept_missing)
             with transaction(connection):
+                # one that was let go meanwhile must not take the store from its successor
+                self._open_connection()
                 claim(connection, self.path, manifest, ledger, self._options)
                 checkpoint = read_checkpoint(connection, ledger)
                 self._options.point("store.claimed")
