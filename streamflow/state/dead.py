@@ -11,7 +11,7 @@ from zlib import crc32
 from streamflow.batch import DeadLetter
 from streamflow.errors import CorruptStateError, StateError
 from streamflow.graph import LETTERS
-from streamflow.state.opening import RESTORE
+from streamflow.state.opening import RESTORE, value_of
 from streamflow.state.rows import fields_crc, text, text_back, write_rows
 from streamflow.state.store import LISTED_MAX, StoredLetter
 from streamflow.state.tally import Tally
@@ -29,6 +29,12 @@ _COLUMNS: Final = (
     "CAST(partition AS BLOB), position, CAST(message AS BLOB), key, headers, timestamp_ms, payload, "
     "requeued, crc"
 )
+_HIGHEST: Final = (
+    "SELECT max(coalesce((SELECT max(id) FROM dead), 0), "
+    "coalesce((SELECT max(position) FROM source WHERE source = ?), 0), "
+    "coalesce((SELECT CAST(value AS INTEGER) FROM meta WHERE key = 'letters'), 0))"
+)
+"""The highest number given to a letter: of those that are there, that their source has taken, and that are gone."""
 
 __all__ = ["LISTED_MAX", "StoredLetter", "delete_dead", "mark_requeued", "read_dead", "write_dead"]
 
@@ -38,16 +44,12 @@ def write_dead(
 ) -> None:
     """Adds letters, inside the caller's transaction.
 
-    Their numbers follow those that are there, and those that the source of dead letters has taken: one that was
-    dropped leaves its number to nobody whom that source would pass over.
+    Their numbers follow all that were given before: one that is gone leaves its number to nobody, whom a command
+    meant for it would find, or the source of dead letters pass over.
     """
     if not letters:
         return
-    (highest,) = connection.execute(
-        "SELECT max(coalesce((SELECT max(id) FROM dead), 0), "
-        "coalesce((SELECT max(position) FROM source WHERE source = ?), 0))",
-        (LETTERS,),
-    ).fetchone()
+    highest = value_of(connection, _HIGHEST, LETTERS)
     rows = []
     for id, letter in enumerate(letters, highest + 1):
         fields = _fields(epoch, at_ms, letter)
@@ -55,6 +57,7 @@ def write_dead(
         rows.append((id, *fields, letter.payload, None, crc))
         tally.add("dead", 1, crc)
     write_rows(connection, _HEAD, _ROW, rows)
+    connection.execute("INSERT OR REPLACE INTO meta(key, value) VALUES('letters', ?)", (highest + len(letters),))
 
 
 def _fields(epoch: int, at_ms: int, letter: DeadLetter) -> tuple[Any, ...]:

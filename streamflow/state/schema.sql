@@ -1,7 +1,7 @@
 -- The state file, format 5: one per shard. Any SQLite can read it; each stateful step has a view of its own name,
 -- which shows the last committed epoch. Texts in `state`, `state_delta` and `seen` are JSON.
 
--- flow, incarnation, generation, clean (1, or minus the lives since that ended without a commit), hash, fingerprint, created_ms, and content: what the other tables must hold
+-- flow, incarnation, generation, clean (1, or minus the lives since that ended without a commit), hash, fingerprint, created_ms, letters (the highest number of a dead letter so far), and content: what the other tables must hold
 CREATE TABLE meta(key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 
 -- the chain of commits; the newest row IS the committed epoch, older ones are history

@@ -15,6 +15,7 @@ from streamflow.runtime.engine import Engine
 from tests.unit.operators.test_async_map import flow_in, send, topics
 from tests.unit.runtime.test_dead_letters import boom, letters
 from tests.unit.runtime.test_engine import until
+from tests.unit.runtime.test_requeue import letters_of
 
 
 def letter_topic() -> sf.MemoryTopic[sf.StoredLetter]:
@@ -64,6 +65,22 @@ async def test_a_letter_that_was_dropped_leaves_its_number_to_nobody_who_would_b
             await run.drop(found.id)
     assert [letter.letter.payload for letter in out.values] == [b"3", b"6", b"9"]
     assert [letter.id for letter in out.values] == [1, 2, 3]
+
+
+async def test_no_number_is_given_twice(tmp_path):
+    """A command that was meant for a letter which is gone must not find another one."""
+    source, sink = topics()
+    flow = flow_in(tmp_path)
+    flow.source(source).map(boom, on_error=sf.dead_letter).to(sink)
+    given = []
+    for _ in range(2):
+        async with flow.running() as run:
+            for _ in range(2):
+                send(source, 3)
+                (found,) = await letters_of(run, 1)
+                given.append(found.id)
+                await run.drop(found.id)
+    assert given == [1, 2, 3, 4]
 
 
 async def test_crashes_neither_lose_nor_double_one_on_its_way_to_the_sink():
