@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streamflow.cli.output import json_value, one_line
+from streamflow.runtime.mishaps import LEFT_OUT
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -108,7 +109,7 @@ def choose_voice(*, quiet: bool, as_json: bool) -> PlainVoice:
 
 
 class VoiceHandler(logging.Handler):
-    """Hands what `streamflow` logs, warnings and worse, to a voice."""
+    """Hands what `streamflow` logs, warnings and worse, to a voice, which `Progress` has told what was left out."""
 
     def __init__(self, voice: PlainVoice) -> None:
         super().__init__(logging.WARNING)
@@ -116,6 +117,8 @@ class VoiceHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Tells one log record."""
+        if record.name == LEFT_OUT:
+            return
         text = one_line(record.getMessage())
         self._voice.warn("log", text, {"logger": record.name, "level": record.levelname})
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from typing import Final
 
 from streamflow.instrument import Instrument
 
+LEFT_OUT: Final = "streamflow.left_out"
+"""Name of the logger that tells what was left out: whoever hears of it by the instrument need not listen to it."""
 _log = logging.getLogger("streamflow")
+_left_out = logging.getLogger(LEFT_OUT)
 
 
 class Mishaps:
@@ -34,7 +38,7 @@ class Mishaps:
         self.left_out[step] += 1
         count = self.left_out[step]
         level = logging.DEBUG if count & (count - 1) else logging.WARNING
-        _log.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
+        _left_out.log(level, "step %s left out a record (%s), %d so far: %s", step, place, count, error)
         self._instrument.skipped(step, place, error)
 
     def released(self, sources: str, records: int) -> None:
