@@ -189,10 +189,15 @@ class StreamLink(asyncio.Protocol):
 
         Raises:
             NotFound: There is no such stream.
-            Unavailable: It has no leader now.
+            Unavailable: It has no leader now, or the broker does not say where it lives.
         """
         fields = await self._ask(Command.METADATA, strings([stream]))
-        found = parse_metadata(fields)[stream]
+        found = parse_metadata(fields).get(stream)
+        if found is None:
+            raise Unavailable(
+                f"RabbitMQ at {self.address} was asked for stream {stream} and told of others",
+                hint="It is asked again; see the server's log if this repeats.",
+            )
         if found.code != Code.OK:
             raise explain(found.code, f"stream {stream}", self)
         if found.leader is None:

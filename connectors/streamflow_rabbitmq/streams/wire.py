@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import Final, NamedTuple
 
+from streamflow.errors import Unavailable
+
 HEADER: Final = struct.Struct(">IHH")
 RESPONSE: Final = 0x8000
 NO_LEADER: Final = 0xFFFF
@@ -98,7 +100,7 @@ class Fields:
     """Reads the fields of a frame one after the other.
 
     Raises:
-        ValueError: From every method, when the frame ends too early or holds no text where text should be.
+        Unavailable: From every method, when the frame ends too early or holds no text where text should be.
     """
 
     __slots__ = ("_at", "_data")
@@ -111,7 +113,10 @@ class Fields:
 
     def string(self) -> str:
         size = self.integer(2)
-        return "" if size == 0xFFFF else self._take(size).decode()
+        try:
+            return "" if size == 0xFFFF else self._take(size).decode()
+        except UnicodeDecodeError:
+            raise self._malformed("holds no text where text should be") from None
 
     def strings(self) -> list[str]:
         return [self.string() for _ in range(self.integer(4))]
@@ -122,9 +127,15 @@ class Fields:
     def _take(self, size: int) -> bytes:
         found = self._data[self._at : self._at + size]
         if len(found) < size:
-            raise ValueError(f"a frame of {len(self._data)} bytes ends inside a field")
+            raise self._malformed("ends inside a field")
         self._at += size
         return found
+
+    def _malformed(self, what: str) -> Unavailable:
+        return Unavailable(
+            f"RabbitMQ sent a frame of {len(self._data)} bytes that {what}",
+            hint="The connection is made again by itself; see the server's log if this repeats.",
+        )
 
 
 def string(text: str) -> bytes:
@@ -181,7 +192,11 @@ def publish(publisher: int, ids: Sequence[int], messages: Sequence[bytes]) -> by
 
 
 def parse_metadata(fields: Fields) -> dict[str, StreamMetadata]:
-    """Reads the answer to a metadata request, behind its correlation id."""
+    """Reads the answer to a metadata request, behind its correlation id.
+
+    Raises:
+        Unavailable: It is malformed.
+    """
     brokers = {}
     for _ in range(fields.integer(4)):
         reference = fields.integer(2)
