@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Generic, TypeVar, overload
+from uuid import uuid4
 
 from streamflow.codecs import JsonCodec, prepare_encoding
 from streamflow.errors import DefinitionError, StateError, StreamflowError
@@ -18,6 +19,7 @@ from streamflow.graph import SOURCE, Step
 from streamflow.keys import canonical, parse
 from streamflow.operators.bind import StateSpec
 from streamflow.runtime.cut import Pushed
+from streamflow.runtime.decoding import as_pushed, as_read
 from streamflow.runtime.engine import Job
 from streamflow.runtime.event_time import microseconds
 from streamflow.runtime.requeue import fixed, revived
@@ -105,10 +107,10 @@ class Running:
 
         Args:
             stream: A source's stream.
-            record: The record.
+            record: The record; a `Message` where the source gives such, whose position nobody knows then.
 
         Raises:
-            DefinitionError: The stream is not a source's.
+            DefinitionError: The stream is not a source's, or the record no message where its source gives those.
             StreamflowError: The flow ended first; the record is not in it.
         """
         step = stream._step
@@ -121,14 +123,17 @@ class Running:
                 f"a step of the flow pushes to {step.name!r}, and would wait for a commit that waits for the step",
                 hint="Give the records as the step's output, or as a side output of a process step.",
             )
+        id = uuid4().hex
+        value, envelope = as_pushed(step, record, id)
+        read = as_read(step, value, envelope)
         event_time = step.options["event_time"]
         if event_time is not None and event_time.of is not None:
-            microseconds(event_time.of(record))  # a record without a time is the caller's error, not the flow's
+            microseconds(event_time.of(read))  # a record without a time is the caller's error, not the flow's
         await prepare_encoding([step.options["spec"]])
         codec = step.options["spec"].codec
-        payload = codec.encode(record) if codec is not None else JsonCodec[Any](Any).encode(record)
+        payload = codec.encode(value) if codec is not None else JsonCodec[Any](Any).encode(value)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._supervisor.push(Pushed(step.name, record, payload, done))
+        self._supervisor.push(Pushed(step.name, read, payload, done, id, envelope=envelope))
         return await done
 
     @property

@@ -6,7 +6,7 @@ import datetime
 import random
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
 from streamflow.batch import END, MicroBatch, Origin
@@ -46,10 +46,10 @@ class Message(Generic[T]):
     """
 
     value: T
-    key: bytes | None
-    headers: Mapping[str, str]
-    position: int | None
-    timestamp_ms: int | None
+    key: bytes | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    position: int | None = None
+    timestamp_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
-from uuid import uuid4
 
 import msgspec
 
@@ -49,8 +48,8 @@ class Pushed:
         value: The record.
         payload: The record encoded, for the store.
         done: Resolves with the epoch that holds it, after its COMMIT.
-        letter: The dead letter that it was; its epoch takes that out of the store.
         id: Its identity, whatever becomes of the process before it is committed: `Context.id` is made of it.
+        letter: The dead letter that it was; its epoch takes that out of the store.
         envelope: What is known of the record that it was; None if it is a new one.
     """
 
@@ -58,8 +57,8 @@ class Pushed:
     value: Any
     payload: bytes
     done: asyncio.Future[int]
+    id: str
     letter: int | None = None
-    id: str = field(default_factory=lambda: uuid4().hex)
     envelope: Envelope | None = None
 
     def entry(self) -> tuple[Any, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from streamflow.batch import Ahead, SourceBatch
 from streamflow.codecs import Codec
 from streamflow.connect.contracts import takes_nulls
-from streamflow.errors import StreamflowError
+from streamflow.errors import DefinitionError, StreamflowError
 from streamflow.graph import Step
 from streamflow.operators.context import Message
 from streamflow.runtime.cut import Envelope
@@ -41,6 +41,23 @@ def as_read(step: Step, value: Any, envelope: Envelope | None) -> Any:
         return value
     known = envelope or Envelope()
     return Message(value, known.key, known.headers or {}, known.position, known.timestamp_ms)
+
+
+def as_pushed(step: Step, record: Any, id: str) -> tuple[Any, Envelope | None]:
+    """`as_read` undone: the value of a record that is handed in, which the codec encodes, and what comes with it.
+
+    Raises:
+        DefinitionError: The source gives messages, and the record is none.
+    """
+    if not step.options["message"]:
+        return record, None
+    if not isinstance(record, Message):
+        raise DefinitionError(
+            f"source {step.name!r} gives messages, and {record!r:.60} is none",
+            hint="Push sf.Message(value), with key=, headers= and timestamp_ms= where steps look at them.",
+        )
+    headers = dict(record.headers) or None
+    return record.value, Envelope(id=id, key=record.key, headers=headers, timestamp_ms=record.timestamp_ms)
 
 
 class Decoding:

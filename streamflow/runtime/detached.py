@@ -236,7 +236,7 @@ class DetachedCalls:
             value = result
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         done.add_done_callback(self._taken_in)
-        self._feed(Pushed(self.spec.name, value, payload, done, id=result.waiting.id))
+        self._feed(Pushed(self.spec.name, value, payload, done, result.waiting.id))
 
     def _taken_in(self, done: asyncio.Future[int]) -> None:
         if not done.cancelled() and done.exception() is None:

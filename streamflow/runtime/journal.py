@@ -248,7 +248,7 @@ class JournalIntake(Intake):
         codec = step.options["spec"].codec
         value = msgspec.json.decode(payload) if codec is None else codec.decode(payload)
         done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        recorded = Pushed(source, as_read(step, value, envelope), payload, done, id=id, envelope=envelope)
+        recorded = Pushed(source, as_read(step, value, envelope), payload, done, id, envelope=envelope)
         self._enter_push(recorded, rows)
         self._cut.pushed.append(recorded)
 

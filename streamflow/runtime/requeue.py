@@ -77,7 +77,7 @@ async def revived(
     value = as_read(source, await _decoded(source, found.id, payload), envelope)
     _check_time(source, found.id, value, payload, letter.timestamp_ms, now_ms)
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-    return Pushed(source.name, value, payload, done, found.id, again, envelope)
+    return Pushed(source.name, value, payload, done, again, found.id, envelope)
 
 
 def fixed(found: StoredLetter, fix: Callable[[bytes], bytes]) -> bytes:

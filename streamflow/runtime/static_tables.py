@@ -114,4 +114,4 @@ def _difference(content: Content, rows: Mapping[Key, Any], table: Table[Any]) ->
 def _push(name: str, row: tuple[Key, Any], payload: bytes, id: str) -> Pushed:
     done: asyncio.Future[int] = asyncio.get_running_loop().create_future()
     done.add_done_callback(lambda done: done.cancelled() or done.exception())  # nobody waits for it
-    return Pushed(name, row, payload, done, id=id)
+    return Pushed(name, row, payload, done, id)

@@ -354,7 +354,7 @@ class SimulatedRun:
             done = self.loop.inside(life.host, self.loop.create_future)
             assert slot.codec is not None
             payload, id = slot.codec.encode(arrival.value), f"push-{len(self.pushes)}"
-            pushed = Pushed(arrival.source, arrival.value, payload, done, id=id)
+            pushed = Pushed(arrival.source, arrival.value, payload, done, id)
             self.pushes.append(Push(arrival.value, done, life))
             self.loop.inside(life.host, lambda: life.supervisor.push(pushed))
 

@@ -33,7 +33,7 @@ async def test_a_record_pushed_after_a_crash_has_another_identity_than_the_one_t
             raise RuntimeError("died")
 
     engine = Engine(replace(flow.job(), point=die))
-    engine.push(Pushed("in", 1, b"1", asyncio.get_running_loop().create_future()))
+    engine.push(Pushed("in", 1, b"1", asyncio.get_running_loop().create_future(), "lost"))
     with pytest.raises(RuntimeError, match="died"):
         await engine.run()
     assert len(ids) == 1, "the call was made, and its epoch was never committed"
