@@ -176,8 +176,7 @@ class Pump:
             source.pause(self.paused)
         self._bound = source if isinstance(source, EpochBound) else None
         if self.times is not None:
-            known = [*starts, *self.times.latest]
-            self.times.expect(starts or ([] if known else [""]))
+            self.times.expect(starts or self._goal)  # a queue has no positions to start from
             self.silence_begins()
         self._wake()
 

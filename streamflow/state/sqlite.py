@@ -277,6 +277,8 @@ class SqliteStore:
             )
 
     def _tell_witness(self) -> None:
+        if self._life == "abandoned":
+            return  # its successor tells more
         try:
             ledger = self._ledger
             self._witness.write(Seen(ledger.incarnation, ledger.epoch, ledger.content.notes))

@@ -85,6 +85,25 @@ class SourceConformance(SourceKit):
             assert await source.read() is None
         assert [read.payload for read in found] == self.payloads(0, 5)
 
+    async def test_nothing_follows_the_last_batch_of_a_partition(self) -> None:
+        """A partition that ends before others may be told of as at its end; then it is, and nothing of it is missing."""
+        if len(self.partitions) < 2:
+            pytest.skip("partitions: there is only one")
+        await self.feed(self.payloads(0, 3), self.first)
+        await self.feed(self.payloads(3, 9), self.partitions[1])
+        source = self.made(self.bounded_spec())
+        await self.open(source)
+        await self.end_input()
+        found: list[Read] = []
+        ended: set[Partition] = set()
+        async with asyncio.timeout(self.timeout_seconds):
+            while (batch := await source.read()) is not None:
+                assert batch.partition not in ended, f"more of partition {batch.partition!r} came behind its last batch"
+                found += self.rows(batch)
+                ended |= {batch.partition} if batch.last else set()
+        for partition, payloads in ((self.first, self.payloads(0, 3)), (self.partitions[1], self.payloads(3, 9))):
+            assert [read.payload for read in found if read.partition == partition] == payloads
+
     async def test_pause_stops_the_read_ahead(self) -> None:
         """A paused partition gives at most its read-ahead; resumed, it goes on without a gap, a waiting read too."""
         source = await self.opened()

@@ -111,7 +111,7 @@ class SourceKit(ConnectorConformance):
 
     def rows(self, batch: SourceBatch) -> list[Read]:
         """Takes a batch apart, and checks its form."""
-        assert len(batch) > 0 or batch.resume is not None, "a batch is empty, and moves nothing on"
+        assert len(batch) > 0 or batch.resume is not None or batch.last, "a batch is empty, and says nothing"
         assert (batch.positions is None) == self.by_ids
         assert (batch.ids is None) != self.by_ids
         for column in (batch.positions, batch.ids, batch.headers, batch.keys, batch.timestamps_ms):

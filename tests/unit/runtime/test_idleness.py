@@ -154,3 +154,21 @@ async def test_records_that_wait_for_their_schema_are_no_silence(tmp_path: Path)
         while not flow.told:
             await asyncio.sleep(0.01)
         assert flow.told == [2]
+
+
+async def test_every_partition_of_a_queue_is_waited_for(tmp_path: Path) -> None:
+    """A queue has no positions to start from, so its partitions are those whose ends it tells."""
+    topic: sf.MemoryTopic[int] = sf.MemoryTopic("in", value=int, partitions=("a", "b"), ids=True)
+    out: sf.MemoryTopic[Any] = sf.MemoryTopic("out")
+    flow = sf.Flow("f", state=tmp_path / "f.db")
+    seconds = flow.source(topic, time=lambda v: v * 1000, lateness="0s", idle=None)
+    seconds.key_by(lambda v: "k", name="by").window(sf.tumbling("10s")).count().map(lambda row: row.value).to(out)
+    async with flow.running() as run:
+        for v in (1, 2, 30):
+            topic.send(v, partition="a")
+        await asyncio.sleep(4 * IDLE_SECONDS)
+        assert out.values == [], "partition b may hold earlier ones"
+        assert run.watermarks().sources["in"] is None
+        for v in (3, 31):
+            topic.send(v, partition="b")
+        await until(lambda: out.values == [3])
