@@ -28,13 +28,14 @@ ORDER = (
     "faults/nats",
     "faults/kafka",
     "faults/store",
+    "faults/traps",
 )
 """Parts that begin first; the others follow by name."""
 SPLIT = ("connectors", "faults")
 """Folders whose own folders are parts: one for each broker."""
 YIELDING = ("simulation",)
 """Parts that only compute, on all processors, from the beginning on: they take what the others leave."""
-CALM = ("faults", "faults/traps")
+CALM = ("faults", "faults/event_time", "faults/traps")
 """Parts that measure how much of a processor something takes: they come after all others, one on each processor."""
 PROCESSORS = os.cpu_count() or 1
 LANES = min(4, PROCESSORS + 2)
