@@ -70,7 +70,13 @@ def sum(of: Callable[[T], N], *, kind: type[N] | None = None) -> Aggregator[T, A
 
 
 def mean(of: Callable[[T], float]) -> Aggregator[T, Mean, float | None]:
-    """The mean of what ``of`` gives; None for no record."""
+    """The mean of what ``of`` gives, as a float; None for no record.
+
+    Decimals are not taken, since their mean would be rounded: aggregate their `sum` and their `count`.
+
+    Args:
+        of: Gives a record's number.
+    """
 
     def add(so_far: Mean, record: T) -> Mean:
         so_far.n += 1
