@@ -6,6 +6,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 ARGS ?=
+# A run starts hundreds of processes: what one compiles is kept for the next, also where the environment forbids it.
+export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format faults faults-long bench brokers-up brokers-down brokers-status clean
