@@ -134,6 +134,8 @@ class Transactions:
             ConnectorError: This user may not.
         """
         producer = self.producer if again else None
+        if again:
+            await self._check_newest()
         own_ms = int(self._cluster.options.transaction_timeout_seconds * 1000)
         if after is not None:
             try:
@@ -142,6 +144,15 @@ class Transactions:
             except TooLong:
                 pass
         await self._begin(with_note(own_ms, after), producer)
+
+    async def _check_newest(self) -> None:
+        """Looks before it asks: whoever asks to begin again while a transaction of a newer one is open ends that.
+
+        Kafka 4.3 aborts and shuts out what is open first, and only then sees that the one who asks is an older one.
+        """
+        last = await self.last()
+        if last.state and last.producer != self.producer:
+            raise self._fenced()
 
     async def _begin(self, timeout_ms: int, producer: tuple[int, int] | None) -> None:
         from aiokafka.protocol.transaction import InitProducerIdRequest
@@ -340,6 +351,12 @@ class Transactions:
             self._coordinators[kind] = answer.coordinator_id
         return self._coordinators[kind]
 
+    def _fenced(self) -> Fenced:
+        return Fenced(
+            f"a newer producer has begun with transactional id {self._name} at Kafka {self._cluster.kafka}",
+            hint="A newer instance of this flow has taken over; this one has stopped.",
+        )
+
     def _check(self, code: int, what: str) -> None:
         """Raises what an error code means."""
         if not code:
@@ -348,10 +365,7 @@ class Transactions:
 
         kafka = self._cluster.kafka
         if code in _FENCED:
-            raise Fenced(
-                f"a newer producer has begun with transactional id {self._name} at Kafka {kafka}",
-                hint="A newer instance of this flow has taken over; this one has stopped.",
-            )
+            raise self._fenced()
         if code in _DENIED:
             raise ConnectorError(
                 f"Kafka at {kafka} does not allow this user the {_DENIED[code]} of {what}",
