@@ -15,6 +15,8 @@ KEYS = 20
 BURSTS = (1, 20, 150, 400, 1300)
 """How many records the feeder publishes at a time: single ones, and more than fit into one write or one batch."""
 AHEAD_RECORDS_MAX = 3000
+PAUSE_SECONDS = 0.08
+"""Between two bursts: flows that are fed without a pause take the processors that brokers need to start."""
 
 
 class Feeder(ABC):

@@ -71,7 +71,9 @@ async def fail_over(
         await trial.check(feeder)
         assert new.lives == 1
         if undisturbed:
-            assert not new.events("restarting"), f"{where}: {new.events('restarting')}\n{new.account()}\n{old.account()}"
+            assert not new.events("restarting"), (
+                f"{where}: {new.events('restarting')}\n{new.account()}\n{old.account()}"
+            )
     return str(words["error"])
 
 

@@ -13,7 +13,7 @@ from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from aiokafka.errors import KafkaError
 
 from tests.brokers import KafkaServer
-from tests.faults.feeder import Feeder
+from tests.faults.feeder import PAUSE_SECONDS, Feeder
 
 PARTITIONS = 3
 SEND_SECONDS = 3.0
@@ -146,7 +146,7 @@ class KafkaFeeder(Feeder):
                             await self._publish(producer, pending)
                             pending.clear()
                             self.acknowledged = self.total
-                            await asyncio.sleep(0.03)
+                            await asyncio.sleep(PAUSE_SECONDS)
             except (OSError, KafkaError, TimeoutError):
                 await asyncio.sleep(0.1)
 

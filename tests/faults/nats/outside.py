@@ -14,7 +14,7 @@ from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig
 
 from tests.brokers import NatsServer
-from tests.faults.feeder import Feeder
+from tests.faults.feeder import PAUSE_SECONDS, Feeder
 
 UNKNOWN_SECONDS = 10.0
 
@@ -105,7 +105,7 @@ class NatsFeeder(Feeder):
                         pending.clear()
                         self.acknowledged = self.total
                         self._last_seq = await outsider.last_seq(self._stream)
-                        await asyncio.sleep(0.03)
+                        await asyncio.sleep(PAUSE_SECONDS)
             except (OSError, NatsError, TimeoutError):
                 await asyncio.sleep(0.05)
 

@@ -13,7 +13,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from aiormq.exceptions import AMQPError
 
 from tests.brokers import RabbitServer
-from tests.faults.feeder import Feeder
+from tests.faults.feeder import PAUSE_SECONDS, Feeder
 
 TROUBLE = (OSError, AMQPError, RuntimeError, TimeoutError)
 UNKNOWN_SECONDS = 10.0
@@ -161,7 +161,7 @@ class RabbitFeeder(Feeder):
                     await _publish(connection, self._queue, pending)
                     pending.clear()
                     self.acknowledged = self.total
-                    await asyncio.sleep(0.03)
+                    await asyncio.sleep(PAUSE_SECONDS)
             except TROUBLE:
                 self.repeated += len(pending)
                 await asyncio.sleep(0.05)

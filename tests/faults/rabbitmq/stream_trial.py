@@ -16,7 +16,7 @@ from rstream.exceptions import LeaderNotAvailable, ServerError
 
 from tests.brokers import RabbitServer
 from tests.connectors.rabbitmq.streams_outside import Streams, body_of
-from tests.faults.feeder import BURSTS, Feeder
+from tests.faults.feeder import BURSTS, PAUSE_SECONDS, Feeder
 from tests.faults.process import FlowProcess
 from tests.faults.rabbitmq.stream_flow import StreamSetup, Way
 from tests.faults.trial import FlowTrial
@@ -106,7 +106,7 @@ class StreamFeeder(Feeder):
                         if not self._pending and await self._may_feed(outsider):
                             self._pending = self._burst()
                         await self._publish(outsider)
-                        await asyncio.sleep(0.03)
+                        await asyncio.sleep(PAUSE_SECONDS)
             except TROUBLE:
                 await asyncio.sleep(LANDING_SECONDS)
 

@@ -163,7 +163,9 @@ async def test_every_partition_of_a_queue_is_waited_for(tmp_path: Path) -> None:
     out: sf.MemoryTopic[Any] = sf.MemoryTopic("out")
     flow = sf.Flow("f", state=tmp_path / "f.db")
     seconds = flow.source(topic, time=lambda v: v * 1000, lateness="0s", idle=None)
-    seconds.key_by(lambda v: "k", name="by").window(sf.tumbling("10s")).count(name="counted").map(lambda row: row.value).to(out)
+    seconds.key_by(lambda v: "k", name="by").window(sf.tumbling("10s")).count(name="counted").map(
+        lambda row: row.value
+    ).to(out)
     async with flow.running() as run:
         for v in (1, 2, 30):
             topic.send(v, partition="a")
