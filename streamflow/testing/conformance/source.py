@@ -86,7 +86,7 @@ class SourceConformance(SourceKit):
         assert [read.payload for read in found] == self.payloads(0, 5)
 
     async def test_nothing_follows_the_last_batch_of_a_partition(self) -> None:
-        """A partition that ends before others may be told of as at its end; then it is, and nothing of it is missing."""
+        """A partition that ends before others may be told of as at its end: it is, and none of it is missing."""
         if len(self.partitions) < 2:
             pytest.skip("partitions: there is only one")
         await self.feed(self.payloads(0, 3), self.first)
