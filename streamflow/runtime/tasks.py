@@ -66,13 +66,15 @@ class Tasks:
             task.cancel()
 
     async def end(self) -> None:
-        """Cancels all of them and waits until they have ended."""
-        tasks = set(self._names)
+        """Cancels all of them, in the order in which they began, and waits until they have ended."""
+        # a set of tasks has the order of their addresses, and the end of a shard would be another one in each run
+        tasks = list(self._names)
         while tasks:
             for task in tasks:
                 task.cancel()
             # a client library may swallow a cancellation: one that it did not hear of is told again
-            _, tasks = await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
+            await asyncio.wait(tasks, timeout=CANCEL_AGAIN_SECONDS)
+            tasks = [task for task in tasks if not task.done()]
         await asyncio.gather(*self._names, return_exceptions=True)
         self._names.clear()
         self._endless.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import streamflow as sf
 from streamflow.flow import Flow
@@ -24,12 +25,14 @@ async def doubled(ctx: sf.Context[Any, Any], v: int) -> list[Any]:
 def awaiting() -> Flow:
     """An ordered window narrower than a batch, calls whose first attempts fail, and all kinds of async steps."""
     flow = Flow("awaiting")
-    failed: set[int] = set()
+    # the flow is made once and plays many runs, each with a loop of its own: what failed in one is no past of another
+    failed: WeakKeyDictionary[asyncio.AbstractEventLoop, set[int]] = WeakKeyDictionary()
 
     async def flaky(v: int) -> int:
         await asyncio.sleep(pause(v + 1))
-        if v % 4 == 0 and v not in failed:
-            failed.add(v)
+        before = failed.setdefault(asyncio.get_running_loop(), set())
+        if v % 4 == 0 and v not in before:
+            before.add(v)
             raise ConnectionError(v)
         return v
 

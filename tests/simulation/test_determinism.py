@@ -132,18 +132,22 @@ def test_one_journal_under_two_hundred_orders() -> None:
 # -- one seed, many processes --------------------------------------------------------------------------
 
 
+def digest_of(seed: int) -> str:
+    """A line for a seed: a digest of everything that it does, turns, epochs, outputs."""
+    trial = seeded(seed)
+    run = trial.play()
+    outputs = {sink: run.outputs(sink) for sink in run.model.sinks}
+    done = repr((run.loop.turns, run.recorder.digests, outputs, sorted(run.labels.items())))
+    return f"seed {seed} ({trial.cell}): {run.loop.turns} turns, {hashlib.blake2b(done.encode()).hexdigest()}"
+
+
 def digests_of_seeds() -> str:
-    """A line for each of some seeds: a digest of everything that it does, turns, epochs, outputs."""
-    lines = []
-    for seed in range(2 * len(CELLS)):
-        trial = seeded(seed)
-        run = trial.play()
-        outputs = {sink: run.outputs(sink) for sink in run.model.sinks}
-        done = repr((run.loop.turns, run.recorder.digests, outputs, sorted(run.labels.items())))
-        lines.append(
-            f"seed {seed} ({trial.cell}): {run.loop.turns} turns, {hashlib.blake2b(done.encode()).hexdigest()}"
-        )
-    return "\n".join(lines)
+    return "\n".join(map(digest_of, range(2 * len(CELLS))))
+
+
+def test_a_seed_is_one_run_however_often_it_is_played() -> None:
+    """What a run leaves behind, and where its objects lie in memory, changes nothing in the next one."""
+    assert [lines for seed in range(2 * len(CELLS)) if len(lines := {digest_of(seed) for _ in range(3)}) > 1] == []
 
 
 def test_a_seed_is_one_run_in_every_process() -> None:
