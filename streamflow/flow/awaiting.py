@@ -129,7 +129,7 @@ def process_limits(step: str, function: Any, options: CallOptions) -> CallLimits
         DefinitionError: One of them is no bound, or is none of a process step.
     """
     awaits = is_async(function)
-    known = {"concurrency", "timeout", "deadline"} if awaits else set()
+    known = {"outputs", "tables"} | ({"concurrency", "timeout", "deadline"} if awaits else set())
     build.check_options(f"process step {step!r}{'' if awaits else ' is a plain function and'}", options, known)
     return call_limits(step, options) if awaits else None
 

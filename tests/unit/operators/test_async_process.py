@@ -271,6 +271,9 @@ def test_limits_belong_to_async_functions():
     keyed = flow.source(sf.MemoryTopic("in", value=int)).key_by(lambda v: v, name="by")
     with pytest.raises(DefinitionError, match="plain function and takes no concurrency="):
         keyed.process(state=int, name="p", concurrency=4)(lambda ctx, v: [v])
+    with pytest.raises(DefinitionError, match="takes no output=") as caught:
+        keyed.process(state=int, name="p", output=[])(lambda ctx, v: [v])  # type: ignore[call-overload]
+    assert caught.value.hint == "It takes outputs=, tables=."
     step = keyed.process(state=int, name="q")(lambda ctx, v: [v])
 
     async def handler(ctx: sf.Context[int, int]) -> list[int]:
