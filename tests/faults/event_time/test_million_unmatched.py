@@ -2,25 +2,17 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import streamflow as sf
-from streamflow.batch import Taken
 from streamflow.flow import Flow
-from streamflow.plan import make_plan
-from streamflow.runtime.engine import Engine, Job
-from streamflow.state.sqlite import SqliteStore
-from streamflow.state.store import Delta, Epoch
-from tests.faults.traps.lives import BRISK, Lives
-from tests.faults.traps.slices import Memory, measured
+from tests.faults.traps.burst import measured_burst, write_checkpoint
 from tests.faults.traps.tally import Tally
 
 START_MS = 1_700_000_040_000
-SLICE_MS_MAX = 10
 FREEING_MS_MAX = 25
 GROWN_BYTES_MAX = 600
 """Per record, in the burst, beyond what the waiting records themselves occupy."""
@@ -55,16 +47,12 @@ class Unmatched:
 
     async def wait_for_all(self, path: Path) -> None:
         """Writes a checkpoint in which every record waits."""
-        job = Job(make_plan(self.flow().graph()), SqliteStore(path))
-        await job.store.open(job.manifest(Engine(job).bound))
-        for epoch in range(1, 11):
-            keys = range((epoch - 1) * self.total // 10, epoch * self.total // 10)
-            sides = ("left", "right")
-            rows = [f'["k{key}",[{key % 2},{START_MS * 1000},0],{{"{sides[key % 2]}":"k{key}"}},null]' for key in keys]
-            delta = Delta("pairs", (0, 255), len(rows), f"[{','.join(rows)}]".encode())
-            taken = {"left": Taken(), "right": Taken()}
-            await job.store.commit(Epoch(epoch, epoch, START_MS, taken, deltas=[delta]))
-        await job.store.close()
+        sides = ("left", "right")
+
+        def entries(keys: range) -> list[str]:
+            return [f'["k{key}",[{key % 2},{START_MS * 1000},0],{{"{sides[key % 2]}":"k{key}"}},null]' for key in keys]
+
+        await write_checkpoint(self.flow(), path, "pairs", self.total, START_MS, entries)
 
 
 def _same(word: str) -> str:
@@ -76,22 +64,11 @@ def _same(word: str) -> str:
 async def test_each_is_told_of_once_and_others_run(tmp_path: Path) -> None:
     unmatched = Unmatched(300_000)
     await unmatched.wait_for_all(tmp_path / "flow.db")
-    with measured() as slices:
-        async with Lives(unmatched.flow, tmp_path / "flow.db", BRISK, thread=True).life() as life:
-            await life.until(life.started, 100)
-            memory = Memory()
-            await asyncio.sleep(0)
-            slices.milliseconds.clear()  # building the engine is the start, not the burst
-            watch = asyncio.create_task(memory.watch())
-            for topic in unmatched.topics:
-                topic.send("last")
-            await life.until(lambda: unmatched.tally.count == unmatched.total + 1 and life.engine.pacer.idle, 200)
-            over = slices.over(SLICE_MS_MAX)
-            assert life.engine.tables["pairs"].snapshot().keys() == {"last"}
-            watch.cancel()
+    async with measured_burst(unmatched.flow, tmp_path / "flow.db") as burst:
+        for topic in unmatched.topics:
+            topic.send("last")
+        await burst.until(lambda: unmatched.tally.count == unmatched.total + 1)
+        assert burst.engine.tables["pairs"].snapshot().keys() == {"last"}
     assert unmatched.given == unmatched.total + 1
     assert unmatched.tally.wrong == []
-    grown = memory.most - memory.before
-    assert grown < (48 << 20) + GROWN_BYTES_MAX * unmatched.total, f"{grown / unmatched.total:.0f} bytes per record"
-    assert max(over, default=0) < FREEING_MS_MAX, over
-    assert len(over) <= 2, f"{over} of {slices.total_seconds:.1f} s"
+    burst.check(unmatched.total, bytes_max=GROWN_BYTES_MAX, freeing_ms_max=FREEING_MS_MAX, freeing_turns_max=2)

@@ -9,19 +9,13 @@ from pathlib import Path
 import pytest
 
 import streamflow as sf
-from streamflow.batch import Taken
 from streamflow.flow import Flow
-from streamflow.plan import make_plan
-from streamflow.runtime.engine import Engine, Job
-from streamflow.state.sqlite import SqliteStore
-from streamflow.state.store import Delta, Epoch
+from tests.faults.traps.burst import measured_burst, write_checkpoint
 from tests.faults.traps.lives import BRISK, Lives
-from tests.faults.traps.slices import Memory, measured
 from tests.faults.traps.tally import Tally
 
 START_MS = 1_700_000_040_000
 """Start of a minute."""
-SLICE_MS_MAX = 10
 FREEING_MS_MAX = 20
 GROWN_BYTES_MAX = 400
 """Per window, in the burst, beyond what the windows themselves occupy."""
@@ -57,38 +51,26 @@ class Minutes:
 
     async def open_all(self, path: Path) -> None:
         """Writes a checkpoint in which every window is open."""
-        job = Job(make_plan(self.flow().graph()), SqliteStore(path))
-        await job.store.open(job.manifest(Engine(job).bound))
-        for epoch in range(1, 11):
-            keys = range((epoch - 1) * self.total // 10, epoch * self.total // 10)
-            entries = [f'["k{key}",{START_MS * 1000},1,null]' for key in keys]
-            delta = Delta("counts", (0, 255), len(entries), f"[{','.join(entries)}]".encode())
-            await job.store.commit(Epoch(epoch, epoch, START_MS, {"in": Taken()}, deltas=[delta]))
-        await job.store.close()
+
+        def entries(keys: range) -> list[str]:
+            return [f'["k{key}",{START_MS * 1000},1,null]' for key in keys]
+
+        await write_checkpoint(self.flow(), path, "counts", self.total, START_MS, entries)
 
 
 @pytest.mark.timeout(300)
 async def test_each_closes_once_and_others_run(tmp_path: Path, long_run: bool) -> None:
     minutes = Minutes(1_000_000 if long_run else 100_000)
     await minutes.open_all(tmp_path / "flow.db")
-    with measured() as slices:
-        async with Lives(minutes.flow, tmp_path / "flow.db", BRISK, thread=True).life() as life:
-            await life.until(life.started, 100)
-            memory = Memory()
-            await asyncio.sleep(0)
-            slices.milliseconds.clear()  # building the engine is the start, not the burst
-            watch = asyncio.create_task(memory.watch())
-            minutes.source.send("last")
-            await life.until(lambda: minutes.tally.count == minutes.total and life.engine.pacer.idle, 200)
-            over = slices.over(SLICE_MS_MAX)
-            assert life.engine.tables["counts"].snapshot() == {"last": {(START_MS + 60_000) * 1000: 1}}
-            watch.cancel()
+    async with measured_burst(minutes.flow, tmp_path / "flow.db") as burst:
+        minutes.source.send("last")
+        await burst.until(lambda: minutes.tally.count == minutes.total)
+        assert burst.engine.tables["counts"].snapshot() == {"last": {(START_MS + 60_000) * 1000: 1}}
     assert minutes.given == minutes.total
     assert minutes.tally.wrong == []
-    grown = memory.most - memory.before
-    assert grown < (48 << 20) + GROWN_BYTES_MAX * minutes.total, f"{grown / minutes.total:.0f} bytes per window"
-    assert max(over, default=0) < FREEING_MS_MAX
-    assert len(over) <= long_run, f"{over} of {slices.total_seconds:.1f} s"
+    burst.check(
+        minutes.total, bytes_max=GROWN_BYTES_MAX, freeing_ms_max=FREEING_MS_MAX, freeing_turns_max=int(long_run)
+    )
 
 
 @pytest.mark.timeout(300)

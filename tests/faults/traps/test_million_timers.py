@@ -10,18 +10,12 @@ from typing import Any
 import pytest
 
 import streamflow as sf
-from streamflow.batch import Taken
 from streamflow.flow import Flow
-from streamflow.plan import make_plan
-from streamflow.runtime.engine import Engine, Job
-from streamflow.state.sqlite import SqliteStore
-from streamflow.state.store import Delta, Epoch
+from tests.faults.traps.burst import measured_burst, write_checkpoint
 from tests.faults.traps.lives import BRISK, Lives
-from tests.faults.traps.slices import Memory, measured
 from tests.faults.traps.tally import Tally
 
 NAMES = 100
-SLICE_MS_MAX = 10
 FREEING_MS_MAX = 20
 GROWN_BYTES_MAX = 250
 """Per timer, in the burst, beyond what the timers themselves occupy: its entry among those to be deleted from the
@@ -68,42 +62,26 @@ class Alarms:
 
     async def set_all(self, path: Path) -> None:
         """Writes a checkpoint in which every timer is set."""
-        job = Job(make_plan(self.flow().graph()), SqliteStore(path))
-        await job.store.open(job.manifest(Engine(job).bound))
         due_ms = 1_700_000_000_000
-        for epoch in range(1, 11):
-            keys = range((epoch - 1) * self.keys // 10, epoch * self.keys // 10)
-            entries = [f'["k{key}","{name}",{due_ms},null]' for key in keys for name in self.names()]
-            delta = Delta("alarm@timers", (0, 255), len(entries), f"[{','.join(entries)}]".encode())
-            await job.store.commit(Epoch(epoch, epoch, due_ms - 1000, {"in": Taken()}, deltas=[delta]))
-        await job.store.close()
+
+        def entries(keys: range) -> list[str]:
+            return [f'["k{key}","{name}",{due_ms},null]' for key in keys for name in self.names()]
+
+        await write_checkpoint(self.flow(), path, "alarm@timers", self.keys, due_ms - 1000, entries)
 
 
 @pytest.mark.timeout(300)
 async def test_each_fires_once_and_others_run(tmp_path: Path, long_run: bool) -> None:
     alarms = Alarms(1_000_000 if long_run else 100_000)
     await alarms.set_all(tmp_path / "flow.db")
-    watch = None
-    with measured() as slices:
-        async with Lives(alarms.flow, tmp_path / "flow.db", BRISK, thread=True).life() as life:
-            await life.until(life.started, 100)
-            memory = Memory()
-            await asyncio.sleep(0)
-            slices.milliseconds.clear()  # building the engine is the start, not the burst
-            watch = asyncio.create_task(memory.watch())
-            await life.until(lambda: alarms.tally.count == alarms.total and life.engine.pacer.idle, 200)
-            over = slices.over(SLICE_MS_MAX)
-            table = life.engine.tables["alarm@timers"]
-            assert len(table.snapshot()) == 0
-            assert life.engine.tables["alarm"].snapshot() == {f"k{key}": NAMES for key in range(alarms.keys)}
-    watch.cancel()
+    async with measured_burst(alarms.flow, tmp_path / "flow.db") as burst:
+        await burst.until(lambda: alarms.tally.count == alarms.total)
+        table = burst.engine.tables["alarm@timers"]
+        assert len(table.snapshot()) == 0
+        assert burst.engine.tables["alarm"].snapshot() == {f"k{key}": NAMES for key in range(alarms.keys)}
     assert alarms.fired == alarms.total
     assert alarms.tally.wrong == []
-    grown = memory.most - memory.before
-    assert grown < (48 << 20) + GROWN_BYTES_MAX * alarms.total, f"{grown / alarms.total:.0f} bytes per timer"
-    # after a million, memory that goes back to the system may take one turn more
-    assert max(over, default=0) < FREEING_MS_MAX
-    assert len(over) <= long_run, f"{over} of {slices.total_seconds:.1f} s"
+    burst.check(alarms.total, bytes_max=GROWN_BYTES_MAX, freeing_ms_max=FREEING_MS_MAX, freeing_turns_max=int(long_run))
 
 
 @pytest.mark.timeout(300)
